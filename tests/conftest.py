@@ -1,9 +1,10 @@
-"""What every test may use: tiny random models of many architectures, a tiny tokenizer, and the real data beside the project."""
+"""What every test may use: tiny random models of many architectures, a tiny tokenizer, the data beside the project."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +42,20 @@ OWN_SIZES: dict[str, dict[str, object]] = {
     "gemma3_text": {"head_dim": 16, "sliding_window": 16},
     "gemma2": {"head_dim": 16, "sliding_window": 16},
 }
-CAUSAL = ["gpt2", "gpt_neox", "llama", "olmo", "olmo2", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi", "opt"]
+CAUSAL = [
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "olmo",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "mistral",
+    "phi",
+    "opt",
+]
 
 
 @cache
@@ -63,7 +77,7 @@ def _tiny(model_type: str, seed: int) -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., PreTrainedModel]:
-    """`tiny_model("llama")`: a random model of that `model_type`, 3 layers, d_model 32; shared, so leave it unchanged."""
+    """`tiny_model("llama")`: a random model of that type, 3 layers, d_model 32; shared, so leave it unchanged."""
     return lambda model_type="llama", seed=0: _tiny(model_type, seed)
 
 
@@ -93,3 +107,12 @@ def shared() -> Path:
     if not (SHARED / "models").is_dir():
         pytest.skip(f"needs the data and models beside the project; none at {SHARED} (set ENTANGLE_SHARED)")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    """Figures that a test drew are closed after it."""
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")

@@ -1,0 +1,284 @@
+"""Drawing arrays: every function takes arrays, draws on one matplotlib Axes and returns it.
+
+matplotlib is imported when something is drawn, never with `entangle`. Pass `ax=` to draw into a figure of your own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import EntangleError
+
+Axes = Any  # matplotlib.axes.Axes, which stays unimported until something is drawn
+Array = npt.ArrayLike
+
+# Okabe and Ito (2008): eight colours that remain apart for every common kind of colour vision.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+GREY = "#8A8F98"
+
+
+def _axes(ax: Axes | None, width: float, height: float) -> Axes:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _numpy(values: Array) -> npt.NDArray[np.float64]:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _quiet(ax: Axes, title: str, x: str = "", y: str = "") -> None:
+    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _write_cells(ax: Axes, mesh: Any, grid: npt.NDArray[np.float64]) -> None:
+    """Write each cell's value in it, in whichever of black and white stands out."""
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            red, green, blue, _ = mesh.cmap(mesh.norm(value))
+            colour = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+            ax.text(column, row, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=7, color=colour)
+
+
+def heatmap(
+    values: Array,
+    *,
+    rows: Sequence[object] | None = None,
+    columns: Sequence[object] | None = None,
+    row_name: str = "layer",
+    column_name: str = "head",
+    title: str = "",
+    label: str = "held-out accuracy",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    mark: Sequence[tuple[int, int]] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """A number for every layer x head, layer 0 at the bottom.
+
+    Args:
+        values: `[layer, head]`; NaN is left blank. A vector `[layer]` is drawn as one column.
+        rows: The names of the rows, when they are not 0, 1, 2, ...
+        columns: The names of the columns.
+        row_name: What a row is.
+        column_name: What a column is.
+        title: Above the axes.
+        label: What the colours say.
+        vmin: The value of the lightest colour.
+        vmax: The value of the darkest colour.
+        mark: (row, column) indices to outline, say the heads that an intervention takes.
+        ax: Axes to draw on, else new ones.
+
+    Returns:
+        The matplotlib Axes.
+    """
+    grid = _numpy(values)
+    grid = grid[:, None] if grid.ndim == 1 else grid
+    n_rows, n_columns = grid.shape
+    ax = _axes(ax, 1.6 + 0.42 * max(n_columns, 4), 1.1 + 0.3 * max(n_rows, 4))
+    mesh = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis", vmin=vmin, vmax=vmax)
+    if grid.size <= 400:
+        _write_cells(ax, mesh, grid)
+    for row, column in mark:
+        corner = (column - 0.5, row - 0.5)
+        ax.add_patch(_rectangle(corner))
+    _quiet(ax, title, column_name if n_columns > 1 else "", row_name)
+    step_x, step_y = max(1, n_columns // 16), max(1, n_rows // 16)
+    names_x, names_y = columns or range(n_columns), rows or range(n_rows)
+    ax.set_xticks(range(0, n_columns, step_x), [str(name) for name in list(names_x)[::step_x]])
+    ax.set_yticks(range(0, n_rows, step_y), [str(name) for name in list(names_y)[::step_y]])
+    ax.figure.colorbar(mesh, ax=ax, label=label, fraction=0.05, pad=0.02)
+    return ax
+
+
+def _rectangle(corner: tuple[float, float]) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, 1, 1, fill=False, edgecolor=COLOURS[1], linewidth=2)
+
+
+def distribution(
+    values: Array,
+    null: Array | None = None,
+    *,
+    baseline: float | None = None,
+    baseline_name: str = "bag of words",
+    name: str = "probes",
+    xlabel: str = "held-out accuracy",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """How a number is spread over cells, with its null behind it.
+
+    Args:
+        values: The number of each cell, any shape.
+        null: The same number under the null, any shape (permutations x cells, say).
+        baseline: One value to mark with a line.
+        baseline_name: What the line is.
+        name: What the values are.
+        xlabel: What the number is.
+        title: Above the axes.
+        ax: Axes to draw on, else new ones.
+
+    Returns:
+        The matplotlib Axes.
+    """
+    shown = _numpy(values).ravel()
+    shown = shown[np.isfinite(shown)]
+    everything = [shown] if null is None else [shown, _numpy(null).ravel()]
+    edges = np.histogram_bin_edges(np.concatenate(everything), bins=36)
+    ax = _axes(ax, 4.6, 2.8)
+    if null is not None:
+        ax.hist(everything[1], edges, density=True, color=GREY, alpha=0.55, label="labels permuted")
+    ax.hist(shown, edges, density=True, color=COLOURS[0], alpha=0.75, label=name)
+    if baseline is not None:
+        ax.axvline(baseline, color=COLOURS[1], linestyle="--", label=f"{baseline_name} {baseline:.3f}")
+    _quiet(ax, title, xlabel, "density of cells")
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def matrix(
+    values: Array,
+    row_labels: Sequence[str],
+    column_labels: Sequence[str] | None = None,
+    *,
+    title: str = "",
+    label: str = "cosine",
+    limit: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """A signed concept x concept matrix, white at zero, numbers written in.
+
+    Args:
+        values: `[row, column]`, NaN left blank.
+        row_labels: A name a row.
+        column_labels: A name a column, else the rows' names.
+        title: Above the axes.
+        label: What the number is.
+        limit: The size of the deepest colours; by default the largest off the diagonal of a square matrix.
+        ax: Axes to draw on, else new ones.
+
+    Returns:
+        The matplotlib Axes.
+    """
+    grid = _numpy(values)
+    columns = row_labels if column_labels is None else column_labels
+    if grid.shape != (len(row_labels), len(columns)):
+        raise EntangleError(f"a matrix of {grid.shape} needs as many labels; got {len(row_labels)} and {len(columns)}")
+    if limit is None:
+        off = grid[~np.eye(len(grid), dtype=bool)] if grid.shape[0] == grid.shape[1] > 1 else grid
+        limit = max(float(np.nanmax(np.abs(off))), 1e-3)
+    ax = _axes(ax, 1.9 + 0.55 * len(columns), 1.2 + 0.42 * len(row_labels))
+    mesh = ax.imshow(grid, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+    _write_cells(ax, mesh, grid)
+    ax.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(row_labels)), row_labels)
+    _quiet(ax, title)
+    ax.figure.colorbar(mesh, ax=ax, label=label, fraction=0.05, pad=0.02)
+    return ax
+
+
+def by_layer(
+    layers: Sequence[int],
+    series: Mapping[str, tuple[Array, Array, Array]],
+    *,
+    band: tuple[Array, Array] | None = None,
+    band_name: str = "null, 95 %",
+    baseline: float | None = None,
+    baseline_name: str = "bag of words",
+    ylabel: str = "held-out accuracy",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """One line a name over the layers, each with its interval, over a null band.
+
+    Args:
+        layers: The layers, in order.
+        series: name -> (value, low, high), each `[layer]`.
+        band: (low, high) of the null, each `[layer]` or one number.
+        band_name: What the band is.
+        baseline: One value to mark with a line.
+        baseline_name: What that line is.
+        ylabel: What the number is.
+        title: Above the axes.
+        ax: Axes to draw on, else new ones.
+
+    Returns:
+        The matplotlib Axes.
+    """
+    ax = _axes(ax, 4.6, 2.8)
+    x = np.asarray(layers)
+    if band is not None:
+        floor, ceiling = (np.broadcast_to(_numpy(edge), x.shape) for edge in band)
+        ax.fill_between(x, floor, ceiling, color=GREY, alpha=0.3, linewidth=0, label=band_name)
+    for index, (name, (value, low, high)) in enumerate(series.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        ax.plot(x, _numpy(value), color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
+        ax.fill_between(x, _numpy(low), _numpy(high), color=colour, alpha=0.18, linewidth=0)
+    if baseline is not None:
+        ax.axhline(baseline, color=COLOURS[1], linestyle="--", linewidth=1, label=f"{baseline_name} {baseline:.3f}")
+    ax.set_xticks(x[:: max(1, len(x) // 12)])
+    _quiet(ax, title, "layer", ylabel)
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def tradeoff(
+    curves: Mapping[str, Mapping[str, Array]],
+    *,
+    xlabel: str = "cross-entropy on clean text (nats a token)",
+    ylabel: str = "toxicity of continuations",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """What steering wins against what it costs: one point a strength, bars for the intervals.
+
+    Args:
+        curves: name -> columns `alpha`, `ce`, `ce_low`, `ce_high`, `toxicity`, `toxicity_low`, `toxicity_high`,
+            each `[alpha]`; a pandas DataFrame serves.
+        xlabel: What the price is.
+        ylabel: What is bought.
+        title: Above the axes.
+        ax: Axes to draw on, else new ones.
+
+    Returns:
+        The matplotlib Axes.
+    """
+    ax = _axes(ax, 4.8, 3.4)
+    for index, (name, curve) in enumerate(curves.items()):
+        columns = {
+            key: _numpy(curve[key])
+            for key in ("alpha", "ce", "ce_low", "ce_high", "toxicity", "toxicity_low", "toxicity_high")
+        }
+        order = np.argsort(columns["alpha"])
+        strengths, ce, ce_low, ce_high, toxicity, low, high = (column[order] for column in columns.values())
+        colour = COLOURS[index % len(COLOURS)]
+        ax.errorbar(
+            ce,
+            toxicity,
+            xerr=np.clip([ce - ce_low, ce_high - ce], 0, None),
+            yerr=np.clip([toxicity - low, high - toxicity], 0, None),
+            color=colour,
+            ecolor=colour + "66",
+            marker="o",
+            markersize=4,
+            linewidth=1.2,
+            label=name,
+        )
+        for alpha, x, y in zip(strengths, ce, toxicity, strict=True):
+            ax.annotate(f"{alpha:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+    _quiet(ax, title, xlabel, ylabel)
+    if len(curves) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    return ax

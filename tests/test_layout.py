@@ -1,0 +1,85 @@
+"""The house keeps its floors: a room imports only rooms below it, there is no circle, and importing stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
+FLOORS = {
+    "errors": 0,
+    "metrics": 1,
+    "plots": 1,
+    "data": 1,
+    "probes": 2,
+    "directions": 3,
+    "models": 4,
+    "activations": 5,
+    "interventions": 6,
+    "verify": 7,
+    "evaluation": 7,
+    "toy": 8,
+    "composition": 8,
+    "report": 9,
+    "cli": 10,
+}
+HEAVY = ("transformer_lens", "matplotlib", "datasets", "jinja2", "typer", "lm_eval", "peft")
+
+
+def imports(path: Path) -> set[str]:
+    """The entangle modules that a file imports anywhere in it, functions included, as dotted names below `entangle`."""
+    package = path.relative_to(SOURCE).with_suffix("").parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.removeprefix("entangle.") for name in node.names if name.name.startswith("entangle.")}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level]) if node.level else ""
+            module = node.module or ""
+            if node.level == 0 and not (module == "entangle" or module.startswith("entangle.")):
+                continue
+            module = ".".join(filter(None, [base, module.removeprefix("entangle").removeprefix(".")]))
+            found |= {".".join(filter(None, [module, name.name])) for name in node.names} if not module else {module}
+    return found
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
+    room = path.relative_to(SOURCE).with_suffix("").parts[0]
+    for imported in imports(path):
+        other = imported.split(".")[0]
+        assert other == room or FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {imported}"
+
+
+def test_there_is_no_import_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in FILES:
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+        # A package's __init__ gathers its modules; modules import each other by their own names, so only files count.
+        if path.stem != "__init__":
+            graph[name] = {other for other in imports(path) if other != name}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def test_a_circle_is_noticed() -> None:
+    with pytest.raises(ValueError, match="cycle"):
+        list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+def test_importing_entangle_leaves_heavy_libraries_alone() -> None:
+    script = f"import sys, entangle; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_modules_stay_small() -> None:
+    long = {str(path.relative_to(SOURCE)): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
+    assert long == {}
