@@ -1,1 +1,7 @@
-"""models."""
+"""Where things live inside a model, and how to read and write them."""
+
+from entangle.models.atlas import Atlas, AtlasError, Place
+from entangle.models.fingerprint import check_fingerprint, fingerprint
+from entangle.models.hooks import attach, hooked, refuse_compiled
+
+__all__ = ["Atlas", "AtlasError", "Place", "attach", "check_fingerprint", "fingerprint", "hooked", "refuse_compiled"]

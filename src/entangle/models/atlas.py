@@ -1,0 +1,288 @@
+"""Atlas: where the sites of a model are, found by structure and confirmed by running it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from entangle.errors import EntangleError
+from entangle.models.hooks import refuse_compiled
+from entangle.models.probe import probe_inputs
+from entangle.models.sites import SITES, Found, Missing, Side, find_sites
+from entangle.models.stacks import Stack, find_stacks
+from entangle.models.trace import trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# TransformerLens's name of each site within a block.
+HOOK_NAMES = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "hook_attn_out": "attn_out",
+    "hook_mlp_out": "mlp_out",
+    "attn.hook_z": "z",
+    "mlp.hook_post": "mlp_post",
+}
+
+
+class AtlasError(EntangleError):
+    """A site that this model does not have, or a model that has no blocks to find."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One site in one layer of one model: the input or output of a module.
+
+    Attributes:
+        site: one of `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post`.
+        layer: index of the block in its stack.
+        path: the module's name in the model.
+        module: the module itself.
+        side: whether the site is the module's input or its output.
+        size: numbers a token: `n_heads * d_head` for `z`, else `d_model` or `d_mlp`.
+        n_heads: of `z` only.
+        d_head: of `z` only.
+    """
+
+    site: str
+    layer: int
+    path: str
+    module: nn.Module
+    side: Side
+    size: int
+    n_heads: int | None = None
+    d_head: int | None = None
+
+    @property
+    def out_projection(self) -> nn.Module:
+        """The linear module that `z` feeds.
+
+        Raises:
+            AtlasError: for any other site.
+        """
+        if self.site != "z":
+            raise AtlasError(
+                f"only z feeds the attention's output projection, but this place is {self.site}: use atlas.place('z', layer)"
+            )
+        return self.module
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What a probe forward found, in paths only: good for every model of the same structure."""
+
+    stack: str
+    blocks: tuple[str, ...]
+    sites: tuple[dict[str, Found | Missing], ...]
+
+
+_SURVEYS: dict[tuple[str, str | None], _Survey] = {}
+
+
+class Atlas:
+    """Where `z`, the residual stream and the MLP are in a model.
+
+    The blocks are found by structure and the sites by a probe forward of a few tokens that watches the attention kernel and which
+    linear module receives its result; what cannot be confirmed is missing, with a reason, never guessed. The probe runs once for all
+    models of one structure in a process.
+
+    Args:
+        model: any HuggingFace model, not compiled.
+        stack: which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the last one that
+            runs: the decoder of an encoder-decoder, the language model of a vision-language model.
+        inputs: example inputs of at least two positions, for a model whose inputs cannot be derived from its configuration.
+
+    Attributes:
+        model: the model.
+        stack: path of the list of blocks.
+        n_layers: number of blocks.
+        d_model: width of the residual stream.
+        sites: the sites that at least one layer has.
+
+    Raises:
+        AtlasError: no list of blocks, or none or several of that name.
+        EntangleError: a compiled model, or one whose inputs are not known.
+    """
+
+    def __init__(self, model: nn.Module, *, stack: str | None = None, inputs: Mapping[str, Any] | None = None) -> None:
+        refuse_compiled(model)
+        self.model = model
+        survey = _survey(model, stack, inputs)
+        self.stack = survey.stack
+        self._found = survey.sites
+        self.blocks: list[nn.Module] = [model.get_submodule(path) for path in survey.blocks]
+        self.n_layers = len(self.blocks)
+        self.sites: tuple[str, ...] = tuple(
+            site for site in SITES if any(isinstance(layer[site], Found) for layer in self._found)
+        )
+        widths = [layer["resid_post"].size for layer in self._found if isinstance(layer["resid_post"], Found)]
+        self.d_model: int = widths[-1] if widths else 0
+
+    def __repr__(self) -> str:
+        return f"Atlas({type(self.model).__name__}, stack={self.stack!r}, n_layers={self.n_layers}, d_model={self.d_model}, sites={self.sites})"
+
+    def layers(self, site: str) -> list[int]:
+        """The layers that have a site, in order."""
+        _known(site)
+        return [layer for layer in range(self.n_layers) if isinstance(self._found[layer][site], Found)]
+
+    def place(self, site: str, layer: int) -> Place:
+        """The module and side to hook for a site of a layer.
+
+        Raises:
+            AtlasError: the layer has no such site (the reason is given), or there is no such layer.
+        """
+        found = self._found_or_raise(site, layer)
+        module = self.model.get_submodule(found.path)
+        return Place(site, layer, found.path, module, found.side, found.size, found.n_heads, found.d_head)
+
+    def module(self, site: str, layer: int) -> nn.Module:
+        """The module whose input or output the site is."""
+        return self.place(site, layer).module
+
+    def path(self, site: str, layer: int) -> str:
+        """The name of that module in the model."""
+        return self._found_or_raise(site, layer).path
+
+    def size(self, site: str, layer: int) -> int:
+        """Numbers a token at the site."""
+        return self._found_or_raise(site, layer).size
+
+    def n_heads(self, layer: int) -> int:
+        """Number of heads in the layer's `z`."""
+        return self._heads(layer)[0]
+
+    def d_head(self, layer: int) -> int:
+        """Numbers a head in the layer's `z`."""
+        return self._heads(layer)[1]
+
+    def reason(self, site: str, layer: int) -> str | None:
+        """Why a layer does not have a site; `None` where it has."""
+        _known(site)
+        self._check_layer(layer)
+        found = self._found[layer][site]
+        return found.reason if isinstance(found, Missing) else None
+
+    def resolve(self, name: str) -> tuple[str, int]:
+        """Site and layer of a TransformerLens hook name or of a module path.
+
+        Args:
+            name: such as `blocks.3.attn.hook_z`, or `model.layers.3.self_attn.o_proj`, the module that `place` gives. Where one module
+                is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its output for a block.
+
+        Raises:
+            AtlasError: no site goes by that name.
+        """
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+        if match and match[2] in HOOK_NAMES:
+            layer, site = int(match[1]), HOOK_NAMES[match[2]]
+            self._found_or_raise(site, layer)
+            return site, layer
+        for site in ("z", "mlp_post", "resid_post", "mlp_out", "attn_out", "resid_mid", "resid_pre"):
+            for layer in self.layers(site):
+                if self.path(site, layer) == name:
+                    return site, layer
+        raise AtlasError(
+            f"{name!r} names no site of this model: use a site ({', '.join(self.sites)}), a TransformerLens name such as "
+            "blocks.0.attn.hook_z, or a module path from atlas.table()"
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row a layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
+        import pandas as pd
+
+        rows = []
+        for layer, sites in enumerate(self._found):
+            for site in SITES:
+                found = sites[site]
+                if isinstance(found, Found):
+                    entry = {"module": found.path, "side": found.side, "size": found.size, "note": found.note}
+                    rows.append(
+                        {"layer": layer, "site": site, **entry, "n_heads": found.n_heads, "d_head": found.d_head}
+                    )
+                else:
+                    rows.append({"layer": layer, "site": site, "note": found.reason})
+        columns = ["layer", "site", "module", "side", "n_heads", "d_head", "size", "note"]
+        frame = pd.DataFrame(rows, columns=columns)
+        return frame.astype({"n_heads": "Int64", "d_head": "Int64", "size": "Int64"})
+
+    def _heads(self, layer: int) -> tuple[int, int]:
+        found = self._found_or_raise("z", layer)
+        if found.n_heads is None or found.d_head is None:
+            raise AtlasError(f"z of layer {layer} has no heads")
+        return found.n_heads, found.d_head
+
+    def _found_or_raise(self, site: str, layer: int) -> Found:
+        _known(site)
+        self._check_layer(layer)
+        found = self._found[layer][site]
+        if isinstance(found, Missing):
+            others = self.layers(site)
+            advice = f"layers that have it: {others}" if others else "no layer of this model has it"
+            raise AtlasError(f"layer {layer} has no {site}: {found.reason}; {advice}")
+        return found
+
+    def _check_layer(self, layer: int) -> None:
+        if not 0 <= layer < self.n_layers:
+            raise AtlasError(f"layer {layer} was asked for, but {self.stack} has layers 0 to {self.n_layers - 1}")
+
+
+def _known(site: str) -> None:
+    if site not in SITES:
+        raise AtlasError(f"{site!r} is not a site: use one of {', '.join(SITES)}")
+
+
+def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | None) -> _Survey:
+    key = (_structure(model), stack)
+    if inputs is None and key in _SURVEYS:
+        return _SURVEYS[key]
+    record = trace(model, probe_inputs(model) if inputs is None else inputs)
+    chosen = _choose(find_stacks(model, record), stack, model)
+    sites = tuple(find_sites(record, block) for block in chosen.blocks)
+    survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)
+    if inputs is None:
+        _SURVEYS[key] = survey
+    return survey
+
+
+def _choose(stacks: list[Stack], name: str | None, model: nn.Module) -> Stack:
+    what = type(model).__name__
+    if not stacks:
+        raise AtlasError(
+            f"{what} has no list of blocks that each take and return the residual stream, so no layer can be told"
+        )
+    if name is not None:
+        named = [stack for stack in stacks if name in stack.path.split(".") or name == stack.path]
+        if len(named) != 1:
+            paths = ", ".join(stack.path for stack in stacks)
+            raise AtlasError(
+                f"stack={name!r} must name one list of blocks of {what}, but names {len(named)}: it has {paths}"
+            )
+        return named[0]
+    with_attention = [stack for stack in stacks if stack.n_kernels]
+    if with_attention:
+        return with_attention[-1]
+    return max(stacks, key=lambda stack: len(stack.blocks))
+
+
+def _structure(model: nn.Module) -> str:
+    """A hash of everything that decides where the sites are: module types, parameter shapes, the configuration."""
+    digest = hashlib.sha256(type(model).__qualname__.encode())
+    for name, module in model.named_modules():
+        digest.update(f"{name}:{type(module).__module__}.{type(module).__qualname__};".encode())
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name}:{tuple(parameter.shape)}:{parameter.dtype};".encode())
+    config = getattr(model, "config", None)
+    if config is not None:
+        digest.update(repr(config).encode())
+        digest.update(str(getattr(config, "_attn_implementation", None)).encode())
+    digest.update(torch.__version__.encode())
+    return digest.hexdigest()

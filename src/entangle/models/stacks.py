@@ -1,0 +1,39 @@
+"""Where a model's blocks are: the lists of modules that each take the residual stream and hand it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from entangle.models.trace import Call, Trace
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One list of blocks, as the probe forward ran it: the first call of each block, in order."""
+
+    path: str
+    blocks: tuple[Call, ...]
+    n_kernels: int
+
+
+def find_stacks(model: nn.Module, trace: Trace) -> list[Stack]:
+    """Every outermost `nn.ModuleList` whose modules ran one after the other on a tensor of one shape, in the order they ran."""
+    first_call: dict[str, Call] = {}
+    for call in trace.calls:
+        first_call.setdefault(call.path, call)
+    stacks: list[Stack] = []
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{stack.path}.") for stack in stacks):
+            continue
+        names = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
+        calls = [first_call[name] for name in names if name in first_call]
+        if calls and all(_keeps_shape(call) for call in calls):
+            kernels = sum(len(trace.kernels_within(call)) for call in calls)
+            stacks.append(Stack(path, tuple(calls), kernels))
+    return sorted(stacks, key=lambda stack: stack.blocks[0].start)
+
+
+def _keeps_shape(call: Call) -> bool:
+    return bool(call.outputs) and any(x.shape == call.outputs[0].shape for x in call.inputs)

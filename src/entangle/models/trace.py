@@ -1,0 +1,161 @@
+"""A probe forward: a few tokens through the model while every module call and every attention kernel is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+SOFTMAXES: set[Callable[..., Any]] = {torch.softmax, F.softmax, Tensor.softmax}
+# What may happen to attention weights between the softmax and the values.
+PASSES: set[Callable[..., Any]] = {
+    F.dropout, torch.dropout, Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.view, Tensor.reshape,
+    Tensor.masked_fill, torch.masked_fill, Tensor.mul, torch.mul, Tensor.__mul__, Tensor.contiguous, Tensor.clone, Tensor.__getitem__,
+    Tensor.nan_to_num, torch.nan_to_num, Tensor.unsqueeze, Tensor.squeeze,
+}  # fmt: skip
+PRODUCTS: set[Callable[..., Any]] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
+
+
+@dataclass
+class Call:
+    """One call of one module: its place in the order of events, and the floating-point tensors that went in and came out."""
+
+    path: str
+    module: nn.Module
+    start: int
+    parent: Call | None
+    inputs: list[Tensor]
+    outputs: list[Tensor] = field(default_factory=list)
+    end: int = -1
+
+    def inside(self, other: Call) -> bool:
+        """Whether this call happened during `other`."""
+        return other.start < self.start and self.end <= other.end
+
+
+@dataclass
+class Kernel:
+    """What one attention kernel returned: a copy that is a leaf of the autograd graph, so that whatever uses it can be recognised."""
+
+    time: int
+    output: Tensor
+
+
+@dataclass
+class Trace:
+    """All module calls in the order they began, and all attention kernels."""
+
+    calls: list[Call] = field(default_factory=list)
+    kernels: list[Kernel] = field(default_factory=list)
+
+    def within(self, call: Call) -> list[Call]:
+        """The calls made during `call`, in the order they began."""
+        return [other for other in self.calls if other.inside(call)]
+
+    def kernels_within(self, call: Call) -> list[Kernel]:
+        """The attention kernels that ran during `call`."""
+        return [kernel for kernel in self.kernels if call.start < kernel.time < call.end]
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 0
+
+    def tick(self) -> int:
+        self.now += 1
+        return self.now
+
+
+class _KernelWatch(TorchFunctionMode):
+    """Recognises attention as it happens: `scaled_dot_product_attention`, or a softmax whose result multiplies the values."""
+
+    def __init__(self, trace: Trace, clock: _Clock) -> None:
+        super().__init__()
+        self.trace = trace
+        self.clock = clock
+        self.weights: dict[int, Tensor] = {}  # by id; the tensors are kept, so that no id is used again
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is F.scaled_dot_product_attention:
+            return self._kernel(out)
+        if func in SOFTMAXES:
+            self.weights[id(out)] = out
+        elif func in PASSES and self._is_weights(args[0]) and isinstance(out, Tensor):
+            self.weights[id(out)] = out
+        elif func in PRODUCTS and self._is_weights(args[0]):
+            return self._kernel(out)
+        elif func is torch.einsum and any(self._is_weights(arg) for arg in args[1:]):
+            return self._kernel(out)
+        return out
+
+    def _is_weights(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and self.weights.get(id(x)) is x
+
+    def _kernel(self, out: Tensor) -> Tensor:
+        leaf = out.detach().clone().requires_grad_()
+        self.trace.kernels.append(Kernel(self.clock.tick(), leaf))
+        return leaf.clone()  # not the leaf itself: a model may write into it
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off for the length of the block; each module's own training flag comes back."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
+    """Run the model once on `inputs` and record what happened; the model is left as it was."""
+    record, clock = Trace(), _Clock()
+    open_calls: list[Call] = []
+
+    def enter(path: str) -> Callable[..., None]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            parent = open_calls[-1] if open_calls else None
+            tensors = [x.clone() for x in floating_tensors([*args, *kwargs.values()])]
+            call = Call(path, module, clock.tick(), parent, tensors)
+            record.calls.append(call)
+            open_calls.append(call)
+
+        return before
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        call = open_calls.pop()
+        call.outputs = [x.detach().clone() for x in floating_tensors(output)]
+        call.end = clock.tick()
+
+    with ExitStack() as stack:
+        for path, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(enter(path), with_kwargs=True).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_KernelWatch(record, clock))
+        model(**inputs)
+    return record
+
+
+def floating_tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors in a module's arguments or result: alone, or one level deep in a tuple, list or mapping."""
+    if isinstance(value, Tensor):
+        value = [value]
+    elif isinstance(value, Mapping):
+        value = list(value.values())
+    elif not isinstance(value, (tuple, list)):
+        return []
+    return [x for x in value if isinstance(x, Tensor) and x.is_floating_point()]
