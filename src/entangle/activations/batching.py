@@ -15,19 +15,26 @@ UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
 
 
 def encode(
-    tokenizer: Any, texts: Sequence[str], *, max_length: int | None = None, prepend_bos: bool = False
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    context: int | None = None,
 ) -> list[list[int]]:
     """Token ids of each text, with the tokenizer's own special tokens.
 
     Args:
         tokenizer: a HuggingFace tokenizer.
         texts: any number of strings, none of them empty.
-        max_length: keep at most this many tokens of a text (its first ones). `None` refuses a text longer than the tokenizer's
-            `model_max_length` instead of cutting it.
+        max_length: keep at most this many tokens of a text (its first ones). `None` refuses a text longer than the
+            tokenizer's `model_max_length` instead of cutting it.
+        context: the positions the model has, where fewer than the tokenizer says (see `context_length`).
         prepend_bos: begin every text with the beginning-of-sequence token where the tokenizer did not.
 
     Raises:
-        EntangleError: an empty text, a text longer than the context, or no beginning-of-sequence token; it names the text.
+        EntangleError: an empty text, a text longer than the context, or no beginning-of-sequence token; it names the
+            text.
     """
     texts = list(texts)
     for i, text in enumerate(texts):
@@ -38,7 +45,7 @@ def encode(
     if not texts:
         return []
     bos = bos_id(tokenizer) if prepend_bos else None
-    limit = max_length if max_length is not None else _context(tokenizer)
+    limit = max_length if max_length is not None else min(_context(tokenizer), context or UNLIMITED)
     if limit < 1:
         raise EntangleError(f"max_length must be at least 1, but is {limit}")
     rows: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
@@ -50,7 +57,8 @@ def encode(
         if len(row) > limit:
             if max_length is None:
                 raise EntangleError(
-                    f"text {i} has {len(row)} tokens but the context holds {limit}: pass max_length={limit} to keep its first {limit}, "
+                    f"text {i} has {len(row)} tokens but the context holds {limit}: pass max_length={limit} to keep "
+                    f"its first {limit}, "
                     "or split it"
                 )
             rows[i] = row[:limit]
@@ -69,7 +77,7 @@ def bos_id(tokenizer: Any) -> int:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The id to pad with: the tokenizer's own, else its end of sequence, else 0; padded positions are masked, so any id will do."""
+    """The id to pad with: the tokenizer's own, else its end of sequence, else 0; any will do, since pads are masked."""
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
         if token is not None:
@@ -104,7 +112,8 @@ def pad(
 ) -> dict[str, Tensor]:
     """Rows of token ids as one batch: `input_ids`, `attention_mask` and `position_ids`, each `[batch pos]`.
 
-    Positions count from 0 at each row's first token, whichever side is padded: models with absolute positions depend on it.
+    Positions count from 0 at each row's first token, whichever side is padded: models with absolute positions depend on
+    it.
     """
     if side not in ("left", "right"):
         raise EntangleError(f"side must be 'left' or 'right', but is {side!r}")
@@ -120,8 +129,20 @@ def pad(
 
 
 def positions(attention_mask: Tensor) -> Tensor:
-    """Position ids `[batch pos]` that count the unmasked tokens of each row from 0 (masked positions get 0 before, the last after)."""
+    """Position ids `[batch pos]` that count the unmasked tokens of each row from 0."""
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def context_length(model: nn.Module) -> int | None:
+    """The number of positions the model's configuration allows, where it says so."""
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
 
 
 def accepts(model: nn.Module, name: str) -> bool:

@@ -70,7 +70,8 @@ class Place:
         """
         if self.site != "z":
             raise AtlasError(
-                f"only z feeds the attention's output projection, but this place is {self.site}: use atlas.place('z', layer)"
+                f"only z feeds the attention's output projection, but this place is {self.site}: use atlas.place('z', "
+                "layer)"
             )
         return self.module
 
@@ -90,15 +91,16 @@ _SURVEYS: dict[tuple[str, str | None], _Survey] = {}
 class Atlas:
     """Where `z`, the residual stream and the MLP are in a model.
 
-    The blocks are found by structure and the sites by a probe forward of a few tokens that watches the attention kernel and which
-    linear module receives its result; what cannot be confirmed is missing, with a reason, never guessed. The probe runs once for all
-    models of one structure in a process.
+    The blocks are found by structure and the sites by a probe forward of a few tokens that watches the attention kernel
+    and which linear module receives its result; what cannot be confirmed is missing, with a reason, never guessed. The
+    probe runs once for all models of one structure in a process.
 
     Args:
         model: any HuggingFace model, not compiled.
-        stack: which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the last one that
-            runs: the decoder of an encoder-decoder, the language model of a vision-language model.
-        inputs: example inputs of at least two positions, for a model whose inputs cannot be derived from its configuration.
+        stack: which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
+            last one that runs: the decoder of an encoder-decoder, the language model of a vision-language model.
+        inputs: example inputs of at least two positions, for a model whose inputs cannot be derived from its
+            configuration.
 
     Attributes:
         model: the model.
@@ -127,7 +129,8 @@ class Atlas:
         self.d_model: int = widths[-1] if widths else 0
 
     def __repr__(self) -> str:
-        return f"Atlas({type(self.model).__name__}, stack={self.stack!r}, n_layers={self.n_layers}, d_model={self.d_model}, sites={self.sites})"
+        sizes = f"stack={self.stack!r}, n_layers={self.n_layers}, d_model={self.d_model}"
+        return f"Atlas({type(self.model).__name__}, {sizes}, sites={self.sites})"
 
     def layers(self, site: str) -> list[int]:
         """The layers that have a site, in order."""
@@ -175,8 +178,9 @@ class Atlas:
         """Site and layer of a TransformerLens hook name or of a module path.
 
         Args:
-            name: such as `blocks.3.attn.hook_z`, or `model.layers.3.self_attn.o_proj`, the module that `place` gives. Where one module
-                is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its output for a block.
+            name: such as `blocks.3.attn.hook_z`, or `model.layers.3.self_attn.o_proj`, the module that `place` gives.
+                Where one module is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its
+                output for a block.
 
         Raises:
             AtlasError: no site goes by that name.
@@ -191,7 +195,8 @@ class Atlas:
                 if self.path(site, layer) == name:
                     return site, layer
         raise AtlasError(
-            f"{name!r} names no site of this model: use a site ({', '.join(self.sites)}), a TransformerLens name such as "
+            f"{name!r} names no site of this model: use a site ({', '.join(self.sites)}), a TransformerLens name such "
+            "as "
             "blocks.0.attn.hook_z, or a module path from atlas.table()"
         )
 

@@ -23,12 +23,12 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         model: any module; a HuggingFace model also tells its `model_type` and sizes.
 
     Returns:
-        `architecture`, `model_type`, the sizes its configuration names, `n_parameters`, `dtype`, and `weights`: the SHA-256 of the
-        first 4096 numbers of sixteen parameters spread evenly over the model.
+        `architecture`, `model_type`, the sizes its configuration names, `n_parameters`, `dtype`, and `weights`: the
+        SHA-256 of the first 4096 numbers of sixteen parameters spread evenly over the model.
     """
     parameters = {name: p for name, p in model.named_parameters() if not p.is_meta}
     config = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
     return {
         "architecture": type(model).__name__,

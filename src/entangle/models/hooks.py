@@ -21,19 +21,20 @@ def attach(place: Place, fn: HookFunction) -> RemovableHandle:
     """Let `fn` see, and if it returns a tensor replace, the tensor at `place` at every call of its module.
 
     The tensor is found whether the model passes it by position or by keyword, and returns it alone, in a tuple or in a
-    HuggingFace output. Functions attached to one place run in the order they were attached, each on the result of the one before.
+    HuggingFace output. Functions attached to one place run in the order they were attached, each on the result of the
+    one before.
 
     Args:
         place: where, from `Atlas.place(site, layer)`.
-        fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on the
-            device it lives on. `None` leaves it as it is.
+        fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
+            the device it lives on. `None` leaves it as it is.
 
     Returns:
         A handle; `handle.remove()` takes the hook away.
 
     Raises:
-        EntangleError: when the model runs, if the module is called without a tensor of the place's size, or `fn` returns one of another
-            shape.
+        EntangleError: when the model runs, if the module is called without a tensor of the place's size, or `fn`
+            returns one of another shape.
     """
     if place.side == "input":
 
@@ -61,7 +62,7 @@ def attach(place: Place, fn: HookFunction) -> RemovableHandle:
 
 @contextmanager
 def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]]) -> Iterator[list[RemovableHandle]]:
-    """Attach every `(place, fn)` for the length of a `with` block; all are removed whatever ends it, Ctrl-C included."""
+    """Attach every `(place, fn)` for the length of a `with` block; whatever ends it, Ctrl-C included, removes all."""
     handles: list[RemovableHandle] = []
     try:
         for place, fn in places_and_fns:
@@ -78,7 +79,8 @@ def refuse_compiled(model: nn.Module) -> None:
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             part = f"its part {name}" if name else "the model"
             raise EntangleError(
-                f"hooks need an uncompiled model, but {part} is torch.compile'd and would ignore them: pass the original model "
+                f"hooks need an uncompiled model, but {part} is torch.compile'd and would ignore them: pass the "
+                "original model "
                 "(compiled._orig_mod), or bake the edit into the weights first and compile the result"
             )
 
@@ -87,7 +89,8 @@ def _call(fn: HookFunction, x: Tensor, place: Place) -> Tensor | None:
     new = fn(x)
     if new is not None and new.shape != x.shape:
         raise EntangleError(
-            f"a function attached to {place.site} in layer {place.layer} must return a tensor of shape {tuple(x.shape)}, "
+            f"a function attached to {place.site} in layer {place.layer} must return a tensor of shape "
+            f"{tuple(x.shape)}, "
             f"but returned {tuple(new.shape)}"
         )
     return new
@@ -99,7 +102,8 @@ def _tensor_key(items: Sequence[tuple[Any, Any]], place: Place) -> Any:
             return key
     shapes = [tuple(value.shape) for _, value in items if isinstance(value, Tensor)]
     raise EntangleError(
-        f"{place.site} in layer {place.layer} is the {place.side} of {place.path} with last dimension {place.size}, but the module was "
+        f"{place.site} in layer {place.layer} is the {place.side} of {place.path} with last dimension {place.size}, "
+        "but the module was "
         f"run with tensors of shape {shapes}: build the Atlas on the model as it runs now"
     )
 

@@ -27,7 +27,8 @@ def probe_inputs(model: nn.Module) -> dict[str, Tensor]:
             inputs["decoder_input_ids"] = _tokens(config, generator)
     else:
         raise EntangleError(
-            f"probing needs to know what the model takes, but {type(model).__name__} has the main input {name!r}: pass example inputs, "
+            f"probing needs to know what the model takes, but {type(model).__name__} has the main input {name!r}: "
+            "pass example inputs, "
             "Atlas(model, inputs={...})"
         )
     device = next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))

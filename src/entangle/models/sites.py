@@ -1,4 +1,4 @@
-"""Which tensors of one block are the sites: read off a probe forward by value and by what depends on what, never by name."""
+"""Which tensors of one block are the sites: told by their values and by what depends on what, never by name."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ def find_sites(trace: Trace, block: Call) -> dict[str, Found | Missing]:
     """Every site of the block whose call is given, each found and confirmed or missing with a reason.
 
     - `resid_pre`, `resid_post`: what goes into the block and what comes out, of one shape.
-    - `z`: the input of the first linear module that depends on what the attention kernel returned, equal to it value for value, or a
-      function of it that keeps heads and positions apart (a gate) or keeps positions apart (a norm over heads); the note says which.
+    - `z`: the input of the first linear module that depends on what the attention kernel returned: equal to it value
+      for value, or a function of it that keeps positions apart, and heads (a gate) or not (a norm over all heads); the
+      note says which.
     - `resid_mid`: a module's input that is `resid_pre` plus (a multiple of) what came out of the attention.
     - `mlp_out`: what, added to the residual after attention, gives the output of the block.
     - `mlp_post`: the input of the one linear module whose output is `mlp_out`.
@@ -121,7 +122,7 @@ def _head_layout(kernel: Kernel, z: Tensor) -> tuple[int, str] | Missing:
     for layout in layouts:
         n_heads = layout(kernel.output).shape[2]
         if z.shape[-1] % n_heads == 0:
-            note = _kept_apart(kernel, layout, z.unflatten(-1, (n_heads, -1)))
+            note = _kept_apart(kernel, layout, z.reshape(*z.shape[:-1], n_heads, -1))
             if note is not None:
                 return n_heads, note
     return Missing("what the output projection receives is not the attention's result, head by head")
@@ -137,7 +138,7 @@ def _layouts(x: Tensor, *, batch: int) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _kept_apart(kernel: Kernel, layout: Callable[[Tensor], Tensor], z: Tensor) -> str | None:
-    """How one head of `z` (`[batch pos head d_head]`) at one position depends on the kernel's result; `None` if on other positions."""
+    """How a head of `z` (`[batch pos head d_head]`) depends on the kernel's result; `None` if on other positions."""
     position, head = z.shape[1] - 1, z.shape[2] - 1
     gradient = _gradient(z[0, position, head].square().sum(), kernel)
     if gradient is None:
@@ -176,7 +177,10 @@ def _find_middle(calls: list[Call], projection: Call, pre: Tensor) -> tuple[Foun
             if any(_explains(y, x.detach(), pre) for c in earlier for y in c.outputs):
                 after = [x.detach(), *(y for y in call.outputs if y.shape == pre.shape)]
                 return Found(call.path, "input", pre.shape[-1]), after
-    reason = "no module receives the residual between attention and MLP: the two run in parallel, or the sum is not a module's input"
+    reason = (
+        "no module receives the residual between attention and MLP: "
+        "the two run in parallel, or the sum is not a module's input"
+    )
     sums = [pre + y for y in projection.outputs if y.shape == pre.shape]
     return Missing(reason), [*sums, pre]
 

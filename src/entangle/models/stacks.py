@@ -19,7 +19,7 @@ class Stack:
 
 
 def find_stacks(model: nn.Module, trace: Trace) -> list[Stack]:
-    """Every outermost `nn.ModuleList` whose modules ran one after the other on a tensor of one shape, in the order they ran."""
+    """Every outermost `nn.ModuleList` whose modules each took and returned a tensor of one shape, in running order."""
     first_call: dict[str, Call] = {}
     for call in trace.calls:
         first_call.setdefault(call.path, call)

@@ -1,4 +1,4 @@
-"""A probe forward: a few tokens through the model while every module call and every attention kernel is written down."""
+"""A probe forward: a few tokens through the model while every module call and attention kernel is written down."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from torch.overrides import TorchFunctionMode
 SOFTMAXES: set[Callable[..., Any]] = {torch.softmax, F.softmax, Tensor.softmax}
 # What may happen to attention weights between the softmax and the values.
 PASSES: set[Callable[..., Any]] = {
-    F.dropout, torch.dropout, Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.view, Tensor.reshape,
-    Tensor.masked_fill, torch.masked_fill, Tensor.mul, torch.mul, Tensor.__mul__, Tensor.contiguous, Tensor.clone, Tensor.__getitem__,
-    Tensor.nan_to_num, torch.nan_to_num, Tensor.unsqueeze, Tensor.squeeze,
+    F.dropout, torch.dropout, Tensor.to, Tensor.type, Tensor.type_as, Tensor.float, Tensor.half, Tensor.bfloat16,
+    Tensor.view, Tensor.reshape, Tensor.masked_fill, torch.masked_fill, Tensor.mul, torch.mul, Tensor.__mul__,
+    Tensor.contiguous, Tensor.clone, Tensor.__getitem__, Tensor.nan_to_num, torch.nan_to_num, Tensor.unsqueeze,
+    Tensor.squeeze,
 }  # fmt: skip
 PRODUCTS: set[Callable[..., Any]] = {torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 
 
 @dataclass
 class Call:
-    """One call of one module: its place in the order of events, and the floating-point tensors that went in and came out."""
+    """One call of one module: when it ran, and the floating-point tensors that went in and came out."""
 
     path: str
     module: nn.Module
@@ -41,7 +42,7 @@ class Call:
 
 @dataclass
 class Kernel:
-    """What one attention kernel returned: a copy that is a leaf of the autograd graph, so that whatever uses it can be recognised."""
+    """What one attention kernel returned, made a leaf of the autograd graph so that whatever uses it can be told."""
 
     time: int
     output: Tensor
@@ -73,7 +74,7 @@ class _Clock:
 
 
 class _KernelWatch(TorchFunctionMode):
-    """Recognises attention as it happens: `scaled_dot_product_attention`, or a softmax whose result multiplies the values."""
+    """Recognises attention as it runs: `scaled_dot_product_attention`, or a softmax whose result multiplies values."""
 
     def __init__(self, trace: Trace, clock: _Clock) -> None:
         super().__init__()
@@ -87,13 +88,11 @@ class _KernelWatch(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention:
             return self._kernel(out)
-        if func in SOFTMAXES:
+        if func in SOFTMAXES or (func in PASSES and self._is_weights(args[0]) and isinstance(out, Tensor)):
             self.weights[id(out)] = out
-        elif func in PASSES and self._is_weights(args[0]) and isinstance(out, Tensor):
-            self.weights[id(out)] = out
-        elif func in PRODUCTS and self._is_weights(args[0]):
-            return self._kernel(out)
-        elif func is torch.einsum and any(self._is_weights(arg) for arg in args[1:]):
+        elif (func in PRODUCTS and self._is_weights(args[0])) or (
+            func is torch.einsum and any(self._is_weights(arg) for arg in args[1:])
+        ):
             return self._kernel(out)
         return out
 
@@ -151,7 +150,7 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
 
 
 def floating_tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors in a module's arguments or result: alone, or one level deep in a tuple, list or mapping."""
+    """The floating-point tensors in a module's arguments or result: alone, or in a tuple, list or mapping."""
     if isinstance(value, Tensor):
         value = [value]
     elif isinstance(value, Mapping):
