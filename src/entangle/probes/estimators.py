@@ -1,0 +1,365 @@
+"""Linear probes as scikit-learn estimators; given `[example, *grid, feature]` they fit every cell at once."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.probes.closed_form import lda, mean_difference
+from entangle.probes.inputs import Cells, Classes, encode_labels
+from entangle.probes.losses import Labels, LogisticLoss, Loss, MultinomialLoss, SquaredHingeLoss, SquaredLoss
+from entangle.probes.solvers import Design, Rows, Solution, minimise
+
+ClassWeight = Mapping[Any, float] | str | None
+Array = npt.NDArray[Any]
+Solver = Callable[[Labels], Solution]
+"""Solves the same examples for any labellings of them, `[example, labelling]`."""
+
+BLOCK_BYTES = 1 << 26  # of activations worked on at a time: a few cells, so that they stay in the processor's cache
+
+
+class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """What the five probes share: scores `X @ coef_ + intercept_`, above 0 for the second class, or largest for the
+    class.
+
+    Attributes:
+        coef_: `[*grid, feature]` for two classes, `[*grid, class, feature]` for more. Without a grid, as in
+            scikit-learn: `[1, feature]` or `[class, feature]`.
+        intercept_: The same without the feature axis.
+        classes_: The labels, sorted.
+        converged_: Whether the tolerance was reached, shaped like the grid.
+        n_iter_: Steps taken.
+    """
+
+    @abstractmethod
+    def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
+        """Prepare some cells: what does not depend on the labels is done once, here.
+
+        Args:
+            x: Activations of some cells.
+            classes: The labels that class numbers stand for.
+            sample_weight: One weight per example.
+        """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit a probe in every cell.
+
+        Args:
+            X: Activations `[example, feature]` or `[example, *grid, feature]`, array or tensor (on its device).
+            y: One label per example.
+            sample_weight: One weight per example.
+
+        Returns:
+            Itself.
+
+        Raises:
+            EntangleError: Labels of one class, activations that are not finite, or parameters out of range.
+        """
+        if not isinstance(X, Tensor):
+            X, y = validate_data(self, X, y, allow_nd=True, dtype=(np.float64, np.float32), multi_output=False)
+            check_classification_targets(y)
+        codes, self.classes_ = encode_labels(y)
+        cells = Cells(X)
+        self.n_features_in_ = cells.n_features
+        if len(codes) != cells.n_examples:
+            raise EntangleError(f"X has {cells.n_examples} examples but y has {len(codes)} labels")
+        weight = None
+        if sample_weight is not None:
+            given = sample_weight.detach().cpu().numpy() if isinstance(sample_weight, Tensor) else sample_weight
+            values = _check_sample_weight(given, np.empty((cells.n_examples, 1)), ensure_non_negative=True)
+            weight = torch.from_numpy(values).to(cells.device)
+        solutions = []
+        for start, stop in cells.blocks(BLOCK_BYTES):
+            solve = self.solver(cells.read(start, stop), self.classes_, weight)
+            solutions.append(solve(codes.to(cells.device)[:, None]))
+        self._store(solutions, cells)
+        return self
+
+    def _store(self, solutions: list[Solution], cells: Cells) -> None:
+        coef = torch.cat([s.coef[:, 0] for s in solutions]).cpu().numpy()
+        intercept = torch.cat([s.intercept[:, 0] for s in solutions]).cpu().numpy()
+        outputs = coef.shape[1:2] if len(self.classes_) > 2 or not cells.grid else ()
+        self.coef_ = coef.reshape(*cells.grid, *outputs, cells.n_features)
+        self.intercept_ = intercept.reshape(*cells.grid, *outputs)
+        converged = torch.cat([s.converged[:, 0] for s in solutions]).cpu()
+        self.converged_ = converged.numpy().reshape(cells.grid)
+        self.n_iter_ = max(s.n_iter for s in solutions)
+        if not bool(converged.all()):
+            names = [cells.name(int(i)) for i in (~converged).nonzero()[:, 0]]
+            warnings.warn(
+                f"not converged after {self.n_iter_} steps: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''} "
+                f"({len(names)} of {cells.n_cells}); raise max_iter, lower C, or scale the features",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def decision_function(self, X: Any) -> Array:
+        """Scores `[example, *grid]` for two classes, `[example, *grid, class]` for more."""
+        check_is_fitted(self)
+        if isinstance(X, Tensor):
+            X = X.detach().cpu().numpy()
+        X = validate_data(self, X, allow_nd=True, dtype=(np.float64, np.float32), reset=False)
+        if X.ndim == 2:
+            scores = X @ self.coef_.T + self.intercept_
+            return np.asarray(scores[:, 0] if len(self.classes_) == 2 else scores)
+        if len(self.classes_) == 2:
+            return np.asarray(np.einsum("n...d,...d->n...", X, self.coef_) + self.intercept_)
+        scores = np.einsum("n...d,...kd->n...k", X, self.coef_) + self.intercept_
+        return np.asarray(scores)
+
+    def predict(self, X: Any) -> Array:
+        """The most likely label of each example, in every cell: `[example, *grid]`."""
+        scores = self.decision_function(X)
+        chosen = (scores > 0).astype(int) if len(self.classes_) == 2 else scores.argmax(-1)
+        return np.asarray(self.classes_[chosen])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Accuracy: a number, or one per cell of the grid."""
+        predicted = self.predict(X)
+        right = predicted == np.asarray(y).reshape(-1, *[1] * (predicted.ndim - 1))
+        return np.average(right, axis=0, weights=sample_weight)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+
+class _Minimiser(LinearProbe):
+    """A probe that minimises a loss; its parameters include `tol`, `max_iter` and `class_weight`."""
+
+    tol: float
+    max_iter: int
+    class_weight: ClassWeight
+
+    @abstractmethod
+    def _objective(self, n_classes: int) -> tuple[Loss, float]:
+        """The loss and the weight of its sum against half the squared norm."""
+
+    def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
+        loss, C = self._objective(len(classes))
+        if not (np.isfinite(C) and C > 0):
+            raise EntangleError(
+                "C and alpha must be positive and finite: without a penalty, separable data have no optimum; "
+                f"got {self.get_params()}"
+            )
+        shared = None if sample_weight is None else sample_weight[:, None]
+        design = Design.of(x, shared)
+
+        def solve(labels: Labels) -> Solution:
+            weighted = design
+            if self.class_weight is not None:
+                weighted = replace(
+                    design,
+                    weights=design.weights * self._class_weights(labels, classes, sample_weight).to(design.weights),
+                )
+            return minimise(loss, weighted, labels, len(classes), C=C, tol=self.tol, max_iter=self.max_iter)
+
+        return solve
+
+    def _class_weights(self, labels: Labels, classes: Classes, sample_weight: Tensor | None) -> Tensor:
+        """`[example, labelling]`, as scikit-learn weighs classes."""
+        weight = None if sample_weight is None else sample_weight.cpu().numpy()
+        columns = []
+        for column in labels.cpu().numpy().T:
+            per_class = compute_class_weight(
+                self.class_weight, classes=classes, y=classes[column], sample_weight=weight
+            )
+            columns.append(torch.from_numpy(per_class[column]))
+        return torch.stack(columns, 1)
+
+
+class LogisticProbe(_Minimiser):
+    """L2 logistic regression with scikit-learn's objective: `.5 |coef|^2 + C * sum_i weight_i * log-loss_i`, intercept
+    free.
+
+    More than two classes share one softmax.
+
+    Args:
+        C: Inverse strength of the penalty.
+        class_weight: None, "balanced", or a weight for each label.
+        tol: How far the mean log-loss may be above its minimum, as the preconditioned gradient estimates it.
+        max_iter: Steps after which a cell counts as not converged.
+    """
+
+    def __init__(
+        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float = 1e-10, max_iter: int = 200
+    ) -> None:
+        self.C = C
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def _objective(self, n_classes: int) -> tuple[Loss, float]:
+        return (LogisticLoss() if n_classes == 2 else MultinomialLoss()), self.C
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities `[example, *grid, class]`."""
+        return _softmax(self.decision_function(X), len(self.classes_))
+
+
+class LinearSVMProbe(_Minimiser):
+    """L2 support vector machine with squared hinge: `.5 |coef|^2 + C * sum_i weight_i * max(0, 1 - y_i s_i)^2`,
+    intercept free.
+
+    More than two classes are each set against the rest. Unlike scikit-learn's LinearSVC, the intercept is not
+    penalised.
+
+    Args:
+        C: Inverse strength of the penalty.
+        class_weight: None, "balanced", or a weight for each label.
+        tol: How far the mean loss may be above its minimum, as the preconditioned gradient estimates it.
+        max_iter: Steps after which a cell counts as not converged.
+    """
+
+    def __init__(
+        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float = 1e-12, max_iter: int = 200
+    ) -> None:
+        self.C = C
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def _objective(self, n_classes: int) -> tuple[Loss, float]:
+        return SquaredHingeLoss(), self.C
+
+
+class RidgeProbe(_Minimiser):
+    """Ridge regression on labels of +1 and -1, as scikit-learn's RidgeClassifier: `sum_i weight_i (y_i - s_i)^2 + alpha
+    |coef|^2`.
+
+    Args:
+        alpha: Strength of the penalty.
+        class_weight: None, "balanced", or a weight for each label.
+        tol: How far the mean squared error may be above its minimum, as the preconditioned gradient estimates it.
+        max_iter: Steps after which a cell counts as not converged.
+    """
+
+    def __init__(
+        self, alpha: float = 1.0, *, class_weight: ClassWeight = None, tol: float = 1e-12, max_iter: int = 200
+    ) -> None:
+        self.alpha = alpha
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+
+    def _objective(self, n_classes: int) -> tuple[Loss, float]:
+        return SquaredLoss(), 0.5 / self.alpha if self.alpha > 0 else np.inf
+
+
+class LDAProbe(LinearProbe):
+    """Linear discriminant analysis with a shrunk within-class covariance and class shares as priors.
+
+    Args:
+        shrinkage: "oas" (Chen et al. 2010), or a number from 0 to 1 as in scikit-learn.
+    """
+
+    def __init__(self, shrinkage: float | str = "oas") -> None:
+        self.shrinkage = shrinkage
+
+    def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
+        """The covariance of all examples is shared; each labelling takes its class means out of it."""
+        design = Design.of(x, None if sample_weight is None else sample_weight[:, None])
+        return lambda labels: lda(design, labels, len(classes), shrinkage=self.shrinkage)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities `[example, *grid, class]`."""
+        return _softmax(self.decision_function(X), len(self.classes_))
+
+
+class MeanDifferenceProbe(LinearProbe):
+    """The difference of the class means, threshold half way: the "mass mean" direction of inference-time intervention.
+
+    More than two classes: the nearest class mean.
+    """
+
+    def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
+        """The examples are standardised once; each labelling takes its class means."""
+        design = Design.of(x, None if sample_weight is None else sample_weight[:, None])
+        return lambda labels: mean_difference(design, labels, len(classes))
+
+
+class CellByCell:
+    """Any linear scikit-learn classifier (one with `coef_` and `intercept_`), fitted in one cell after another."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
+        """A clone of the estimator for each cell and labelling."""
+        cells = x.cpu().numpy()
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight.cpu().numpy()}
+
+        def solve(labels: Labels) -> Solution:
+            fitted = [[clone(self.estimator).fit(cell, y, **weights) for y in labels.cpu().numpy().T] for cell in cells]
+            for name in ("coef_", "intercept_"):
+                if not hasattr(fitted[0][0], name):
+                    raise EntangleError(
+                        f"a probe must be linear, but {type(self.estimator).__name__} has no {name} once fitted"
+                    )
+            coef = torch.tensor(np.array([[f.coef_ for f in row] for row in fitted]), dtype=torch.float64)
+            intercept = torch.tensor(
+                np.array([[np.broadcast_to(f.intercept_, len(f.coef_)) for f in row] for row in fitted])
+            )
+            shape = coef.shape[:2]
+            missing = coef.new_full(shape, torch.nan)
+            return Solution(
+                coef, intercept.double(), missing, coef.new_zeros(shape), 0, torch.ones(shape, dtype=torch.bool)
+            )
+
+        return solve
+
+
+def _softmax(scores: Array, n_classes: int) -> Array:
+    values = torch.from_numpy(np.asarray(scores))
+    if n_classes == 2:
+        values = torch.stack([torch.zeros_like(values), values], -1)
+    probabilities: Array = torch.softmax(values, -1).numpy()
+    return probabilities
+
+
+PROBES: dict[str, type[LinearProbe]] = {
+    "logistic": LogisticProbe,
+    "mean_difference": MeanDifferenceProbe,
+    "lda": LDAProbe,
+    "ridge": RidgeProbe,
+    "svm": LinearSVMProbe,
+}
+
+
+def make_probe(probe: str | Any, **parameters: Any) -> LinearProbe | CellByCell:
+    """A probe by name or, as it is, an estimator.
+
+    Args:
+        probe: A name in `PROBES`, one of its estimators, or any linear scikit-learn classifier.
+        **parameters: Of a probe given by name; those that it does not have are an error.
+
+    Raises:
+        EntangleError: No such probe or parameter.
+    """
+    if not isinstance(probe, str):
+        if isinstance(probe, type) or not hasattr(probe, "fit"):
+            raise EntangleError(
+                f"probe must be one of {', '.join(PROBES)} or an estimator (an instance), not {probe!r}"
+            )
+        if parameters:
+            raise EntangleError(f"set {', '.join(parameters)} on the estimator itself")
+        return clone(probe) if isinstance(probe, LinearProbe) else CellByCell(probe)
+    if probe not in PROBES:
+        raise EntangleError(f"probe must be one of {', '.join(PROBES)} or an estimator, not {probe!r}")
+    try:
+        return PROBES[probe](**parameters)
+    except TypeError:
+        raise EntangleError(f"the {probe} probe has no parameter {', '.join(parameters)}; leave it out") from None

@@ -1,0 +1,202 @@
+"""A probe for every layer, or every layer and head, judged on examples that neither fitted nor chose it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.metrics.statistics import Estimate, bootstrap_mean, max_statistic_p
+from entangle.probes.scores import area, area_interval, correct
+from entangle.probes.splits import Split
+
+METRICS = ("accuracy", "auroc")
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeGrid:
+    """Linear probes over a grid, with held-out scores and the null they are judged against.
+
+    Every number without "selection" in its name comes from the report part of the split, which chose nothing.
+
+    Attributes:
+        coef_: Of the raw features, `[*grid, feature]`; for more than two classes `[*grid, class, feature]`.
+        intercept_: The same without the feature axis.
+        classes_: The labels, sorted; a score above 0 means the second.
+        split: Which examples were fitted, selected and reported on.
+        labels: Class number of every example.
+        groups: Group number of every example, if there were groups.
+        selection_scores: Of the select part, `[example, *grid]` (`[example, *grid, class]` for more than two classes).
+        report_scores: Of the report part, likewise.
+        null: The reported metric of probes fitted to permuted labels, `[permutation, *grid]`.
+        C: Strength of the penalty in each cell, chosen on the select part if there was a choice; NaN for probes without
+            one.
+        gap: Estimated distance of each cell's objective from its minimum, per unit of example weight.
+        metric: "accuracy" or "auroc": what `top` ranks by and what the null and the p-values are of.
+        settings: Everything needed to repeat it.
+        layers: The layer number of each index of the grid's first axis.
+        fingerprint: Of the model the activations come from.
+    """
+
+    coef_: Float[Tensor, "*grid feature"]
+    intercept_: Float[Tensor, "*grid"]
+    classes_: npt.NDArray[Any]
+    split: Split
+    labels: Int[Tensor, example]
+    groups: Int[Tensor, example] | None
+    selection_scores: Shaped[Tensor, "selected ..."]
+    report_scores: Shaped[Tensor, "reported ..."]
+    null: Float[Tensor, permutation * grid]
+    C: Float[Tensor, "*grid"]
+    gap: Float[Tensor, "*grid"]
+    metric: str
+    settings: Mapping[str, Any]
+    layers: Sequence[int] | None = None
+    fingerprint: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the grid: `(n_layers, n_heads)`, say."""
+        return tuple(self.gap.shape)
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes_)
+
+    @property
+    def report_labels(self) -> Int[Tensor, reported]:
+        """Class numbers of the report part."""
+        return self.labels[self.split.report]
+
+    @cached_property
+    def accuracy(self) -> Float[Tensor, "*grid"]:
+        """Share of the report part that is classified correctly."""
+        return correct(self.report_scores, self.report_labels, self.n_classes).mean(0)
+
+    @cached_property
+    def auroc(self) -> Float[Tensor, "*grid"]:
+        """Area under the ROC curve on the report part; for more than two classes, each against the rest, averaged."""
+        return area(self.report_scores, self.report_labels, self.n_classes).float()
+
+    @cached_property
+    def selection_accuracy(self) -> Float[Tensor, "*grid"]:
+        """Accuracy on the select part: for choosing cells. Of the cells it chooses, it is too good."""
+        return correct(self.selection_scores, self.labels[self.split.select], self.n_classes).mean(0)
+
+    @cached_property
+    def selection_auroc(self) -> Float[Tensor, "*grid"]:
+        """AUROC on the select part: for choosing cells. Of the cells it chooses, it is too good."""
+        return area(self.selection_scores, self.labels[self.split.select], self.n_classes).float()
+
+    @cached_property
+    def interval(self) -> Estimate:
+        """Accuracy with its bootstrap interval (BCa) over examples or groups: three tensors shaped like the grid."""
+        hits = correct(self.report_scores, self.report_labels, self.n_classes)
+        return bootstrap_mean(hits, **self._resampling)
+
+    @cached_property
+    def auroc_interval(self) -> Estimate:
+        """AUROC with its bootstrap interval (percentile) over examples or groups: three tensors shaped like the grid."""
+        return area_interval(self.report_scores, self.report_labels, self.n_classes, **self._resampling)
+
+    @cached_property
+    def p_values(self) -> Float[Tensor, "*grid"]:
+        """Chance that the best cell of a grid of permuted labels does at least as well (Westfall-Young): corrected for
+        all cells.
+
+        Raises:
+            EntangleError: There were no permutations.
+        """
+        if not len(self.null):
+            raise EntangleError("p-values need a null; fit with n_permutations=100 or so")
+        return max_statistic_p(getattr(self, self.metric), self.null)
+
+    @property
+    def directions(self) -> Float[Tensor, "*grid feature"]:
+        """Unit vectors along which the second class scores higher; for more than two classes, one per class."""
+        return torch.nn.functional.normalize(self.coef_, dim=-1)
+
+    def top(self, k: int) -> list[tuple[int, ...]]:
+        """The `k` cells that did best on the select part, best first, as indices of the grid.
+
+        Raises:
+            EntangleError: There are fewer than `k` cells.
+        """
+        ranking: Tensor = getattr(self, f"selection_{self.metric}")
+        if not 1 <= k <= ranking.numel():
+            raise EntangleError(f"top(k) needs k from 1 to the {ranking.numel()} cells of the grid, not {k}")
+        best = ranking.flatten().sort(descending=True, stable=True).indices[:k]
+        return [tuple(int(i) for i in np.unravel_index(int(cell), self.shape)) for cell in best]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per cell: where it is, how it did, and how sure that is."""
+        index = np.indices(self.shape).reshape(len(self.shape), -1)
+        columns: dict[str, Any] = dict(zip(self._axes, index, strict=True))
+        if self.layers is not None:
+            columns["layer"] = np.asarray(self.layers)[index[0]]
+        values: dict[str, Any] = {
+            "accuracy": self.accuracy,
+            "accuracy_low": self.interval.low,
+            "accuracy_high": self.interval.high,
+        }
+        values |= {"auroc": self.auroc, "auroc_low": self.auroc_interval.low, "auroc_high": self.auroc_interval.high}
+        if len(self.null):
+            values |= {"null_mean": self.null.mean(0), "p_value": self.p_values}
+        values |= {f"selection_{self.metric}": getattr(self, f"selection_{self.metric}"), "C": self.C}
+        return pd.DataFrame(columns | {name: np.asarray(value).reshape(-1) for name, value in values.items()})
+
+    def plot(self, *, top: int = 0, ax: Any = None) -> Any:
+        """Heat map of the held-out metric by layer and head, or its curve over layers' one column; returns matplotlib
+        Axes.
+
+        Args:
+            top: Outline this many cells, those the select part ranks highest.
+            ax: Axes to draw on, else new ones.
+        """
+        from entangle import plots
+
+        if len(self.shape) > 2:
+            raise EntangleError(f"a heat map needs a grid of one or two axes, not {len(self.shape)}; fit a part of it")
+        values = getattr(self, self.metric)
+        mark = [(cell[0], cell[1] if len(cell) > 1 else 0) for cell in self.top(top)] if top else []
+        title = "" if not len(self.null) else f"95 % of the best of a shuffled grid: below {self.null_ceiling():.3f}"
+        axes = (*self._axes, "")[:2]
+        return plots.heatmap(
+            values if len(self.shape) else values.reshape(1, 1),
+            rows=self.layers,
+            row_name=axes[0],
+            column_name=axes[1],
+            label=f"held-out {self.metric}",
+            title=title,
+            mark=mark,
+            ax=ax,
+        )
+
+    def null_ceiling(self, level: float = 0.95) -> float:
+        """What the best cell of a grid of permuted labels stays below, with this probability."""
+        if not len(self.null):
+            raise EntangleError("a null ceiling needs a null; fit with n_permutations=100 or so")
+        return float(self.null.flatten(1).amax(1).quantile(level))
+
+    @property
+    def _axes(self) -> tuple[str, ...]:
+        return (
+            ("layer", "head")[: len(self.shape)]
+            if len(self.shape) <= 2
+            else tuple(f"axis_{i}" for i in range(len(self.shape)))
+        )
+
+    @property
+    def _resampling(self) -> dict[str, Any]:
+        groups = None if self.groups is None else self.groups[self.split.report]
+        return {"groups": groups} | {name: self.settings[name] for name in ("n_resamples", "level", "seed")}

@@ -1,0 +1,49 @@
+"""Labels without meaning: permutations that keep everything but the tie between a label and its example."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from entangle.probes.splits import PARTS, Split
+
+Labels = Int[Tensor, "example"]
+
+
+def permuted_labels(
+    labels: Labels, split: Split, n_permutations: int, *, seed: int = 0, groups: Labels | None = None
+) -> Int[Tensor, "example permutation"]:
+    """Shuffle labels within each part of the split, so that every part keeps its classes in proportion.
+
+    With groups, a group whose examples share one label exchanges it with other such groups, whole; a group of several
+    labels shuffles them within itself. Both keep what holds among the examples of a group.
+
+    Args:
+        labels: Class numbers.
+        split: The parts; an example in none of them keeps its label.
+        n_permutations: How many shuffles.
+        seed: Seed of the shuffles.
+        groups: Group numbers.
+    """
+    rng = np.random.default_rng(seed)
+    result = labels.numpy()[:, None].repeat(n_permutations, 1)
+    for name in PARTS:
+        part = getattr(split, name).numpy()
+        y, units = labels.numpy()[part], None if groups is None else groups.numpy()[part]
+        for column in range(n_permutations):
+            result[part, column] = rng.permutation(y) if units is None else _permute_groups(y, units, rng)
+    return torch.from_numpy(result)
+
+
+def _permute_groups(y: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
+    pure = np.bincount(unit, y != y[first][unit]) == 0
+    exchanged = y[first].copy()
+    exchanged[pure] = rng.permutation(y[first][pure])
+    # Sorting by group, then at random, lines up a shuffled copy of each group with the group itself.
+    ordered, shuffled = np.lexsort((np.arange(len(y)), unit)), np.lexsort((rng.random(len(y)), unit))
+    within = np.empty_like(y)
+    within[ordered] = y[shuffled]
+    return np.where(pure[unit], exchanged[unit], within)

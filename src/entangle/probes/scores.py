@@ -1,0 +1,53 @@
+"""What held-out scores are worth: accuracy, AUROC, log-loss, calibration, recall at few false positives; a whole grid
+at once.
+
+Scores are `[example, *grid]` for two classes (above 0: the second) and `[example, *grid, class]` for more.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from entangle.metrics.statistics import Estimate, auroc, bootstrap_counts
+
+Scores = Float[Tensor, "example *cell"]
+Labels = Int[Tensor, "example"]
+
+
+def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, example * cell]:
+    """1 where the predicted class is the label, else 0."""
+    predicted = (scores > 0).long() if n_classes == 2 else scores.argmax(-1)
+    return (predicted == _beside(labels, predicted)).float()
+
+
+def area(
+    scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int, weights: Tensor | None = None
+) -> Tensor:
+    """AUROC `[*cell]`, or `[resample, *cell]` under resampling weights; each class against the rest, averaged."""
+    if n_classes == 2:
+        return auroc(scores, labels, weights)
+    return torch.stack([auroc(scores[..., k], (labels == k).long(), weights) for k in range(n_classes)]).mean(0)
+
+
+def area_interval(
+    scores: Shaped[Tensor, "example ..."],
+    labels: Labels,
+    n_classes: int,
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    groups: Labels | None = None,
+) -> Estimate:
+    """AUROC of every cell with its percentile bootstrap interval over examples, or over groups if given."""
+    counts = bootstrap_counts(len(labels), n_resamples, seed=seed, groups=None if groups is None else groups.numpy())
+    draws = area(scores, labels, n_classes, counts)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype)
+    low, high = torch.nanquantile(draws, tails, dim=0)
+    return Estimate(area(scores, labels, n_classes), low, high)
+
+
+def _beside(labels: Labels, like: Tensor) -> Tensor:
+    return labels.reshape(-1, *[1] * (like.ndim - 1))
