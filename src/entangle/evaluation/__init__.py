@@ -1,1 +1,36 @@
-"""evaluation."""
+"""What steering buys and what it costs: scorers, sampled continuations, language, and the trade-off between them."""
+
+from entangle.evaluation.classifier import ClassifierScorer
+from entangle.evaluation.generation import continuations
+from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
+from entangle.evaluation.linear import LinearToxicityScorer
+from entangle.evaluation.price import removed_per_nat
+from entangle.evaluation.quality import degenerate_share, distinct_n, is_degenerate
+from entangle.evaluation.results import Tradeoff
+from entangle.evaluation.scorers import CachedScorer, Scorer, score, scorer_agreement
+from entangle.evaluation.subject import Method, Subject
+from entangle.evaluation.tradeoff import SweepError, tradeoff
+
+__all__ = [
+    "CachedScorer",
+    "ClassifierScorer",
+    "LanguageShift",
+    "LinearToxicityScorer",
+    "Method",
+    "PerDocument",
+    "Scorer",
+    "Subject",
+    "SweepError",
+    "Tradeoff",
+    "continuations",
+    "cross_entropy",
+    "degenerate_share",
+    "distinct_n",
+    "is_degenerate",
+    "kl",
+    "language_shift",
+    "removed_per_nat",
+    "score",
+    "scorer_agreement",
+    "tradeoff",
+]

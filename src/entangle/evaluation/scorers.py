@@ -1,0 +1,148 @@
+"""What a scorer is, and what is done with any of them: checked, cached and compared.
+
+A scorer is anything callable on a list of texts that gives one number in [0, 1] for each (0: clean, 1: toxic) and has a
+`name`. Two are built in: `LinearToxicityScorer` and `ClassifierScorer`; a function with a name serves as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+from entangle.errors import EntangleError
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Texts in, scores in [0, 1] out. `name` identifies it, its version and its settings in tables and caches."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]: ...  # noqa: D102
+
+
+def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+    """The scorer's scores, checked; a blank text has nothing in it to be toxic and scores 0.
+
+    Blank continuations are counted beside every toxicity (`entangle.evaluation.is_degenerate`), since a model that says
+    nothing has not become polite.
+
+    Args:
+        scorer: Any scorer.
+        texts: Texts to score.
+
+    Returns:
+        One score in [0, 1] for each text, float64.
+
+    Raises:
+        EntangleError: The scorer returned another number of scores, one that is NaN, or one outside [0, 1].
+    """
+    speaking = [i for i, text in enumerate(texts) if text.strip()]
+    scores = np.zeros(len(texts))
+    if not speaking:
+        return scores
+    found = np.asarray(scorer([texts[i] for i in speaking]), dtype=np.float64)
+    if found.shape != (len(speaking),):
+        raise EntangleError(
+            f"scorer {scorer_name(scorer)!r} must return one score for each of {len(speaking)} texts; "
+            f"got shape {found.shape}"
+        )
+    bad = np.flatnonzero(~((found >= 0) & (found <= 1)))
+    if bad.size:
+        raise EntangleError(
+            f"scorer {scorer_name(scorer)!r} must return scores in [0, 1]; it gave {found[bad[0]]} for text "
+            f"{speaking[bad[0]]} and {bad.size - 1} more such: check its labels and its weights"
+        )
+    scores[speaking] = found
+    return scores
+
+
+class CachedScorer:
+    """A scorer that remembers, by the hash of each text, what it has scored.
+
+    Args:
+        scorer: The scorer to ask for new texts.
+        path: An SQLite file that keeps the scores between runs; scorers share one file without mixing, since rows
+            carry the scorer's name. Without it, scores are kept in memory.
+    """
+
+    def __init__(self, scorer: Scorer, path: str | Path | None = None) -> None:
+        self.scorer = scorer
+        self.name = scorer_name(scorer)
+        self._connection = sqlite3.connect(":memory:" if path is None else path)
+        with self._connection:
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS scores (scorer TEXT, sha256 TEXT, score REAL, PRIMARY KEY (scorer, sha256))"
+            )
+
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+        """Scores, asking the scorer only for texts not seen before."""
+        keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if self._find(key) is None}
+        if new:
+            found = score(self.scorer, list(new.values()))
+            rows = [(self.name, key, float(value)) for key, value in zip(new, found, strict=True)]
+            with self._connection:
+                self._connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", rows)
+        return np.array([self._find(key) for key in keys], dtype=np.float64)
+
+    def _find(self, key: str) -> float | None:
+        query = "SELECT score FROM scores WHERE scorer = ? AND sha256 = ?"
+        row = self._connection.execute(query, (self.name, key)).fetchone()
+        return None if row is None else row[0]
+
+
+def scorer_agreement(
+    scores: Mapping[str, Float[np.ndarray, " text"]], texts: Sequence[str], *, examples: int = 3
+) -> pd.DataFrame:
+    """How far scorers agree on the same texts, pair by pair.
+
+    Args:
+        scores: Scorer name -> its scores.
+        texts: The texts scored.
+        examples: How many of the texts they disagree on most to show.
+
+    Returns:
+        One row a pair: `first`, `second`, Spearman's `rank_correlation`, `same_side` (share of texts that both put on
+        the same side of .5) and `disagreements`, the texts furthest apart with both scores.
+
+    Raises:
+        EntangleError: Fewer than two scorers or texts, or scores of another length.
+    """
+    if len(scores) < 2 or len(texts) < 2:
+        raise EntangleError(f"agreement needs two scorers and two texts; got {len(scores)} and {len(texts)}")
+    for name, values in scores.items():
+        if np.shape(values) != (len(texts),):
+            raise EntangleError(f"scorer {name!r} has scores of shape {np.shape(values)} for {len(texts)} texts")
+    rows = []
+    for (first, a), (second, b) in combinations(scores.items(), 2):
+        furthest = np.argsort(-np.abs(a - b), kind="stable")[:examples]
+        constant = np.ptp(a) == 0 or np.ptp(b) == 0  # no ranks to compare
+        rows.append(
+            {
+                "first": first,
+                "second": second,
+                "rank_correlation": float("nan") if constant else float(stats.spearmanr(a, b).statistic),
+                "same_side": float(np.mean((a > 0.5) == (b > 0.5))),
+                "disagreements": [(texts[i], float(a[i]), float(b[i])) for i in furthest],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def scorer_name(scorer: Scorer) -> str:
+    """The scorer's `name`, or a function's own."""
+    name = getattr(scorer, "name", None) or getattr(scorer, "__name__", None)
+    if not isinstance(name, str):
+        raise EntangleError(f"a scorer needs a name for tables and caches; give {type(scorer).__name__} a .name")
+    return name

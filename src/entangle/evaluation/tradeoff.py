@@ -1,0 +1,208 @@
+"""What steering buys and what it costs: methods and strengths, each measured on the same prompts and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.evaluation.digest import digest
+from entangle.evaluation.generation import Sampling, prompt_rows, sample
+from entangle.evaluation.language import document_rows, language_shift
+from entangle.evaluation.record import Condition, Store
+from entangle.evaluation.results import Tradeoff
+from entangle.evaluation.scorers import Scorer, score, scorer_name
+from entangle.evaluation.subject import Method, NotFiniteError, Subject, applied
+from entangle.models.fingerprint import fingerprint
+
+if TYPE_CHECKING:
+    from entangle.interventions.base import Edit
+
+    Change = Method | Edit | Sequence[Edit]
+
+PLAIN = ""
+
+
+class SweepError(EntangleError):
+    """A sweep that could not go on; `.partial` is the `Tradeoff` of what was measured before."""
+
+    def __init__(self, message: str, partial: Tradeoff | None) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
+def tradeoff(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edit: Change | Mapping[str, Change],
+    *,
+    alphas: Sequence[float],
+    prompts: Sequence[str],
+    scorer: Scorer | Sequence[Scorer],
+    texts: Sequence[str],
+    samples: int = 1,
+    max_new_tokens: int = 20,
+    top_p: float = 0.9,
+    temperature: float = 1.0,
+    seed: int = 0,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 16384,
+    save_to: str | Path | None = None,
+    progress: bool = True,
+) -> Tradeoff:
+    """Measure toxicity and language at every strength of one method or several.
+
+    Every condition continues the same prompts with the same random numbers and reads the same documents, so that all
+    differences to alpha 0 are paired.
+
+    Args:
+        model: The plain causal language model; it is left as it was.
+        tokenizer: Its tokenizer.
+        edit: An edit, a list of edits applied together, a `Method`, or several of these by name.
+        alphas: Strengths; 0, the plain model, is measured in any case. A method with strengths of its own (`.alphas`,
+            such as a prompt, which is there or not) is measured at those.
+        prompts: Prompts to continue.
+        scorer: Scores the continuations; of several, the first is the one that tables and plots show.
+        texts: Clean documents for cross-entropy and KL.
+        samples: Continuations of each prompt.
+        max_new_tokens: Tokens of a continuation.
+        top_p: Nucleus of the sampling.
+        temperature: Of the sampling.
+        seed: Of the sampling and of the intervals.
+        max_length: Keep at most this many tokens of a document.
+        prepend_bos: Begin prompts and documents with the beginning-of-sequence token.
+        batch_tokens: Tokens in one batch of generation; half as many for cross-entropy.
+        save_to: A directory that keeps each condition as soon as it is measured; a sweep that was stopped goes on from
+            there, and further alphas, methods and scorers are added to it.
+        progress: Show progress bars.
+
+    Returns:
+        The result. A condition in which the changed model's logits are not finite has NaN numbers and an `error`.
+
+    Raises:
+        EntangleError: No alphas, prompts or documents, or any too long; alphas that are not finite; no methods.
+        SweepError: A scorer failed; `.partial` and `save_to` have what was measured before.
+    """
+    methods = _methods(edit)
+    scorers = {scorer_name(s): s for s in ([scorer] if callable(scorer) else scorer)}
+    grid = _grid(methods, alphas)
+    if not scorers:
+        raise EntangleError("a trade-off needs a scorer; got none")
+    sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
+    # What would fail hours into a sweep fails before it.
+    prompt_rows(Subject(model, tokenizer), prompts, sampling)
+    document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    settings = {
+        "model": fingerprint(model),
+        "prompts": digest(list(prompts)),
+        "texts": digest(list(texts)),
+        "max_length": max_length,
+        # The width of a batch changes nothing that is measured.
+        **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
+    }
+    store = Store(save_to, settings)
+
+    def result() -> Tradeoff | None:
+        done = [c for c in store.conditions.values() if all(name in c.scores for name in scorers) or c.error]
+        plain = [c for c in done if c.method == PLAIN]
+        order = {key: i for i, key in enumerate(grid)}
+        changed = sorted((c for c in done if (c.method, c.alpha) in order), key=lambda c: order[c.method, c.alpha])
+        return Tradeoff(plain[0], tuple(changed), tuple(prompts), tuple(scorers), store.settings) if plain else None
+
+    with tqdm(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
+        for name, alpha in [(PLAIN, 0.0), *grid]:
+            bar.set_postfix_str(f"{name} {alpha:g}" if name else "plain")
+            change = methods[name] if name else []
+            mark = digest(change)
+            condition = store.find(name, alpha, mark)
+            if condition is None:
+                condition = store.keep(
+                    _measure(
+                        model,
+                        tokenizer,
+                        (name, change, alpha, mark),
+                        prompts=prompts,
+                        texts=texts,
+                        sampling=sampling,
+                        max_length=max_length,
+                        progress=progress,
+                    )
+                )
+            for scorer_id, ask in scorers.items():
+                if scorer_id in condition.scores or condition.error:
+                    continue
+                try:
+                    scores = score(ask, [text for row in condition.continuations for text in row])
+                except Exception as error:
+                    raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
+                condition = store.keep(condition.with_scores(scorer_id, scores.reshape(len(prompts), samples)))
+            bar.update()
+    finished = result()
+    if finished is None:  # the plain model itself is broken
+        raise SweepError(f"the plain model cannot be measured: {store.conditions[PLAIN, 0.0].error}", None)
+    return finished
+
+
+def _measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    what: tuple[str, Any, float, str],
+    *,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    sampling: Sampling,
+    max_length: int | None,
+    progress: bool,
+) -> Condition:
+    name, change, alpha, mark = what
+    try:
+        with applied(change, model, tokenizer, alpha) as subject:
+            continuations = sample(subject, prompts, sampling, progress=progress)
+        shift = language_shift(
+            model,
+            tokenizer,
+            texts,
+            change,
+            alpha=alpha,
+            max_length=max_length,
+            prepend_bos=sampling.prepend_bos,
+            batch_tokens=max(1, sampling.batch_tokens // 2),
+            progress=progress,
+        )
+    except NotFiniteError as error:
+        return Condition(name, alpha, mark, [], None, error=str(error))
+    return Condition(name, alpha, mark, continuations, shift)
+
+
+def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
+    if isinstance(edit, Mapping):
+        named = dict(edit)
+    elif isinstance(edit, Sequence):
+        named = {"+".join(type(e).__name__ for e in edit): edit}
+    else:
+        named = {getattr(edit, "name", type(edit).__name__): edit}
+    if not named or PLAIN in named:
+        raise EntangleError("a trade-off needs methods with a name each; got none, or one named ''")
+    return named
+
+
+def _grid(methods: Mapping[str, Change], alphas: Sequence[float]) -> list[tuple[str, float]]:
+    if not len(alphas):
+        raise EntangleError("a trade-off needs at least one alpha; got none")
+
+    def strengths(change: Change) -> Iterator[float]:
+        own = getattr(change, "alphas", None)
+        # dict.fromkeys: each once, in order
+        yield from dict.fromkeys(float(a) for a in (alphas if own is None else own) if a != 0)
+
+    grid = [(name, alpha) for name, change in methods.items() for alpha in strengths(change)]
+    for name, alpha in grid:
+        if not abs(alpha) < float("inf"):
+            raise EntangleError(f"alphas must be finite numbers; got {alpha} for {name}")
+    return grid
