@@ -93,15 +93,38 @@ def bootstrap_mean(
     draws = torch.cat(
         [counts @ sums / (counts @ sizes)[:, None] for counts in _count_blocks(n_groups, n_resamples, seed=seed)]
     )
-    tail = (1 - level) / 2
-    ranks = torch.tensor([tail, 1 - tail], dtype=torch.float64)[:, None].expand(2, len(mean))
-    if method == "bca":
-        leave_one_out = (sums.sum(0) - sums) / (sizes.sum() - sizes)[:, None]
-        ranks = _bca_ranks(ranks, mean, draws, leave_one_out)
-    low, high = _quantiles(draws, ranks)
+    if method == "percentile":
+        low, high = _quantiles(draws, _tails(level).expand(2, len(mean)))
+    else:
+        influence = mean - (sums.sum(0) - sums) / (sizes.sum() - sizes)[:, None]
+        influence = influence - influence.mean(0)
+        acceleration = (influence**3).sum(0) / (6 * (influence**2).sum(0).clamp(min=1e-200) ** 1.5)
+        low, high = _corrected_quantiles(mean, draws, level, acceleration)
     if x.ndim == 1:
         return Estimate(mean.item(), low.item(), high.item())
     return Estimate(*(t.reshape(x.shape[1:]) for t in (mean, low, high)))
+
+
+def bias_corrected_interval(
+    value: Float[Tensor, "*cell"], draws: Float[Tensor, resample * cell], *, level: float = 0.95
+) -> Estimate:
+    """The interval of any statistic from its bootstrap draws, corrected for their bias (Efron 1981, the BC method).
+
+    Where the draws lie to one side of the value, as those of a maximum do, the interval moves to the other. It does not
+    change under monotone transformations of the statistic.
+
+    Args:
+        value: The statistic on all examples.
+        draws: The statistic on each resample.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Tensors shaped like `value`.
+    """
+    _check_level(level)
+    flat = value.reshape(-1).double(), draws.reshape(len(draws), -1).double()
+    low, high = _corrected_quantiles(*flat, level, acceleration=0)
+    return Estimate(value, low.reshape(value.shape), high.reshape(value.shape))
 
 
 def paired_difference(
@@ -126,8 +149,8 @@ def paired_difference(
 
 
 def paired_permutation_test(
-    a: Float[Tensor, example] | ArrayLike,
-    b: Float[Tensor, example] | ArrayLike,
+    a: Float[Tensor, " example"] | ArrayLike,
+    b: Float[Tensor, " example"] | ArrayLike,
     *,
     n_permutations: int = 10_000,
     seed: int = 0,
@@ -232,7 +255,7 @@ def max_statistic_p(
 
 def auroc(
     scores: Float[Tensor, example * cell] | ArrayLike,
-    labels: Shaped[Tensor, example] | ArrayLike,
+    labels: Shaped[Tensor, " example"] | ArrayLike,
     weights: Float[Tensor, "resample example"] | None = None,
 ) -> Float[Tensor, "*cell"] | Float[Tensor, resample * cell]:
     """Area under the ROC curve of every cell: the chance that a positive scores above a negative, ties counting half.
@@ -268,7 +291,7 @@ def auroc(
     return torch.cat(areas).reshape(len(weights), *x.shape[1:])
 
 
-def _rank_auroc(scores: Float[Tensor, "example cell"], positive: Tensor) -> Float[Tensor, cell]:
+def _rank_auroc(scores: Float[Tensor, "example cell"], positive: Tensor) -> Float[Tensor, " cell"]:
     """Mann & Whitney's U over the number of pairs, from midranks."""
     n, n_positive = len(scores), int(positive.sum())
     ordered, order = scores.sort(dim=0)
@@ -283,8 +306,8 @@ def _rank_auroc(scores: Float[Tensor, "example cell"], positive: Tensor) -> Floa
 
 
 def _weighted_auroc(
-    scores: Float[Tensor, example], positive: Tensor, weights: Float[Tensor, "resample example"]
-) -> Float[Tensor, resample]:
+    scores: Float[Tensor, " example"], positive: Tensor, weights: Float[Tensor, "resample example"]
+) -> Float[Tensor, " resample"]:
     """Every positive meets the negatives below it whole, and those that tie with it half."""
     level = torch.from_numpy(np.unique(scores, return_inverse=True)[1])
     by_level = torch.zeros(2, int(level.max()) + 1, len(weights), dtype=torch.float64)
@@ -318,7 +341,7 @@ def _block_sizes(rows: int, row_length: int) -> list[int]:
     return [min(block, rows - start) for start in range(0, rows, block)]
 
 
-def _group_indices(groups: ArrayLike | None, n: int) -> Int[Tensor, example]:
+def _group_indices(groups: ArrayLike | None, n: int) -> Int[Tensor, " example"]:
     """Groups of any sortable kind as 0, 1, 2..."""
     if groups is None:
         return torch.arange(n)
@@ -328,18 +351,22 @@ def _group_indices(groups: ArrayLike | None, n: int) -> Int[Tensor, example]:
     return torch.from_numpy(np.unique(names, return_inverse=True)[1].reshape(-1))
 
 
-def _bca_ranks(
-    ranks: Tensor, value: Float[Tensor, cell], draws: Float[Tensor, "resample cell"], leave_one_out: Tensor
+def _tails(level: float) -> Float[Tensor, "2 1"]:
+    return torch.tensor([[(1 - level) / 2], [(1 + level) / 2]], dtype=torch.float64)
+
+
+def _corrected_quantiles(
+    value: Float[Tensor, " cell"],
+    draws: Float[Tensor, "resample cell"],
+    level: float,
+    acceleration: Float[Tensor, " cell"] | float,
 ) -> Float[Tensor, "2 cell"]:
-    """Percentile ranks corrected for the bootstrap's bias and for how its spread changes with the value."""
+    """Quantiles corrected for the bootstrap's bias, and for how its spread changes with the value (acceleration)."""
     share_below = ((draws < value).double().mean(0) + (draws <= value).double().mean(0)) / 2
     limit = 0.5 / len(draws)  # a finite correction where every draw lies on one side
     bias = _normal_quantile(share_below.clamp(limit, 1 - limit))
-    influence = leave_one_out.mean(0) - leave_one_out
-    acceleration = (influence**3).sum(0) / (6 * (influence**2).sum(0).clamp(min=1e-200) ** 1.5)
-    shifted = bias + _normal_quantile(ranks)
-    corrected: Tensor = torch.special.ndtr(bias + shifted / (1 - acceleration * shifted))
-    return corrected
+    shifted = bias + _normal_quantile(_tails(level))
+    return _quantiles(draws, torch.special.ndtr(bias + shifted / (1 - acceleration * shifted)))
 
 
 def _quantiles(draws: Float[Tensor, "resample cell"], ranks: Float[Tensor, "2 cell"]) -> Float[Tensor, "2 cell"]:

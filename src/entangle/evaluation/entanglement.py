@@ -1,0 +1,416 @@
+"""The entanglement report: concept x concept at one site and layer, every cosine beside its null and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from entangle import plots
+from entangle.errors import EntangleError
+from entangle.evaluation import refits
+from entangle.evaluation.refits import ESTIMATORS, Refit, Sample
+from entangle.metrics import (
+    Estimate,
+    bias_corrected_interval,
+    cosines,
+    random_cosine_cdf,
+    random_entanglement_cdf,
+    random_entanglement_draws,
+    random_entanglement_mean,
+    random_entanglement_quantile,
+    unit_vectors,
+)
+from entangle.metrics.vectors import DirectionsLike, as_vectors
+
+Matrix = Float[Tensor, "concept concept"]
+Vector = Float[Tensor, " concept"]
+
+
+@dataclass(frozen=True)
+class EntanglementReport:
+    """How entangled some concepts are at one site and layer. Tensors are float64, one value per concept or pair.
+
+    What needs activations is None without them; what needs labels is None without those.
+
+    Attributes:
+        names: The concepts.
+        entanglement: E_i = max_j |cos(v_i, v_j)| with its bootstrap interval (low and high are NaN without labels).
+        partner: The concept that reaches E_i.
+        percentile: Share of random directions with a smaller E, exactly.
+        cosine: Signed cosine of each pair with its interval, as [concept, concept].
+        cosine_percentile: Share of random pairs with a smaller absolute cosine.
+        corrected: Cosine of each pair corrected for the noise of the directions (attenuation), with its interval. Where
+            noise is all there is, the interval is everything.
+        null_mean: Expected E of random directions.
+        null_95: The value that E stays below in 95 % of random directions.
+        covariance_percentile: As `percentile`, for random directions with the activations' own covariance.
+        permutation_percentile: As `percentile`, for the partners' directions refitted on shuffled labels.
+        split_half: Mean cosine of a concept's directions on two halves of its examples: what estimation leaves of a 1.
+        agreement: Absolute cosine of the given direction with the refit on all examples; far below 1, intervals
+            describe another estimator than the directions came from.
+        whitened: Cosine after whitening (Mahalanobis): inverse covariance as the metric.
+        readout: Correlation of the projections on two directions over the activations: covariance as the metric.
+        variance_share: Share of the activations' variance along the direction.
+        component_overlap: Share of the direction inside the leading principal components.
+        n_examples: Examples each concept was resampled on.
+        settings: What was asked: site, layer, estimator, seed and so on.
+    """
+
+    names: tuple[str, ...]
+    entanglement: Estimate
+    partner: tuple[str, ...]
+    percentile: Vector
+    cosine: Estimate
+    cosine_percentile: Matrix
+    null_mean: float
+    null_95: float
+    corrected: Estimate | None = None
+    covariance_percentile: Vector | None = None
+    permutation_percentile: Vector | None = None
+    split_half: Vector | None = None
+    agreement: Vector | None = None
+    whitened: Matrix | None = None
+    readout: Matrix | None = None
+    variance_share: Vector | None = None
+    component_overlap: Vector | None = None
+    n_examples: tuple[int, ...] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per concept; frames of several layers can be concatenated."""
+        value, low, high = self.entanglement
+        partner = [self.names.index(name) for name in self.partner]
+        corrected = self.corrected or (None, None, None)
+        true = [t[range(len(partner)), partner] if isinstance(t, Tensor) else None for t in corrected]
+        columns: dict[str, Any] = {
+            "concept": self.names,
+            "site": self.settings.get("site"),
+            "layer": self.settings.get("layer"),
+            "entanglement": value,
+            "low": low,
+            "high": high,
+            "partner": self.partner,
+            "corrected": true[0],
+            "corrected_low": true[1],
+            "corrected_high": true[2],
+            "null_mean": self.null_mean,
+            "null_95": self.null_95,
+            "percentile": self.percentile,
+            "covariance_percentile": self.covariance_percentile,
+            "permutation_percentile": self.permutation_percentile,
+            "split_half": self.split_half,
+            "agreement": self.agreement,
+            "whitened": None if self.whitened is None else _off_diagonal(self.whitened).amax(1),
+            "variance_share": self.variance_share,
+            "component_overlap": self.component_overlap,
+            "n_examples": self.n_examples,
+        }
+        return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in columns.items()})
+
+    def pairs(self) -> pd.DataFrame:
+        """One row per pair of concepts."""
+        first, second = np.triu_indices(len(self.names), 1)
+        value, low, high = self.cosine
+        matrices = {
+            "cosine": value,
+            "low": low,
+            "high": high,
+            "percentile": self.cosine_percentile,
+            "corrected": self.corrected and self.corrected.value,
+            "corrected_low": self.corrected and self.corrected.low,
+            "corrected_high": self.corrected and self.corrected.high,
+            "whitened": self.whitened,
+            "readout": self.readout,
+        }
+        frame = pd.DataFrame({"first": np.array(self.names)[first], "second": np.array(self.names)[second]})
+        return frame.assign(
+            **{k: m[first, second].numpy() if isinstance(m, Tensor) else None for k, m in matrices.items()}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain lists and numbers, ready for JSON; NaN becomes None."""
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            ends = (name, f"{name}_low", f"{name}_high")
+            found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
+        return {k: _plain(v) for k, v in found.items()}
+
+    def plot(self, what: str = "cosine", **style: Any) -> Any:
+        """The concept x concept matrix; `what` is "cosine", "whitened" or "readout"."""
+        shown = self.cosine.value if what == "cosine" else getattr(self, what, None)
+        if what not in ("cosine", "whitened", "readout") or not isinstance(shown, Tensor):
+            raise EntangleError(f'plot shows "cosine", and "whitened" or "readout" given activations; not {what!r}')
+        where = " ".join(str(self.settings[k]) for k in ("site", "layer") if self.settings.get(k) is not None)
+        style = {"title": f"{what} {where}".strip(), "label": what} | style
+        return plots.matrix(shown.numpy(), self.names, **style)
+
+
+def entanglement_report(
+    directions: DirectionsLike,
+    activations: Any = None,
+    labels: Mapping[str, Any] | None = None,
+    *,
+    estimator: str | Refit | None = None,
+    n_components: int = 5,
+    n_resamples: int = 1000,
+    n_permutations: int = 1000,
+    n_splits: int = 20,
+    level: float = 0.95,
+    seed: int = 0,
+) -> EntanglementReport:
+    """How entangled concepts are at one site and layer, with nulls, intervals and the noise floor.
+
+    Args:
+        directions: The concepts' directions: `entangle.Directions`, or a `[concept, d]` tensor.
+        activations: One of
+
+            - nothing: cosines and the random-direction null only;
+            - activations at the directions' place, `[example, d]` (or an `Activations` that holds it): adds the
+              covariance null, whitened cosines, variance share and component overlap;
+            - those and `labels`: adds intervals, the permutation null and the split-half floor, all concepts resampled
+              together on the same examples;
+            - a mapping from concept to `(activations [example, d], labels)` or `(activations, labels, groups)`: the
+              same where every concept has its own examples. Give the examples the directions were fitted on.
+        labels: For shared activations, a mapping from concept to 0/1 labels.
+        estimator: How to refit a direction: "mean_difference" (alias "mass_mean"), "logistic", or a function of
+            (activations, labels [resample, example], weights [resample, example]) giving [resample, d]. By default what
+            `directions.estimator` says.
+        n_components: Leading principal components for `component_overlap`.
+        n_resamples: Bootstrap resamples.
+        n_permutations: Draws of the covariance null and of the permutation null.
+        n_splits: Random splits for the noise floor.
+        level: Coverage of the intervals.
+        seed: Seed of everything random.
+
+    Returns:
+        The report. Noise in the directions pulls every cosine towards zero: intervals of `cosine` and `entanglement`
+        say how they would vary if measured again on as many examples; `corrected` estimates the cosine of the true
+        directions, with an interval for that.
+
+    Raises:
+        EntangleError: Fewer than two concepts, concepts that do not match, too few examples of a class, NaN.
+    """
+    vectors = as_vectors(directions, at_least=2).detach().double().cpu()
+    n_concepts, n_dims = vectors.shape
+    shared, samples = _inputs(directions, activations, labels, n_dims)
+    names = _names(directions, samples, n_concepts)
+    gram = cosines(vectors)
+    off = _off_diagonal(gram)
+    value, partner = off.max(1)
+    findings: dict[str, Any] = {}
+    missing = torch.full_like(gram, torch.nan)
+    cosine, measured = Estimate(gram, missing, missing), Estimate(value, missing[0], missing[0])
+
+    if samples:
+        refit = _refit(directions, estimator)
+        listed = [samples[name] for name in names]
+        seeds = _seeds(listed, seed)
+        of_cosine, of_value, findings["corrected"] = _intervals(names, listed, seeds, refit, n_resamples, level)
+        cosine, measured = Estimate(gram, *of_cosine[1:]), Estimate(value, *of_value[1:])
+        shuffled = torch.stack([refits.permuted(s, refit, n_permutations, seed + 1 + i) for i, s in enumerate(listed)])
+        findings |= {
+            "permutation_percentile": _share_below(_permuted_entanglement(vectors, shuffled), value),
+            "split_half": torch.stack([_split_half(s, refit, n_splits, seed) for s in listed]),
+            "agreement": torch.stack(
+                [_cosine(refits.full(s, refit).double().cpu(), v).abs() for s, v in zip(listed, vectors, strict=True)]
+            ),
+            "n_examples": tuple(len(s.x) for s in listed),
+        }
+    if shared is not None:
+        covariance, shrunk = _covariances(shared)
+        draws = random_entanglement_draws(n_concepts, n_dims, covariance=covariance, n_draws=n_permutations, seed=seed)
+        components = torch.linalg.eigh(covariance).eigenvectors[:, -n_components:]
+        unit = unit_vectors(vectors)
+        findings |= {
+            "covariance_percentile": _share_below(draws, value),
+            "whitened": _gram_cosines(unit @ torch.linalg.solve(shrunk, unit.T)),
+            "readout": _gram_cosines(unit @ covariance @ unit.T),
+            "variance_share": ((unit @ covariance) * unit).sum(1) / covariance.trace(),
+            "component_overlap": (unit @ components).square().sum(1),
+        }
+    return EntanglementReport(
+        names=names,
+        entanglement=measured,
+        partner=tuple(names[j] for j in partner.tolist()),
+        percentile=torch.as_tensor(random_entanglement_cdf(value, n_concepts, n_dims)),
+        cosine=cosine,
+        cosine_percentile=torch.as_tensor(random_cosine_cdf(gram.abs(), n_dims)),
+        null_mean=random_entanglement_mean(n_concepts, n_dims),
+        null_95=float(random_entanglement_quantile(0.95, n_concepts, n_dims)),
+        settings={
+            "site": getattr(directions, "site", None),
+            "layer": getattr(directions, "layer", None),
+            "head": getattr(directions, "head", None),
+            "n_dims": n_dims,
+            "estimator": getattr(refit, "__name__", "custom") if samples else None,
+            "n_resamples": n_resamples,
+            "n_permutations": n_permutations,
+            "n_splits": n_splits,
+            "n_components": n_components,
+            "level": level,
+            "seed": seed,
+        },
+        **findings,
+    )
+
+
+def _inputs(
+    directions: DirectionsLike, activations: Any, labels: Mapping[str, Any] | None, n_dims: int
+) -> tuple[Tensor | None, dict[str, Sample]]:
+    """The activations that describe the place, and each concept's own examples."""
+    if activations is None:
+        if labels is not None:
+            raise EntangleError("labels need the activations they label; give both")
+        return None, {}
+    if isinstance(activations, Mapping):
+        if labels is not None:
+            raise EntangleError("labels stand in the mapping, concept -> (activations, labels); do not give them twice")
+        distinct = {id(item[0]): _rows(item[0], n_dims) for item in activations.values()}
+        samples = {name: Sample.of(name, distinct[id(x)], *rest) for name, (x, *rest) in activations.items()}
+        return torch.cat([x.cpu() for x in distinct.values()]), samples
+    rows = _rows(_at(directions, activations), n_dims)
+    return rows.cpu(), {name: Sample.of(name, rows, y) for name, y in (labels or {}).items()}
+
+
+def _rows(activations: Any, n_dims: int) -> Float[Tensor, "example d"]:
+    rows = torch.as_tensor(activations).detach().float()
+    if rows.ndim != 2 or rows.shape[1] != n_dims:
+        raise EntangleError(f"activations must be [example, {n_dims}] like the directions, not {tuple(rows.shape)}")
+    if not bool(rows.isfinite().all()):
+        bad = int((~rows.isfinite()).any(1).sum())
+        raise EntangleError(f"{bad} of {len(rows)} activations hold NaN or infinity; drop those examples")
+    return rows
+
+
+def _at(directions: Any, activations: Any) -> Any:
+    """The rows of an `Activations` at the place of the directions; a tensor is taken as it is."""
+    if not (hasattr(activations, "layers") and hasattr(activations, "sites")):
+        return activations
+    site, layer, head = (getattr(directions, name, None) for name in ("site", "layer", "head"))
+    if site is None or layer is None:
+        raise EntangleError("directions without a site and layer need activations [example, d], not an Activations")
+    layers = list(activations.layers(site))
+    if layer not in layers:
+        raise EntangleError(f"the activations hold {site} at layers {layers}, not at layer {layer} of the directions")
+    rows = activations[site][:, layers.index(layer)]
+    return rows if head is None else rows[:, head]
+
+
+def _names(directions: Any, samples: Mapping[str, Sample], n: int) -> tuple[str, ...]:
+    names = tuple(getattr(directions, "names", None) or samples or [str(i) for i in range(n)])
+    if len(names) != n or (samples and set(samples) != set(names)):
+        raise EntangleError(f"{n} directions named {list(names)} need examples for each; got {list(samples)}")
+    return names
+
+
+def _refit(directions: Any, estimator: str | Refit | None) -> Refit:
+    chosen = estimator or getattr(directions, "estimator", None)
+    if isinstance(chosen, str) and chosen in ESTIMATORS:
+        return ESTIMATORS[chosen]
+    if not callable(chosen):
+        raise EntangleError(
+            f"cannot refit directions found by {chosen!r}; give estimator= as one of {sorted(ESTIMATORS)} or a function"
+        )
+    refit: Refit = chosen
+    return refit
+
+
+def _seeds(samples: Sequence[Sample], seed: int) -> list[int]:
+    """Concepts that share their activations share their resamples; the others are resampled independently."""
+    own: dict[int, int] = {}
+    return [seed + own.setdefault(id(s.x), len(own)) for s in samples]
+
+
+def _intervals(
+    names: Sequence[str],
+    samples: Sequence[Sample],
+    seeds: Sequence[int],
+    refit: Refit,
+    n_resamples: int,
+    level: float,
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Intervals of every cosine and every E, and the cosines corrected for the noise of the directions.
+
+    Inner products of noisy directions are those of the true ones plus the noise's, which a resample adds once more:
+    `noise` is that surplus. Taking it from the resamples centres their cosines on the measured ones; taking it from
+    both gives the cosines of the true directions (Spearman's correction for attenuation, also where noise is shared).
+    """
+    measured = torch.stack([refits.full(s, refit) for s in samples]).double().cpu()
+    resampled = torch.stack(
+        [refits.bootstrapped(n, s, refit, n_resamples, k) for n, s, k in zip(names, samples, seeds, strict=True)], dim=1
+    ).to(measured)
+    # A penalised probe is longer on a resample, which holds fewer distinct examples: that is no noise.
+    resampled *= (measured.square().sum(1) / (resampled.mean(0) * measured).sum(1))[:, None]
+    gram, grams = measured @ measured.T, resampled @ resampled.mT
+    noise = grams.mean(0) - gram
+    cosine = bias_corrected_interval(_gram_cosines(gram), _gram_cosines(grams - noise), level=level)
+    entanglement = bias_corrected_interval(
+        _off_diagonal(_gram_cosines(gram)).amax(-1), _off_diagonal(_gram_cosines(grams - noise)).amax(-1), level=level
+    )
+    true = bias_corrected_interval(_gram_cosines(gram - noise), _gram_cosines(grams - 2 * noise), level=level)
+    return cosine, entanglement, true
+
+
+def _permuted_entanglement(
+    vectors: Float[Tensor, "concept d"], shuffled: Float[Tensor, "concept permutation d"]
+) -> Float[Tensor, "permutation concept"]:
+    """E of each concept when the labels of all its partners are shuffled."""
+    unit = unit_vectors(vectors)
+    partners = torch.nn.functional.normalize(shuffled.double().cpu(), dim=-1)
+    cosine = torch.einsum("id,jpd->pij", unit, partners).abs()
+    cosine.diagonal(dim1=1, dim2=2).zero_()
+    return cosine.amax(2)
+
+
+def _split_half(sample: Sample, refit: Refit, n_splits: int, seed: int) -> Tensor:
+    first, second = refits.halves(sample, refit, n_splits, seed)
+    return torch.nn.functional.cosine_similarity(first, second, dim=1).mean().double().cpu()
+
+
+def _covariances(x: Float[Tensor, "example d"]) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
+    """The sample covariance, and Ledoit & Wolf's (2004) shrunk one, which can be inverted."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    centred = x.double() - x.double().mean(0)
+    covariance = centred.T @ centred / len(x)
+    shrinkage = max(float(ledoit_wolf_shrinkage(centred.numpy(), assume_centered=True)), 1e-6)
+    if float(covariance.trace()) == 0:
+        raise EntangleError("the activations do not vary at all; give other examples or another place")
+    identity = torch.eye(len(covariance), dtype=torch.float64) * covariance.trace() / len(covariance)
+    return covariance, (1 - shrinkage) * covariance + shrinkage * identity
+
+
+def _gram_cosines(grams: Float[Tensor, "*batch concept concept"]) -> Float[Tensor, "*batch concept concept"]:
+    """Cosines from inner products; where a corrected length is not even positive, nothing is known: -1 or 1."""
+    scale = grams.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(grams.dtype).tiny).sqrt()
+    cosine = (grams / scale[..., :, None] / scale[..., None, :]).clamp(-1, 1)
+    return cosine.masked_fill(torch.eye(grams.shape[-1], dtype=torch.bool), 1)
+
+
+def _off_diagonal(grams: Float[Tensor, "*batch concept concept"]) -> Float[Tensor, "*batch concept concept"]:
+    """Absolute values with zeros on the diagonal."""
+    return grams.abs() * (1 - torch.eye(grams.shape[-1], dtype=grams.dtype))
+
+
+def _share_below(draws: Float[Tensor, "draw concept"], value: Vector) -> Vector:
+    return (draws < value).double().mean(0)
+
+
+def _cosine(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> Tensor:
+    return torch.nn.functional.cosine_similarity(a, b, dim=0)
+
+
+def _plain(value: Any) -> Any:
+    """Tensors as nested lists, NaN as None."""
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,54 @@
+"""How far apart N directions in M dimensions can be: lower bounds on the largest absolute cosine of a set."""
+
+from __future__ import annotations
+
+import math
+
+from entangle.errors import EntangleError
+
+
+def welch_bound(n_features: int, n_dims: int) -> float:
+    """The least coherence of `n_features` directions in `n_dims` dimensions: sqrt((N - M) / ((N - 1) M)).
+
+    Welch (1974). Met with equality by equiangular tight frames only, which needs N <= M(M + 1) / 2 in real space
+    (Strohmer & Heath 2003); beyond that `orthoplex_bound` is tighter.
+
+    Args:
+        n_features: N, at least 1.
+        n_dims: M, at least 1.
+
+    Returns:
+        The bound; 0 where N <= M, since N directions can then be orthogonal.
+
+    What it cannot tell: it bounds the *largest* cosine of the set. Any one feature may be free of interference.
+    """
+    _check(n_features, n_dims)
+    if n_features <= n_dims:
+        return 0.0
+    return math.sqrt((n_features - n_dims) / ((n_features - 1) * n_dims))
+
+
+def orthoplex_bound(n_features: int, n_dims: int) -> float:
+    """The least coherence where there are more directions than any equiangular tight frame holds: 1 / sqrt(M).
+
+    Conway, Hardin & Sloane (1996, eq. 5), from Rankin (1955). It holds only for N > M(M + 1) / 2 real directions.
+
+    Args:
+        n_features: N, at least 1.
+        n_dims: M, at least 1.
+
+    Returns:
+        The bound; 0, which says nothing, where its condition fails.
+    """
+    _check(n_features, n_dims)
+    return 1 / math.sqrt(n_dims) if n_features > n_dims * (n_dims + 1) // 2 else 0.0
+
+
+def coherence_bound(n_features: int, n_dims: int) -> float:
+    """The tighter of `welch_bound` and `orthoplex_bound`: no set of directions has a smaller coherence."""
+    return max(welch_bound(n_features, n_dims), orthoplex_bound(n_features, n_dims))
+
+
+def _check(n_features: int, n_dims: int) -> None:
+    if n_features < 1 or n_dims < 1:
+        raise EntangleError(f"a bound needs a feature and a dimension or more, not N={n_features}, M={n_dims}")

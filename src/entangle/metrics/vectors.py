@@ -1,0 +1,71 @@
+"""What every metric of directions starts from: a `[feature, d]` matrix, its unit rows and their cosines."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from entangle.errors import EntangleError
+
+
+@runtime_checkable
+class HasVectors(Protocol):
+    """Anything with a `[feature, d]` matrix of directions, such as `entangle.Directions`."""
+
+    @property
+    def vectors(self) -> Tensor: ...  # noqa: D102
+
+
+DirectionsLike: TypeAlias = Float[Tensor, "feature d"] | HasVectors
+
+
+def as_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tensor, "feature d"]:
+    """The matrix behind `directions`, in float32 or float64.
+
+    Args:
+        directions: A `[feature, d]` tensor or array, or anything that has one as `.vectors`.
+        at_least: How many features the caller needs.
+
+    Raises:
+        EntangleError: Another shape, too few features, or values that are not finite.
+    """
+    found = directions.vectors if isinstance(directions, HasVectors) else directions
+    vectors = found if isinstance(found, Tensor) else torch.as_tensor(np.asarray(found))
+    if vectors.ndim != 2 or vectors.shape[1] == 0:
+        raise EntangleError(f"directions must be [feature, d], not {tuple(vectors.shape)}")
+    if len(vectors) < at_least:
+        raise EntangleError(f"this needs {at_least} directions or more, not {len(vectors)}; give more concepts")
+    if not vectors.is_floating_point() or vectors.dtype in (torch.float16, torch.bfloat16):
+        vectors = vectors.float()
+    if not bool(vectors.isfinite().all()):
+        bad = (~vectors.isfinite()).any(1).nonzero().flatten().tolist()
+        raise EntangleError(f"{len(bad)} of {len(vectors)} directions hold NaN or infinity, the first at row {bad[0]}")
+    return vectors
+
+
+def unit_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tensor, "feature d"]:
+    """The rows of `directions`, each divided by its length.
+
+    Raises:
+        EntangleError: A row of zeros, which has no direction, or anything `as_vectors` refuses.
+    """
+    vectors = as_vectors(directions, at_least=at_least)
+    largest = vectors.abs().amax(1, keepdim=True)
+    zero = (largest == 0).nonzero()
+    if len(zero):
+        raise EntangleError(f"row {int(zero[0, 0])} of the directions is all zeros and points nowhere; leave it out")
+    scaled = vectors / largest  # so that squares of huge and tiny rows neither overflow nor vanish
+    unit: Tensor = scaled / scaled.norm(dim=1, keepdim=True)
+    return unit
+
+
+def cosines(directions: DirectionsLike) -> Float[Tensor, "feature feature"]:
+    """Cosine of every pair of directions, in [-1, 1], with exactly 1 on the diagonal."""
+    unit = unit_vectors(directions)
+    gram = (unit @ unit.T).clamp(-1, 1)
+    cosine: Tensor = gram.masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), 1)
+    return cosine

@@ -1,0 +1,304 @@
+"""The report's intervals cover, its nulls are uniform, and its columns equal what is computed by hand."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.linear_model import LogisticRegression
+
+from entangle.errors import EntangleError
+from entangle.evaluation import refits
+from entangle.evaluation.entanglement import entanglement_report
+
+DIMS = 24
+
+
+def concept(direction, n, *, seed, strength=1.0, noise=1.0, scale=None):
+    """Balanced examples whose classes differ by `strength` along `direction`."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = noise * torch.randn(n, len(direction), generator=generator)
+    if scale is not None:
+        x = x * scale
+    return x + strength * (y - 0.5)[:, None] * torch.nn.functional.normalize(direction, dim=0), y
+
+
+def fitted(examples):
+    """Mean differences as `Directions` look."""
+    vectors = torch.stack([x[y == 1].mean(0) - x[y == 0].mean(0) for x, y in examples.values()])
+    return SimpleNamespace(
+        vectors=vectors, names=tuple(examples), site="resid_post", layer=3, head=None, estimator="mean_difference"
+    )
+
+
+def planted(cosine, n=400, seed=0, **more):
+    """Two concepts whose true directions have this cosine, and an unrelated third."""
+    a, b, c = torch.eye(DIMS)[:3]
+    second = cosine * a + (1 - cosine**2) ** 0.5 * b
+    directions = {"a": a, "b": second, "c": c}
+    return {k: concept(v, n, seed=3 * seed + i, **more) for i, (k, v) in enumerate(directions.items())}
+
+
+def small(examples, **more):
+    return entanglement_report(fitted(examples), examples, n_resamples=200, n_permutations=100, n_splits=4, **more)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return small(planted(0.8))
+
+
+def test_shows_what_was_planted(report):
+    assert report.names == ("a", "b", "c")
+    assert report.partner[:2] == ("b", "a")
+    value, low, high = report.entanglement
+    assert (low < value).all()
+    assert (high > value).all()
+    assert low[0] > report.null_95 > low[2]
+    _, low, high = report.corrected
+    assert low[0, 1] < 0.8 < high[0, 1]
+    assert low[0, 2] < 0 < high[0, 2]
+    assert (report.percentile[:2] > 0.999).all()
+    assert (report.permutation_percentile[:2] > 0.99).all()
+    assert report.percentile[2] < 0.999
+    assert float(report.agreement.min()) == pytest.approx(1, abs=1e-5)
+    assert torch.equal(value, (report.cosine.value.abs() - torch.eye(3)).amax(1))
+
+
+@pytest.mark.parametrize(("cosine", "strength"), [(0.8, 1.0), (0.5, 1.0), (0.95, 2.0)])
+def test_interval_of_a_cosine_covers_the_truth(cosine, strength):
+    """Noise alone shrinks the measured cosine below the truth; the corrected interval holds the truth even so."""
+    held, naive = [], []
+    for seed in range(60):
+        examples = {k: v for k, v in planted(cosine, n=300, seed=seed, strength=strength).items() if k != "c"}
+        _, low, high = small(examples, seed=seed).corrected
+        held.append(float(low[0, 1]) <= cosine <= float(high[0, 1]))
+        draws = torch.stack(
+            [
+                refits.bootstrapped(k, refits.Sample(x, y == 1), refits.mean_difference, 200, i)
+                for i, (k, (x, y)) in enumerate(examples.items())
+            ]
+        )
+        percentile = torch.cosine_similarity(*draws, dim=1).quantile(torch.tensor([0.025, 0.975]))
+        naive.append(float(percentile[0]) <= cosine <= float(percentile[1]))
+    assert np.mean(held) >= 0.85
+    assert np.mean(naive) < np.mean(held)
+
+
+@pytest.mark.parametrize("strength", [0.7, 1.5])
+def test_interval_of_the_measured_entanglement_is_as_wide_as_its_spread(strength):
+    found = [small(planted(0.6, n=300, seed=seed, strength=strength), seed=seed) for seed in range(60)]
+    values, lows, highs = (torch.stack([r.entanglement[k] for r in found])[:, 0] for k in range(3))
+    width = float((highs - lows).mean() / (2 * 1.96 * values.std()))
+    assert 0.75 < width < 1.4
+    assert float(((lows < values.mean()) & (values.mean() < highs)).double().mean()) > 0.85
+
+
+def test_percentiles_are_uniform_where_concepts_are_unrelated():
+    isotropic, stretched = [], []
+    scale = torch.linspace(0.1, 3, DIMS) ** 2
+    for seed in range(60):
+        for found, more in ((isotropic, {}), (stretched, {"scale": scale})):
+            examples = {
+                k: concept(torch.eye(DIMS)[0], 60, seed=9 * seed + i, strength=0, **more) for i, k in enumerate("ab")
+            }
+            result = small(examples, seed=seed)
+            found.append(
+                [float(p[0]) for p in (result.percentile, result.covariance_percentile, result.permutation_percentile)]
+            )
+    for column in range(3):
+        assert stats.kstest(np.array(isotropic)[:, column], "uniform").pvalue > 0.01
+    directions, covariance, permutation = np.array(stretched).T
+    assert stats.kstest(covariance, "uniform").pvalue > 0.01
+    assert stats.kstest(permutation, "uniform").pvalue > 0.001
+    assert stats.kstest(directions, "uniform").pvalue < 0.01  # without the covariance, chance looks like a finding
+
+
+def test_split_half_rises_with_the_signal():
+    weak, strong = (small(planted(0.0, n=400, strength=s)).split_half for s in (0.2, 3.0))
+    assert (strong > 0.9).all()
+    assert (weak < 0.5).all()
+
+
+def test_split_half_is_the_reliability_that_theory_gives():
+    """With n / 2 examples and unit noise, each half is the truth plus noise of variance 8 / n per dimension."""
+    n, strength = 2000, 1.0
+    expected = strength**2 / (strength**2 + DIMS * 8 / n)
+    found = small({k: concept(torch.eye(DIMS)[i], n, seed=i, strength=strength) for i, k in enumerate("ab")})
+    assert found.split_half.tolist() == pytest.approx([expected] * 2, abs=0.03)
+
+
+def test_activation_columns_by_hand():
+    x = torch.randn(500, DIMS, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.2, DIMS)
+    vectors = torch.stack([torch.eye(DIMS)[0], torch.eye(DIMS)[1], torch.ones(DIMS)])
+    result = entanglement_report(vectors, x, n_permutations=50, n_components=2)
+    covariance = np.cov(x.numpy().T, bias=True)
+    v = (vectors / vectors.norm(dim=1, keepdim=True)).numpy().astype(float)
+    projections = np.corrcoef((x.numpy() @ v.T).T)
+    assert result.readout.numpy() == pytest.approx(projections, abs=1e-5)
+    share = np.einsum("id,de,ie->i", v, covariance, v) / np.trace(covariance)
+    assert result.variance_share.numpy() == pytest.approx(share, abs=1e-6)
+    leading = np.linalg.eigh(covariance)[1][:, -2:]
+    assert result.component_overlap.numpy() == pytest.approx(((v @ leading) ** 2).sum(1), abs=1e-6)
+    assert result.entanglement.low.isnan().all()
+    assert result.split_half is None
+    whitened = v @ np.linalg.inv(covariance) @ v.T
+    whitened /= np.sqrt(np.outer(np.diag(whitened), np.diag(whitened)))
+    assert result.whitened.numpy() == pytest.approx(whitened, abs=0.05)
+
+
+def test_shared_activations_resample_together():
+    """Two labels that are one another's copy have a cosine of 1 in every resample, if the resamples are the same."""
+    x, y = concept(torch.eye(DIMS)[0], 200, seed=0)
+    _, z = concept(torch.eye(DIMS)[1], 200, seed=1)
+    labels = {"a": y, "copy": y, "other": z.roll(50)}
+    vectors = fitted({k: (x, v) for k, v in labels.items()})
+    together = entanglement_report(vectors, x, labels, n_resamples=100, n_permutations=20)
+    mapped = entanglement_report(vectors, {k: (x, v) for k, v in labels.items()}, n_resamples=100, n_permutations=20)
+    apart = entanglement_report(
+        vectors, {k: (x.clone(), v) for k, v in labels.items()}, n_resamples=100, n_permutations=20
+    )
+    assert float(together.cosine.low[0, 1]) == pytest.approx(1, abs=1e-4)
+    assert torch.equal(together.cosine.low, mapped.cosine.low)
+    assert float(apart.cosine.low[0, 1]) < 0.99
+
+
+def test_activations_are_looked_up_at_the_directions_place():
+    class Held:
+        sites = ("resid_post",)
+
+        def __init__(self, rows):
+            self.rows = rows
+
+        def layers(self, site):
+            return [1, 3]
+
+        def __getitem__(self, site):
+            return self.rows
+
+    examples = planted(0.5)
+    x = torch.randn(50, 2, DIMS)
+    directions = fitted(examples)
+    held = entanglement_report(directions, Held(x), n_permutations=20)
+    assert torch.equal(held.variance_share, entanglement_report(directions, x[:, 1], n_permutations=20).variance_share)
+    directions.layer = 2
+    with pytest.raises(EntangleError, match=r"layers \[1, 3\]"):
+        entanglement_report(directions, Held(x))
+
+
+def test_groups_widen_the_interval():
+    examples = planted(0.3, n=40)
+    repeated = {k: (x.repeat(10, 1), y.repeat(10)) for k, (x, y) in examples.items()}
+    grouped = {k: (x, y, np.arange(40).tolist() * 10) for k, (x, y) in repeated.items()}
+    naive = small(repeated).cosine
+    honest = entanglement_report(fitted(repeated), grouped, n_resamples=200, n_permutations=100, n_splits=4).cosine
+    assert float(honest.high[0, 2] - honest.low[0, 2]) > 2 * float(naive.high[0, 2] - naive.low[0, 2])
+
+
+def test_logistic_refit_equals_sklearn():
+    x, y = concept(torch.eye(DIMS)[0], 120, seed=0)
+    weights = torch.stack([torch.ones(120), torch.arange(120.0) % 3])
+    labels = torch.stack([y == 1, (y == 1).roll(30)])
+    ours = refits.logistic(x, labels, weights)
+    for i in range(2):
+        theirs = LogisticRegression(tol=1e-8, max_iter=1000).fit(x, labels[i], sample_weight=weights[i]).coef_[0]
+        assert ours[i].numpy() == pytest.approx(theirs, abs=2e-3)
+
+
+def test_logistic_directions_get_intervals():
+    examples = planted(0.8, n=200)
+    directions = fitted(examples)
+    directions.estimator = "logistic"
+    directions.vectors = torch.stack(
+        [refits.full(refits.Sample(x, y == 1), refits.logistic) for x, y in examples.values()]
+    )
+    result = entanglement_report(directions, examples, n_resamples=100, n_permutations=20, n_splits=2)
+    assert float(result.cosine.low[0, 1]) < 0.8 < float(result.cosine.high[0, 1])
+    assert float(result.agreement.min()) == pytest.approx(1, abs=1e-4)
+    assert result.settings["estimator"] == "logistic"
+
+
+def test_same_seed_same_report_other_seed_other_interval():
+    examples = planted(0.5, n=60)
+    again, other = small(examples).to_dict(), small(examples, seed=1).to_dict()
+    assert small(examples).to_dict() == again
+    assert other["entanglement_low"] != again["entanglement_low"]
+    assert other["entanglement"] == again["entanglement"]
+
+
+def test_frames_and_json(report):
+    frame = report.to_frame()
+    assert list(frame.concept) == ["a", "b", "c"]
+    assert set(frame.layer) == {3}
+    pairs = report.pairs()
+    assert len(pairs) == 3
+    assert pairs.cosine[0] == pytest.approx(float(report.cosine.value[0, 1]))
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["names"] == ["a", "b", "c"]
+    bare = entanglement_report(torch.eye(3, 5))
+    assert json.loads(json.dumps(bare.to_dict(), allow_nan=False))["entanglement_low"] == [None] * 3
+    assert bare.to_frame().split_half.isna().all()
+
+
+def test_plot_writes_every_cell(report):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    axes = report.plot()
+    assert len([t for t in axes.texts if t.get_text()]) >= 6
+    assert "resid_post" in axes.get_title(loc="left")
+    report.plot("whitened")
+    with pytest.raises(EntangleError, match="given activations"):
+        entanglement_report(torch.eye(3, 5)).plot("whitened")
+
+
+def test_a_thousand_resamples_of_ten_concepts_are_quick():
+    import time
+
+    examples = {str(i): concept(torch.randn(192), 1000, seed=i) for i in range(10)}
+    start = time.perf_counter()
+    entanglement_report(fitted(examples), examples, n_resamples=1000)
+    assert time.perf_counter() - start < 30
+
+
+X, Y = torch.randn(40, DIMS), torch.arange(40) % 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: entanglement_report(torch.eye(1, 5)), "2 directions"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), {"a": (X, Y), "b": (X, Y)}), "estimator="),
+        (lambda: entanglement_report(torch.eye(2, DIMS), X[:, :3]), r"\[example, 24\]"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), X.index_fill(0, torch.tensor([1]), torch.nan)), "1 of 40"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), torch.ones(9, DIMS)), "do not vary"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), None, {"a": Y}), "give both"),
+        (lambda: entanglement_report(torch.eye(3, DIMS), {"a": (X, Y), "b": (X, Y)}), "examples for each"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), {"a": (X, Y)}, {"a": Y}), "twice"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y[:9]}), "one label per example"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y * 0}), "'b' needs labels 0 and 1"),
+        (lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y * 2}), "'b' needs labels 0 and 1"),
+        (
+            lambda: entanglement_report(torch.eye(2, DIMS), {"a": (X, Y, [1]), "b": (X, Y)}, estimator="logistic"),
+            "1 groups for 40",
+        ),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, message):
+    with pytest.raises(EntangleError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 6), st.integers(2, 8), st.integers(0, 2**31))
+def test_any_directions_give_percentiles_and_cosines_in_range(n, d, seed):
+    result = entanglement_report(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)))
+    assert ((result.percentile >= 0) & (result.percentile <= 1)).all()
+    assert ((result.entanglement.value >= 0) & (result.entanglement.value <= 1)).all()
+    assert result.null_mean < result.null_95 <= 1
