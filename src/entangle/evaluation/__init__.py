@@ -1,6 +1,7 @@
 """What steering buys and what it costs: scorers, sampled continuations, language, and the trade-off between them."""
 
 from entangle.evaluation.classifier import ClassifierScorer
+from entangle.evaluation.entanglement import EntanglementReport, entanglement_report
 from entangle.evaluation.generation import continuations
 from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
 from entangle.evaluation.linear import LinearToxicityScorer
@@ -14,6 +15,7 @@ from entangle.evaluation.tradeoff import SweepError, tradeoff
 __all__ = [
     "CachedScorer",
     "ClassifierScorer",
+    "EntanglementReport",
     "LanguageShift",
     "LinearToxicityScorer",
     "Method",
@@ -26,6 +28,7 @@ __all__ = [
     "cross_entropy",
     "degenerate_share",
     "distinct_n",
+    "entanglement_report",
     "is_degenerate",
     "kl",
     "language_shift",
