@@ -1,0 +1,276 @@
+"""Affine and other forms as hooks on the user's own model, for the length of a `with` block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from entangle.errors import EntangleError
+from entangle.interventions.affine import AffineForm, Form, Function, FunctionForm, merged
+from entangle.interventions.base import Edit
+from entangle.interventions.scope import Pass, Scope, Timeline, Tokens
+from entangle.models.atlas import Atlas, Place
+from entangle.models.fingerprint import check_fingerprint
+from entangle.models.hooks import attach, refuse_compiled
+
+
+def steer(
+    model: nn.Module,
+    edit_or_edits: Edit | Sequence[Edit],
+    *,
+    alpha: float | str = 1.0,
+    tokens: Tokens = "all",
+    atlas: Atlas | None = None,
+) -> Steering:
+    """Run a model with edits applied, inside a `with` block; outside it the model is untouched.
+
+    Works under `generate` with and without cache, beam search, sampling, assisted generation, padding on either side
+    and prompts of different length. Blocks may be nested and closed in any order; where they meet, the one opened first
+    acts first. An edit of strength 0 attaches nothing.
+
+    Args:
+        model: a HuggingFace model, or a TransformerLens bridge.
+        edit_or_edits: what to do; several edits act in the order given, each on the result of the one before.
+        alpha: the strength of each edit, as a multiple of its displacement (of sigma for `ITI`, which also knows
+            "weak", "mid", "strong").
+        tokens: `"all"`; `"prompt"`; `"generated"`, what follows the prompt; an integer p, tokens from position p of
+            each text on, padding not counted (negative p counts from the end of the prompt: -1 is its last token and
+            all that follows); or a bool mask `[row, column]` shaped as the prompts' input ids. Outside `generate`,
+            tokens run with an empty cache are the prompt.
+        atlas: the model's atlas, if there is one already.
+
+    Returns:
+        A context manager that yields itself: `.counts`, the token positions each edit was applied to so far, padding
+        not counted; `.remove()`, to end it early.
+
+    Raises:
+        EntangleError: if alpha is not finite, an edit was made for another model, its size, layer, head or site is not
+            there, or the model is compiled or partly offloaded. The model is left as it was.
+    """
+    edits = [edit_or_edits] if isinstance(edit_or_edits, Edit) else list(edit_or_edits)
+    for edit in edits:
+        if not isinstance(edit, Edit):
+            raise EntangleError(
+                f"steer takes an edit or a list of edits, got {type(edit).__name__}: wrap a vector in AddDirection(...)"
+            )
+    scope = Scope(tokens)
+    refuse_compiled(model)
+    if not scope.is_all and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise EntangleError(
+            f'an encoder-decoder has two texts, so tokens={tokens!r} is not defined on it: use tokens="all"'
+        )
+    strengths = [edit.strength(alpha) for edit in edits]
+    atlas = Atlas(model) if atlas is None else atlas
+    for edit in edits:
+        if edit.fingerprint is not None:
+            check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+    plan = planned(
+        atlas, [edit.forms(strength) if strength else [] for edit, strength in zip(edits, strengths, strict=True)]
+    )
+    return Steering(model, plan, scope, n_edits=len(edits))
+
+
+@dataclass(eq=False)
+class Stop:
+    """A place where something is done, and which edits' tokens are counted there.
+
+    Attributes:
+        place: the place.
+        forms: what to do, in order, merged.
+        counted: index of each edit that first acts here, with the condition it acts under.
+    """
+
+    place: Place
+    forms: list[Form]
+    counted: list[tuple[int, FunctionForm | None]] = field(default_factory=list)
+
+
+def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]:
+    """The forms of several edits gathered by place, checked against the model, merged where they can be.
+
+    Args:
+        atlas: the model's.
+        forms_by_edit: the forms of each edit.
+
+    Returns:
+        One stop for each place, in order of layers.
+
+    Raises:
+        EntangleError: if a form does not fit its place.
+    """
+    gathered: dict[tuple[str, int], list[Form]] = {}
+    counted: dict[tuple[str, int], list[tuple[int, FunctionForm | None]]] = {}
+    for index, forms in enumerate(forms_by_edit):
+        first: tuple[tuple[str, int], Form] | None = None
+        for form in forms:
+            key = atlas.resolve(form.site) if form.layer is None else (form.site, form.layer)
+            check_fits(form, atlas.place(*key))
+            gathered.setdefault(key, []).append(form)
+            acts = not isinstance(form, FunctionForm) or form.edits
+            if acts and (first is None or key[1] < first[0][1]):
+                first = key, form
+        if first is not None:
+            condition = first[1] if isinstance(first[1], FunctionForm) and first[1].fired else None
+            counted.setdefault(first[0], []).append((index, condition))
+    stops = []
+    for key in sorted(gathered, key=lambda key: key[1]):
+        place = atlas.place(*key)
+        forms = merged(gathered[key], head_size=place.d_head, n_heads=place.n_heads)
+        stops.append(Stop(place, forms, counted.get(key, [])))
+    return stops
+
+
+def check_fits(form: Form, place: Place) -> None:
+    """Raise an `EntangleError` unless the form has the place's size and one of its heads, and the place's weights are
+    there.
+    """
+    where = f"{place.site} in layer {place.layer}"
+    if form.head is not None:
+        if place.n_heads is None:
+            raise EntangleError(f"{where} has no heads, but the edit names head {form.head}: leave head out")
+        if not 0 <= form.head < place.n_heads:
+            raise EntangleError(f"{where} has heads 0 to {place.n_heads - 1}, but the edit names head {form.head}")
+    size = place.size if form.head is None else place.d_head
+    if form.size is not None and form.size != size:
+        raise EntangleError(
+            f"{where} has {size} numbers a token{'' if form.head is None else ' a head'}, but the edit has {form.size}"
+        )
+    if any(parameter.is_meta for parameter in place.module.parameters()):
+        raise EntangleError(
+            f"{place.path} is offloaded, so its device is not known before it runs: load the model on a device first"
+        )
+
+
+class Steering:
+    """Edits on a model for as long as a `with` block lasts; made by `steer`."""
+
+    def __init__(self, model: nn.Module, plan: Sequence[Stop], scope: Scope, *, n_edits: int) -> None:
+        self._model, self._plan, self._scope = model, plan, scope
+        self._counts: list[int | Tensor] = [0] * n_edits
+        self._timeline: Timeline | None = None
+        self._handles: list[Any] = []
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of token positions each edit was applied to, padding not counted.
+
+        A position counts once however many layers and heads the edit touches, and again each time the model computes it
+        anew.
+        """
+        return [int(count) for count in self._counts]
+
+    def __enter__(self) -> Self:
+        if self._timeline is not None:
+            raise EntangleError("this steer block is already open: make another with steer(...)")
+        if self._plan:
+            try:
+                self._timeline = Timeline.join(self._model)
+                for stop in self._plan:
+                    self._handles.append(attach(stop.place, self._hook(stop)))
+            except BaseException:
+                self.remove()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the edits off the model now; does nothing the second time."""
+        while self._handles:
+            self._handles.pop().remove()
+        if self._timeline is not None:
+            timeline, self._timeline = self._timeline, None
+            timeline.leave()
+
+    def _hook(self, stop: Stop) -> Function:
+        apply = _Prepared(stop.forms, stop.place)
+        if self._scope.is_all and not stop.counted:
+            return apply
+
+        def edit(x: Tensor) -> Tensor:
+            now = self._timeline.now if self._timeline is not None else None
+            keep = self._keep(now, x)
+            if keep is False:
+                return x
+            edited = apply(x)
+            if stop.counted:
+                self._count(stop, now, keep, x)
+            return edited if keep is True else torch.where(keep[..., None], edited, x)
+
+        return edit
+
+    def _keep(self, now: Pass | None, x: Tensor) -> bool | Tensor:
+        """The tokens of x to edit: True for all, False for none, or bool shaped as x without its last axis."""
+        if self._scope.is_all:
+            return True
+        if now is None:
+            raise EntangleError(
+                f"tokens={self._scope.tokens!r} needs the model's own forward to be run, with input_ids"
+            )
+        keep = self._scope.keep(now, x.shape[0] if x.ndim == 3 else x.shape[0] // now.size, x.device)
+        return keep if isinstance(keep, bool) else _shaped(keep, x, now)
+
+    def _count(self, stop: Stop, now: Pass | None, keep: bool | Tensor, x: Tensor) -> None:
+        real = None if now is None or now.mask is None else now.real
+        n_positions = x[..., 0].numel()
+        for index, condition in stop.counted:
+            fired = condition.fired() if condition is not None and condition.fired is not None else None
+            masks = [
+                mask.reshape(-1) for mask in (real, fired, None if keep is True else keep) if isinstance(mask, Tensor)
+            ]
+            masks = [mask.to(x.device) for mask in masks if mask.numel() == n_positions]
+            if not masks:
+                self._counts[index] += n_positions
+            else:
+                self._counts[index] += (masks[0] if len(masks) == 1 else torch.stack(masks).all(0)).sum()
+
+
+class _Prepared:
+    """The forms at one place as one function, with their tensors ready on the device and in the dtype that x comes
+    in.
+    """
+
+    def __init__(self, forms: Sequence[Form], place: Place) -> None:
+        self.forms, self.place = forms, place
+        self.key: tuple[torch.device, torch.dtype] | None = None
+        self.functions: list[Function] = []
+
+    def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        if self.key != (x.device, x.dtype):
+            self.key = x.device, x.dtype
+            self.functions = [self._whole(form, form.prepare(*self.key)) for form in self.forms]
+        for function in self.functions:
+            x = function(x)
+        return x
+
+    def _whole(self, form: Form, function: Function) -> Function:
+        """A function of one head as a function of all of them; affine forms were widened when they were merged."""
+        if form.head is None or isinstance(form, AffineForm) or self.place.d_head is None:
+            return function
+        start, size = form.head * self.place.d_head, self.place.d_head
+
+        def on_head(x: Tensor) -> Tensor:
+            edited = function(x[..., start : start + size])
+            return torch.cat([x[..., :start], edited, x[..., start + size :]], dim=-1)
+
+        return on_head
+
+
+def _shaped(keep: Tensor, x: Tensor, now: Pass) -> Tensor:
+    """`keep` `[row or 1, pos]` as a mask of x's tokens, which some modules see with rows and positions in one axis."""
+    n_rows = x[..., 0].numel() // now.size
+    keep = keep.expand(n_rows, now.size)
+    if x[..., 0].numel() != keep.numel() or (x.ndim == 3 and x.shape[:2] != keep.shape):
+        raise EntangleError(
+            f"this pass has {n_rows} x {now.size} tokens, but the place sees {list(x.shape[:-1])}: use tokens='all'"
+        )
+    return keep.reshape(x.shape[:-1])

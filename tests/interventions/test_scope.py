@@ -1,0 +1,257 @@
+"""Scopes: the same tokens are edited however the model comes to compute them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from entangle.errors import EntangleError
+from entangle.interventions import AddDirection, Clamp, steer
+
+SCOPES = ["all", "prompt", "generated", 3, -2, "mask"]
+# The smaller runs are the default; `pytest -m slow` does the same at the size the figures in the docs are of.
+SIZES = [pytest.param(4, 5, id="small"), pytest.param(32, 64, id="large", marks=pytest.mark.slow)]
+
+
+def edit_of(model, seed=0):
+    v = torch.randn(32, generator=torch.Generator().manual_seed(seed))
+    return AddDirection(v, "resid_post", 1)
+
+
+def prompts(n, length, seed=0):
+    return torch.randint(3, 96, (n, length), generator=torch.Generator().manual_seed(seed))
+
+
+def left_padded(rows):
+    width = max(map(len, rows))
+    ids = torch.stack([torch.nn.functional.pad(row, (width - len(row), 0)) for row in rows])
+    mask = torch.stack([torch.arange(width) >= width - len(row) for row in rows]).long()
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def scope_of(tokens, ids):
+    return torch.rand(ids.shape, generator=torch.Generator().manual_seed(5)) < 0.5 if tokens == "mask" else tokens
+
+
+def greedy(model, **kwargs):
+    return model.generate(**kwargs, do_sample=False, eos_token_id=10_000, pad_token_id=0)
+
+
+@pytest.mark.parametrize("tokens", SCOPES)
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text"])
+@pytest.mark.parametrize(("n_prompts", "n_new"), SIZES)
+def test_with_the_cache_and_without_are_token_for_token_alike(tiny_model, model_type, tokens, n_prompts, n_new):
+    model = tiny_model(model_type)
+    ids = prompts(n_prompts, 6)
+    with steer(model, edit_of(model), alpha=2, tokens=scope_of(tokens, ids)) as cached:
+        with_cache = greedy(model, input_ids=ids, max_new_tokens=n_new)
+    with steer(model, edit_of(model), alpha=2, tokens=scope_of(tokens, ids)) as uncached:
+        without = greedy(model, input_ids=ids, max_new_tokens=n_new, use_cache=False)
+    assert torch.equal(with_cache, without)
+    plain = greedy(model, input_ids=ids, max_new_tokens=n_new)
+    assert not torch.equal(with_cache, plain)
+    assert uncached.counts[0] >= cached.counts[0] > 0
+
+
+def reference(model, edit, ids, kept, alpha):
+    """Logits of whole sequences, with a hook written by hand that edits the tokens `kept` `[row pos]`."""
+
+    def hook(module, args, output):
+        tensor = output if isinstance(output, torch.Tensor) else output[0]
+        edited = tensor + alpha * kept[..., None] * edit.vector
+        return edited if isinstance(output, torch.Tensor) else (edited, *output[1:])
+
+    handle = model.get_submodule(
+        "transformer.h.1" if hasattr(model, "transformer") else "model.layers.1"
+    ).register_forward_hook(hook)
+    try:
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("tokens", SCOPES)
+def test_each_generated_token_is_the_argmax_under_the_tokens_named(tiny_model, tokens):
+    """The sequence as a whole, edited by hand at exactly the tokens the scope names, would choose the same next
+    tokens.
+    """
+    model, ids, n_new = tiny_model("llama"), prompts(4, 7), 6
+    scope, edit = scope_of(tokens, ids), edit_of(model)
+    with steer(model, edit, alpha=2, tokens=scope):
+        out = greedy(model, input_ids=ids, max_new_tokens=n_new)
+    position = torch.arange(out.shape[1]).expand_as(out)
+    kept = {
+        "all": position >= 0,
+        "prompt": position < 7,
+        "generated": position >= 7,
+        "mask": torch.nn.functional.pad(scope, (0, n_new)) if tokens == "mask" else None,
+    }.get(
+        tokens,
+        position >= (tokens if isinstance(tokens, int) and tokens >= 0 else 7 + tokens)
+        if isinstance(tokens, int)
+        else None,
+    )
+    wanted = reference(model, edit, out, kept, 2)
+    assert torch.equal(wanted[:, 6:-1].argmax(-1), out[:, 7:])
+
+
+@pytest.mark.parametrize("tokens", [scope for scope in SCOPES if scope != "mask"])
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_unequal_prompts_in_one_batch_are_each_prompt_alone(tiny_model, model_type, tokens):
+    model = tiny_model(model_type)
+    rows = [prompts(1, length, seed=length)[0] for length in (9, 4, 6)]
+    with steer(model, edit_of(model), alpha=2, tokens=tokens) as together:
+        batch = left_padded(rows)
+        out = greedy(model, **batch, max_new_tokens=6)[:, batch["input_ids"].shape[1] :]
+    counts = 0
+    for row, wanted in zip(rows, out, strict=True):
+        with steer(model, edit_of(model), alpha=2, tokens=tokens) as alone:
+            mine = greedy(model, input_ids=row[None], max_new_tokens=6)[0, len(row) :]
+        assert torch.equal(mine, wanted)
+        counts += alone.counts[0]
+    assert together.counts[0] == counts  # padding is not counted
+
+
+def test_right_padding_in_a_plain_forward(tiny_model):
+    model = tiny_model("llama")
+    rows = [prompts(1, length, seed=length)[0] for length in (9, 5)]
+    ids = torch.stack([rows[0], torch.nn.functional.pad(rows[1], (0, 4))])
+    mask = (torch.arange(9) < torch.tensor([[9], [5]])).long()
+    for tokens in [2, -1, -2, "prompt"]:
+        with steer(model, edit_of(model), tokens=tokens, alpha=2):
+            both = model(input_ids=ids, attention_mask=mask).logits
+            for index, row in enumerate(rows):
+                alone = model(input_ids=row[None]).logits[0]
+                torch.testing.assert_close(both[index, : len(row)], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", ["all", "prompt", "generated", 3, -1, "mask"])
+def test_beam_search_with_the_cache_and_without(tiny_model, tokens):
+    model, ids = tiny_model("llama"), prompts(4, 6)
+    outs = []
+    for use_cache in (True, False):
+        with steer(model, edit_of(model), alpha=2, tokens=scope_of(tokens, ids)):
+            outs.append(greedy(model, input_ids=ids, max_new_tokens=6, num_beams=3, use_cache=use_cache))
+    assert torch.equal(*outs)
+    assert not torch.equal(outs[0], greedy(model, input_ids=ids, max_new_tokens=6, num_beams=3))
+
+
+def test_a_mask_goes_with_its_row_through_beams(tiny_model):
+    """One edited row among unedited ones comes out as it does alone; the others as they do without any edit."""
+    model, ids = tiny_model("llama"), prompts(3, 6)
+    mask = torch.zeros(3, 6, dtype=torch.bool)
+    mask[1] = True
+    plain = greedy(model, input_ids=ids, max_new_tokens=5, num_beams=3)
+    with steer(model, edit_of(model), alpha=2, tokens=mask):
+        out = greedy(model, input_ids=ids, max_new_tokens=5, num_beams=3)
+    with steer(model, edit_of(model), alpha=2, tokens="prompt"):
+        alone = greedy(model, input_ids=ids[1:2], max_new_tokens=5, num_beams=3)
+    assert torch.equal(out[[0, 2]], plain[[0, 2]])
+    assert torch.equal(out[1], alone[0])
+    assert not torch.equal(out[1], plain[1])
+
+
+@pytest.mark.parametrize("tokens", ["all", "prompt", "generated", 3, -1])
+def test_assisted_generation_is_greedy_generation(tiny_model, tokens):
+    """The steered model checks every token that another, unsteered model (or a look-up in the prompt) proposes."""
+    model, assistant, ids = tiny_model("llama", 0), tiny_model("llama", 1), prompts(1, 9)
+    ways = [{}, {"assistant_model": assistant}, {"prompt_lookup_num_tokens": 3}]
+    outs = []
+    for way in ways:
+        with steer(model, edit_of(model), alpha=2, tokens=tokens):
+            outs.append(greedy(model, input_ids=ids, max_new_tokens=8, **way))
+    assert torch.equal(outs[0], outs[1])
+    assert torch.equal(outs[0], outs[2])
+
+
+@pytest.mark.parametrize("tokens", ["prompt", "generated", 4, -1])
+def test_a_prompt_in_chunks_and_a_static_cache_change_nothing(tiny_model, tokens):
+    model = tiny_model("llama")
+    batch = left_padded([prompts(1, length, seed=length)[0] for length in (9, 5)])
+    outs = []
+    for way in [{}, {"prefill_chunk_size": 4}, {"cache_implementation": "static"}]:
+        with steer(model, edit_of(model), alpha=2, tokens=tokens) as handle:
+            outs.append((greedy(model, **batch, max_new_tokens=8, **way), handle.counts))
+    for out, counts in outs[1:]:
+        assert torch.equal(out, outs[0][0])
+        assert counts == outs[0][1]
+
+
+def test_a_decoding_loop_of_ones_own(tiny_model):
+    """Outside generate, what runs with an empty cache is the prompt."""
+    model, ids = tiny_model("llama"), prompts(2, 6)
+    for tokens in ["prompt", "generated", 2, -1, "mask"]:
+        scope = scope_of(tokens, ids)
+        with steer(model, edit_of(model), alpha=2, tokens=scope), torch.no_grad():
+            wanted = greedy(model, input_ids=ids, max_new_tokens=6)
+            cache, step, out = None, ids, ids
+            for _ in range(6):
+                result = model(input_ids=step, past_key_values=cache, use_cache=True)
+                cache, step = result.past_key_values, result.logits[:, -1:].argmax(-1)
+                out = torch.cat([out, step], dim=1)
+        assert torch.equal(out, wanted)
+
+
+def test_counts(tiny_model):
+    model = tiny_model("llama")
+    batch = left_padded([prompts(1, length, seed=length)[0] for length in (7, 4)])
+    wanted = {"all": 11 + 2 * 4, "prompt": 11, "generated": 2 * 4, 5: 2 + 0 + 4 + 3, -1: 2 + 2 * 4}
+    for tokens, count in wanted.items():
+        with steer(model, [edit_of(model), Clamp(torch.ones(8), 0, None, "z", 2, 1)], tokens=tokens) as handle:
+            greedy(model, **batch, max_new_tokens=5)  # the last token is never fed back
+        assert handle.counts == [count, count]
+
+
+def test_the_decoder_without_its_language_model_head(tiny_model):
+    model, ids = tiny_model("llama"), prompts(2, 6)
+    with steer(model, edit_of(model), tokens=3) as handle, torch.no_grad():
+        whole = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        alone = model.model(input_ids=ids).last_hidden_state
+    assert torch.equal(whole, alone)
+    assert handle.counts == [12]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ("everything", "tokens must be"),
+        (1.5, "tokens must be"),
+        (True, "tokens must be"),
+        (torch.ones(6, dtype=torch.bool), r"bool \[row, column\]"),
+        (torch.ones(2, 6), r"bool \[row, column\]"),
+    ],
+)
+def test_bad_scopes_are_refused(tiny_model, tokens, message):
+    with pytest.raises(EntangleError, match=message) as caught:
+        steer(tiny_model("llama"), edit_of(None), tokens=tokens)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 6), (2, 5), (1, 6), (4, 6)])
+def test_a_mask_of_another_shape_is_refused(tiny_model, rows, columns):
+    model, ids = tiny_model("llama"), prompts(2, 6)
+    plain = model(input_ids=ids).logits
+    with (
+        pytest.raises(EntangleError, match=f"{rows} rows x {columns} columns, but the prompts are 2 x 6"),
+        steer(model, edit_of(model), tokens=torch.ones(rows, columns, dtype=torch.bool)),
+    ):
+        model(input_ids=ids)
+    assert torch.equal(model(input_ids=ids).logits, plain)
+
+
+def test_scopes_of_nested_blocks_are_their_own(tiny_model):
+    model, ids = tiny_model("gpt2"), prompts(3, 6)
+    first, second = edit_of(model, 0), edit_of(model, 1)
+    outs = []
+    for order in itertools.permutations([(first, "prompt"), (second, "generated")]):
+        (outer, outer_tokens), (inner, inner_tokens) = order
+        with (
+            steer(model, outer, tokens=outer_tokens, alpha=2) as a,
+            steer(model, inner, tokens=inner_tokens, alpha=2) as b,
+        ):
+            outs.append(greedy(model, input_ids=ids, max_new_tokens=8))
+        assert {a.counts[0], b.counts[0]} == {18, 21}
+    assert torch.equal(*outs)
