@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from entangle.errors import EntangleError
 from entangle.evaluation import refits
 from entangle.evaluation.entanglement import entanglement_report
+from entangle.probes.estimators import make_probe
 
 DIMS = 24
 
@@ -210,6 +211,21 @@ def test_logistic_refit_equals_sklearn():
     for i in range(2):
         theirs = LogisticRegression(tol=1e-8, max_iter=1000).fit(x, labels[i], sample_weight=weights[i]).coef_[0]
         assert ours[i].numpy() == pytest.approx(theirs, abs=2e-3)
+
+
+@pytest.mark.parametrize("probe", ["mean_difference", "logistic", "lda", "ridge", "svm"])
+def test_every_probe_can_be_refitted(probe):
+    """A refit on counts is the fit on the repeated examples."""
+    x, y = concept(torch.eye(DIMS)[0], 120, seed=0)
+    counts = torch.arange(120) % 3
+    repeated = make_probe(probe).fit(x.repeat_interleave(counts, 0), y.repeat_interleave(counts))
+    weights = torch.stack([counts.float(), torch.ones(120)])
+    ours = refits.ESTIMATORS[probe](x, (y == 1).expand(2, -1), weights)
+    assert float(torch.cosine_similarity(ours[0], torch.from_numpy(repeated.coef_[0]), dim=0)) > 0.99999
+    permutations = torch.stack([(y == 1).roll(i) for i in range(3)])
+    together = refits.ESTIMATORS[probe](x, permutations, torch.ones(3, 120))
+    alone = make_probe(probe).fit(x, permutations[2])
+    assert float(torch.cosine_similarity(together[2], torch.from_numpy(alone.coef_[0]), dim=0)) > 0.99999
 
 
 def test_logistic_directions_get_intervals():

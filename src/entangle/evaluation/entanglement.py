@@ -179,9 +179,10 @@ def entanglement_report(
             - a mapping from concept to `(activations [example, d], labels)` or `(activations, labels, groups)`: the
               same where every concept has its own examples. Give the examples the directions were fitted on.
         labels: For shared activations, a mapping from concept to 0/1 labels.
-        estimator: How to refit a direction: "mean_difference" (alias "mass_mean"), "logistic", or a function of
-            (activations, labels [resample, example], weights [resample, example]) giving [resample, d]. By default what
-            `directions.estimator` says.
+        estimator: How to refit a direction: the name of a probe, such as "mean_difference" (one matrix product for all
+            resamples) or "logistic" (solved side by side; other probes are refitted one resample at a time), or a
+            function of (activations, labels [resample, example], weights [resample, example]) giving [resample, d].
+            By default what `directions.estimator` says.
         n_components: Leading principal components for `component_overlap`.
         n_resamples: Bootstrap resamples.
         n_permutations: Draws of the covariance null and of the permutation null.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_counts
+from entangle.probes.estimators import PROBES, make_probe
 from entangle.probes.losses import LogisticLoss
 from entangle.probes.solvers import Design, minimise
 
@@ -74,7 +75,30 @@ def logistic(x: Rows, labels: Bool[Tensor, "resample example"], weights: Tensor)
     return torch.cat(normals).to(x)
 
 
-ESTIMATORS: dict[str, Refit] = {"mean_difference": mean_difference, "mass_mean": mean_difference, "logistic": logistic}
+def by_probe(probe: str) -> Refit:
+    """Any probe's normal: labellings that share their weights are solved together, resamples one after another."""
+
+    def refit(x: Rows, labels: Bool[Tensor, "resample example"], weights: Tensor) -> Tensor:
+        solver = make_probe(probe).solver
+        classes = np.array([0, 1])
+        if bool((weights == weights[0]).all()):
+            return solver(x[None], classes, weights[0])(labels.T.long()).coef[0, :, 0].to(x)
+        normals = [
+            solver(x[None], classes, weight)(label[:, None].long()).coef[0, 0, 0]
+            for weight, label in zip(weights, labels, strict=True)
+        ]
+        return torch.stack(normals).to(x)
+
+    refit.__name__ = probe
+    return refit
+
+
+ESTIMATORS: dict[str, Refit] = {
+    **{name: by_probe(name) for name in PROBES},
+    "mean_difference": mean_difference,
+    "mass_mean": mean_difference,
+    "logistic": logistic,
+}
 
 
 def full(sample: Sample, refit: Refit) -> Float[Tensor, " d"]:
