@@ -3,5 +3,17 @@
 from entangle.models.atlas import Atlas, AtlasError, Place
 from entangle.models.fingerprint import check_fingerprint, fingerprint
 from entangle.models.hooks import attach, hooked, refuse_compiled
+from entangle.models.loading import load, load_tokenizer
 
-__all__ = ["Atlas", "AtlasError", "Place", "attach", "check_fingerprint", "fingerprint", "hooked", "refuse_compiled"]
+__all__ = [
+    "Atlas",
+    "AtlasError",
+    "Place",
+    "attach",
+    "check_fingerprint",
+    "fingerprint",
+    "hooked",
+    "load",
+    "load_tokenizer",
+    "refuse_compiled",
+]

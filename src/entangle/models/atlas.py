@@ -62,6 +62,11 @@ class Place:
     d_head: int | None = None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one token: `(n_heads, d_head)` for `z`, else `(size,)`."""
+        return (self.size,) if self.n_heads is None or self.d_head is None else (self.n_heads, self.d_head)
+
+    @property
     def out_projection(self) -> nn.Module:
         """The linear module that `z` feeds.
 

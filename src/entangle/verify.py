@@ -1,0 +1,310 @@
+"""Does what we capture equal what the model computes, and does an edit land? Checked on the user's own model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from entangle.activations.batching import accepts, pad
+from entangle.activations.collect import collect, model_device
+from entangle.activations.inputs import Examples, examples_from
+from entangle.errors import EntangleError
+from entangle.models.atlas import Atlas, Place
+from entangle.models.hooks import hooked, refuse_compiled
+from entangle.models.trace import evaluating, floating_tensors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TEXTS = (
+    "The harbour was quiet before the boats came in.",
+    "Rain.",
+    "She counted the coins twice, wrote the sum in the margin, and closed the ledger for the night.",
+    "Why would anyone walk that far?",
+)
+# How far two orders of the same sums may differ, relative to the largest number at the site.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked.
+
+    Attributes:
+        name: what should hold.
+        passed: whether it does; `None` where it does not apply to this model.
+        measured: the largest difference found, relative to the largest number compared (or whatever `detail` says).
+        allowed: the bound it was held to.
+        detail: what was compared, or what went wrong and where.
+    """
+
+    name: str
+    passed: bool | None
+    measured: float | None = None
+    allowed: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """Every check, in order; `str(report)` is a table."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return all(check.passed is not False for check in self.checks)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a check."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(check) for check in self.checks])
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        marks = {True: "ok", False: "FAILED", None: "n/a"}
+        lines = []
+        for check in self.checks:
+            numbers = "" if check.measured is None else f"{check.measured:.1e} <= {check.allowed:.0e}"
+            lines.append(f"{check.name:<{width}}  {marks[check.passed]:<6}  {numbers:<18}  {check.detail}".rstrip())
+        return "\n".join(lines)
+
+
+def verify(
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    texts: Sequence[str] | Mapping[str, Any] = TEXTS,
+    atlas: Atlas | None = None,
+    raises: bool = True,
+) -> VerifyReport:
+    """Check capture and editing on this model, with these texts; takes a few dozen forwards of short texts.
+
+    Args:
+        model: any HuggingFace model.
+        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors.
+        texts: at least two, of different lengths; four English sentences by default.
+        atlas: as for `collect`.
+        raises: raise on failure, rather than only say so in the report.
+
+    Returns:
+        What was checked, what was measured, and the bound it was held to.
+
+    Raises:
+        EntangleError: a check failed (unless `raises` is false), or the model is compiled.
+    """
+    refuse_compiled(model)
+    atlas = atlas or Atlas(model)
+    examples = examples_from(texts, tokenizer, model)
+    if len(set(examples.lengths)) < 2:
+        raise EntangleError("verifying needs at least two texts of different lengths, so that one of them is padded")
+    subject = _Subject(model, atlas, examples)
+    with torch.no_grad(), evaluating(model):
+        checks = (
+            Check("not compiled", True),
+            subject.sites_found(),
+            subject.hooks_fire_once(),
+            subject.batch_equals_alone(),
+            subject.z_gives_attention_output(),
+            subject.resid_equals_hidden_states(),
+            subject.left_padding_agrees(),
+            subject.edits_land(),
+        )
+    report = VerifyReport(checks)
+    if raises and not report.passed:
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if check.passed is False)
+        raise EntangleError(
+            f"{type(model).__name__} failed verification ({failed}): do not trust captures or edits of it"
+        )
+    return report
+
+
+class _Subject:
+    """The model under test, and each text's activations from a forward of its own."""
+
+    def __init__(self, model: nn.Module, atlas: Atlas, examples: Examples) -> None:
+        self.model = model
+        self.atlas = atlas
+        self.examples = examples
+        self.device = model_device(model)
+        self.places = [atlas.place(site, layer) for site in atlas.sites for layer in atlas.layers(site)]
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self.tolerance = TOLERANCES.get(dtype, 5e-2)
+        self.alone = [self._run(self._inputs([i])) for i in range(len(examples))]
+
+    def sites_found(self) -> Check:
+        missing = sorted(set(self.atlas.table()["site"]) - set(self.atlas.sites))
+        detail = f"{', '.join(self.atlas.sites)} in {self.atlas.n_layers} layers of {self.atlas.stack}"
+        if missing:
+            detail += f"; none has {', '.join(missing)} (see Atlas(model).table())"
+        return Check("sites found", bool(self.atlas.sites), detail=detail)
+
+    def hooks_fire_once(self) -> Check:
+        fired: Counter[tuple[str, int]] = Counter()
+        ran: Counter[int] = Counter()
+
+        def count(place: Place) -> Callable[[Tensor], None]:
+            return lambda _: fired.update([(place.site, place.layer)])
+
+        blocks = [
+            block.register_forward_hook(lambda *_, i=i: ran.update([i])) for i, block in enumerate(self.atlas.blocks)
+        ]
+        try:
+            with hooked((place, count(place)) for place in self.places):
+                self.model(**self._inputs(range(len(self.examples))))
+        finally:
+            for handle in blocks:
+                handle.remove()
+        wrong = [(p.site, p.layer) for p in self.places if fired[p.site, p.layer] != ran[p.layer] or not ran[p.layer]]
+        detail = f"{len(self.places)} hooks" if not wrong else f"{wrong[0][0]} of layer {wrong[0][1]} did not"
+        return Check("every hook fires once a block call", not wrong, detail=detail)
+
+    def batch_equals_alone(self) -> Check:
+        worst, where = 0.0, ""
+        padded = pad(self.examples.ids, self.examples.pad_id)
+        tensors = {name: padded[name] for name in ("input_ids", "attention_mask")}
+        for site in self.atlas.sites:
+            layers = self.atlas.layers(site)
+            for shape in {self.atlas.place(site, layer).shape for layer in layers}:
+                same = [layer for layer in layers if self.atlas.place(site, layer).shape == shape]
+                acts = collect(
+                    self.model,
+                    None,
+                    tensors,
+                    sites=site,
+                    layers=same,
+                    tokens="all",
+                    atlas=self.atlas,
+                    progress=False,
+                )
+                for column, layer in enumerate(same):
+                    alone = torch.cat([run[site, layer] for run in self.alone])
+                    difference = _difference(acts[site][:, column].flatten(1), alone)
+                    if difference >= worst:
+                        worst, where = difference, f"largest at {site} of layer {layer}"
+        return self._bounded("a padded batch equals each text alone", worst, where)
+
+    def z_gives_attention_output(self) -> Check:
+        name = "z through its projection is attn_out"
+        worst, where = 0.0, "no layer has both"
+        layers = sorted(set(self.atlas.layers("z")) & set(self.atlas.layers("attn_out")))
+        for layer in layers:
+            place = self.atlas.place("z", layer)
+            for run in self.alone:
+                z = run["z", layer].to(self.device)
+                difference = _difference(place.module(z[None])[0].cpu(), run["attn_out", layer])
+                if difference >= worst:
+                    worst, where = difference, f"largest at layer {layer}"
+        return self._bounded(name, worst, where) if layers else Check(name, None, detail=where)
+
+    def resid_equals_hidden_states(self) -> Check:
+        name = "resid_post is hidden_states[layer + 1]"
+        worst, where = 0.0, ""
+        if not isinstance(self.model, PreTrainedModel):
+            return Check(name, None, detail="only HuggingFace models return hidden states")
+        for i, run in enumerate(self.alone):
+            with _no_hook_left(self.model):
+                out = self.model(**self._inputs([i]), output_hidden_states=True)
+            states = getattr(out, "hidden_states", None) or getattr(out, "decoder_hidden_states", None)
+            if not states or len(states) != self.atlas.n_layers + 1:
+                return Check(name, None, detail="the model returns no hidden states of this stack")
+            for layer in range(self.atlas.n_layers - 1):  # the last one is often after the final norm
+                difference = _difference(states[layer + 1][0].cpu(), run["resid_post", layer])
+                if difference >= worst:
+                    worst, where = difference, f"largest at layer {layer}"
+        return self._bounded(name, worst, where)
+
+    def left_padding_agrees(self) -> Check:
+        name = "left and right padding agree"
+        if not accepts(self.model, "position_ids"):
+            return Check(name, None, detail="the model takes no position_ids; collect pads on the right")
+        pads = {
+            side: pad(self.examples.ids, self.examples.pad_id, side=side, device=self.device)
+            for side in ("left", "right")
+        }
+        runs = {side: self._run(batch) for side, batch in pads.items()}
+        masks = {side: batch["attention_mask"].bool().flatten().cpu() for side, batch in pads.items()}
+        worst, where = 0.0, ""
+        for place in self.places:
+            key = (place.site, place.layer)
+            left, right = (runs[side][key][masks[side]] for side in ("left", "right"))
+            difference = _difference(left, right)
+            if difference >= worst:
+                worst, where = difference, f"largest at {place.site} of layer {place.layer}"
+        return self._bounded(name, worst, where)
+
+    def edits_land(self) -> Check:
+        name = "adding a vector moves the output"
+        inputs = self._inputs([0])
+        plain = _first_tensor(self.model(**inputs))
+        site = "z" if "z" in self.atlas.sites else "resid_post"
+        for layer in self.atlas.layers(site):
+            place = self.atlas.place(site, layer)
+            size = float(self.alone[0][site, layer].float().std())
+            shift = size * torch.linspace(-1, 1, place.size)
+            with hooked([(place, partial(_add, shift=shift))]):
+                edited = _first_tensor(self.model(**inputs))
+            if torch.equal(edited, plain):
+                return Check(name, False, detail=f"an edit of {site} in layer {layer} changed nothing")
+        if not torch.equal(_first_tensor(self.model(**inputs)), plain):
+            return Check(name, False, detail="the output is not the plain one again after the hooks are gone")
+        return Check(name, True, detail=f"{site}, each layer; the plain output is back afterwards")
+
+    def _bounded(self, name: str, worst: float, where: str) -> Check:
+        return Check(name, worst <= self.tolerance, worst, self.tolerance, where)
+
+    def _inputs(self, indices: Sequence[int] | range) -> dict[str, Tensor]:
+        return self.examples.batch(list(indices), self.model, self.device)
+
+    def _run(self, inputs: Mapping[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+        """Each place's tensor as `[token size]`."""
+        seen: dict[tuple[str, int], Tensor] = {}
+
+        def keep(place: Place) -> Callable[[Tensor], None]:
+            def fn(x: Tensor) -> None:
+                seen[place.site, place.layer] = x.detach().reshape(-1, place.size).cpu()
+
+            return fn
+
+        with torch.no_grad(), evaluating(self.model), hooked((place, keep(place)) for place in self.places):
+            self.model(**inputs)
+        return seen
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
+
+
+def _add(x: Tensor, *, shift: Tensor) -> Tensor:
+    return x + shift.to(x)
+
+
+@contextmanager
+def _no_hook_left(model: nn.Module) -> Iterator[None]:
+    """Take away the hooks that transformers installs for good when it is asked for hidden states."""
+    mark = "_output_capturing_hooks_installed"
+    before = {module: set(module._forward_hooks) for module in model.modules()}
+    marked = {module for module in model.modules() if hasattr(module, mark)}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for key in set(module._forward_hooks) - before[module]:
+                del module._forward_hooks[key]
+            if hasattr(module, mark) and module not in marked:
+                delattr(module, mark)
+
+
+def _first_tensor(output: Any) -> Tensor:
+    return floating_tensors(output)[0]
