@@ -285,8 +285,9 @@ def auroc(
     if weights.shape[1:] != x.shape[:1]:
         raise EntangleError(f"weights must be [resample, {len(x)}], not {tuple(weights.shape)}")
     areas = [
-        torch.stack([_weighted_auroc(cell, positive, block) for cell in cells.unbind(1)], dim=1)
+        torch.stack([_weighted_auroc(cell, positive, by_example) for cell in cells.unbind(1)], dim=1)
         for block in weights.split_with_sizes(_block_sizes(len(weights), 8 * len(cells)))
+        for by_example in [block.T.contiguous()]
     ]
     return torch.cat(areas).reshape(len(weights), *x.shape[1:])
 
@@ -306,17 +307,15 @@ def _rank_auroc(scores: Float[Tensor, "example cell"], positive: Tensor) -> Floa
 
 
 def _weighted_auroc(
-    scores: Float[Tensor, " example"], positive: Tensor, weights: Float[Tensor, "resample example"]
+    scores: Float[Tensor, " example"], positive: Tensor, weights: Float[Tensor, "example resample"]
 ) -> Float[Tensor, " resample"]:
     """Every positive meets the negatives below it whole, and those that tie with it half."""
-    level = torch.from_numpy(np.unique(scores, return_inverse=True)[1])
-    by_level = torch.zeros(2, int(level.max()) + 1, len(weights), dtype=torch.float64)
-    w = weights.T.double()
-    by_level[0].index_add_(0, level[~positive], w[~positive])
-    by_level[1].index_add_(0, level[positive], w[positive])
-    negatives, positives = by_level
-    below = negatives.cumsum(0) - negatives / 2
-    area: Tensor = (positives * below).sum(0) / (positives.sum(0) * negatives.sum(0))
+    ordered, order = scores[~positive].sort()
+    negatives, positives = weights[~positive][order], weights[positive]
+    mass = torch.cat([torch.zeros_like(negatives[:1]), negatives.cumsum(0)])
+    below, up_to = (mass[torch.searchsorted(ordered, scores[positive], right=ties)] for ties in (False, True))
+    met = torch.einsum("pr,pr->r", positives, below + up_to).double() / 2
+    area: Tensor = met / (positives.sum(0).double() * mass[-1])
     return area
 
 
