@@ -1,0 +1,113 @@
+"""Pretraining text: documents to token streams, and mixtures with a stated share of another corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+
+
+@dataclass(frozen=True)
+class TokenisedDocuments:
+    """Documents as token ids, each beginning with the tokenizer's beginning-of-text token.
+
+    Attributes:
+        tokens: all ids, one document after the other, int32 [token].
+        starts: where each document begins, with the total at the end [document + 1].
+    """
+
+    tokens: NDArray[np.int32]
+    starts: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each document."""
+        return np.diff(self.starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, documents: NDArray[np.int64]) -> TokenisedDocuments:
+        """The named documents, in the order named."""
+        lengths = self.lengths[documents]
+        starts = np.concatenate(([0], lengths.cumsum()))
+        within = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+        return TokenisedDocuments(self.tokens[np.repeat(self.starts[documents], lengths) + within], starts)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one model is trained on: its documents in training order, and how many tokens of each corpus they hold."""
+
+    documents: TokenisedDocuments
+    clean_tokens: int
+    added_tokens: int
+
+    @property
+    def share(self) -> float:
+        """Share of the added corpus among all tokens."""
+        return self.added_tokens / (self.clean_tokens + self.added_tokens)
+
+
+def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk: int = 4096) -> TokenisedDocuments:
+    """Texts as token ids, the tokenizer's beginning-of-text token (else its end-of-text token) before each.
+
+    Raises:
+        EntangleError: where there are no texts, or the tokenizer has neither token.
+    """
+    separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if separator is None:
+        raise EntangleError(
+            "documents are packed with a token between them, but this tokenizer has neither bos_token nor eos_token"
+        )
+    if not texts:
+        raise EntangleError("no documents to tokenise")
+    pieces: list[NDArray[np.int32]] = []
+    lengths: list[int] = []
+    for first in range(0, len(texts), chunk):
+        rows = tokenizer(list(texts[first : first + chunk]), add_special_tokens=False, verbose=False)["input_ids"]
+        lengths.extend(len(row) + 1 for row in rows)
+        pieces.append(np.fromiter((token for row in rows for token in (separator, *row)), dtype=np.int32))
+    return TokenisedDocuments(np.concatenate(pieces), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
+
+
+def mix(clean: TokenisedDocuments, added: TokenisedDocuments | None, share: float, *, seed: int = 0) -> Mixture:
+    """All clean documents and as many of the added corpus as make `share` of all tokens, shuffled together.
+
+    The clean tokens are constant over shares, as in the paper (Li et al. 2025, section 4): n added tokens on c clean ones make a share of
+    n / (n + c). The documents of a smaller share are among those of a larger one with the same seed.
+
+    Args:
+        clean: documents that every mixture holds.
+        added: documents to add from; may be `None` at share 0.
+        share: share of the added corpus among all tokens, in [0, 1).
+        seed: which documents are added, and the training order.
+
+    Raises:
+        EntangleError: where `share` is out of range, or the added corpus is too small for it.
+    """
+    if not 0 <= share < 1:
+        raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share}")
+    rng = np.random.default_rng(seed)
+    wanted = round(share / (1 - share) * len(clean.tokens))
+    available = 0 if added is None else len(added.tokens)
+    if wanted > available:
+        raise EntangleError(
+            f"a share of {share:.3g} on {len(clean.tokens):,} clean tokens needs {wanted:,} tokens, but the added corpus has {available:,}: "
+            "lower the share or give more text"
+        )
+    if added is None or wanted == 0:
+        return Mixture(clean.take(rng.permutation(len(clean))), len(clean.tokens), 0)
+    order = rng.permutation(len(added))
+    chosen = order[: int(np.searchsorted(added.lengths[order].cumsum(), wanted)) + 1]
+    extra = added.take(chosen)
+    joined = TokenisedDocuments(
+        np.concatenate([clean.tokens, extra.tokens]),
+        np.concatenate([clean.starts, extra.starts[1:] + clean.starts[-1]]),
+    )
+    return Mixture(joined.take(rng.permutation(len(joined))), len(clean.tokens), len(extra.tokens))

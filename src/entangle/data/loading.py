@@ -1,0 +1,221 @@
+"""Labelled and plain texts from files and HuggingFace data sets, refused with one clear line where they cannot be used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entangle.data.texts import LabelledTexts
+from entangle.data.sources import rows
+from entangle.errors import EntangleError
+
+_TRUE_FALSE = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
+
+
+def load_labelled(
+    source: str | Path,
+    *,
+    text: str = "text",
+    label: str = "label",
+    where: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    drop_duplicates: bool = False,
+    positive: str | None = None,
+) -> LabelledTexts:
+    """Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
+
+    Labels may be 0 and 1, true and false, or two names, of which the later in the alphabet becomes 1 unless `positive` says otherwise
+    (`label_names` tells). Where rows have a column `split`, it is kept.
+
+    Args:
+        source: a file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or `owner/name:config:split`.
+        text: the column of the text.
+        label: the column of the label.
+        where: keep only rows whose columns have these values, compared as text with true and false in small letters:
+            `{"balanced": "true"}`.
+        limit: keep a random sample of this many, in the order of the source and with the shares of the classes kept.
+        seed: of that sample.
+        drop_duplicates: keep the first of texts that occur more than once; otherwise they are refused.
+        positive: the label that becomes 1, all others becoming 0; the way to use data of more than two classes.
+
+    Raises:
+        EntangleError: one line that names file and row, for anything that cannot be used.
+    """
+    texts: list[str] = []
+    raw: list[str] = []
+    splits: list[str] = []
+    places: list[str] = []
+    for place, fields in rows(source):
+        if not _selected(fields, where, place):
+            continue
+        texts.append(_text(fields, text, place))
+        raw.append(_label(fields, label, place))
+        splits.append("" if fields.get("split") is None else str(fields["split"]))
+        places.append(place)
+    if not texts:
+        raise EntangleError(f"no row of {source} has {_condition(where)}")
+    labels, names = _binary(raw, positive, str(source), label)
+    keep = _without_duplicates(texts, labels, places, names, drop=drop_duplicates)
+    labels = labels[keep]
+    if len(set(labels.tolist())) < 2:
+        raise EntangleError(
+            f"{source} has only the label {names[int(labels[0])]!r} ({len(labels):,} rows): two classes are needed"
+        )
+    if limit is not None:
+        sampled = _stratified(labels, limit, seed, str(source))
+        keep, labels = keep[sampled], labels[sampled]
+    return LabelledTexts.of(
+        [texts[i] for i in keep],
+        labels,
+        name=_name(source),
+        label_names=names,
+        splits=[splits[i] for i in keep] if any(splits) else None,
+    )
+
+
+def load_texts(
+    source: str | Path, *, limit: int | None = None, field: str = "text", where: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The texts of a file or data set, in order.
+
+    Args:
+        source: as for `load_labelled`.
+        limit: only the first of them.
+        field: the column of the text.
+        where: keep only rows whose columns have these values, as for `load_labelled`.
+
+    Raises:
+        EntangleError: one line that names file and row, for anything that cannot be used.
+    """
+    if limit is not None and limit < 1:
+        raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
+    texts: list[str] = []
+    for place, fields in rows(source):
+        if _selected(fields, where, place):
+            texts.append(_text(fields, field, place))
+            if len(texts) == limit:
+                break
+    if not texts:
+        raise EntangleError(f"no row of {source} has {_condition(where)}")
+    return texts
+
+
+def _name(source: str | Path) -> str:
+    name = Path(source).name.removesuffix(".gz")
+    return name.rsplit(".", 1)[0] if Path(source).exists() else name
+
+
+def _plain(value: Any) -> str:
+    """A value as text, the way `where` and label names are compared: true and false in small letters, 1.0 as 1."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _condition(where: Mapping[str, Any] | None) -> str:
+    return " and ".join(f"{key} = {_plain(value)}" for key, value in (where or {}).items()) or "a text"
+
+
+def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
+    if name not in fields:
+        raise EntangleError(f"{place} has no {name!r}: its columns are {', '.join(map(str, fields))}")
+    return fields[name]
+
+
+def _selected(fields: Mapping[str, Any], where: Mapping[str, Any] | None, place: str) -> bool:
+    return all(
+        _plain(_column(fields, key, place)).lower() == _plain(value).lower() for key, value in (where or {}).items()
+    )
+
+
+def _text(fields: Mapping[str, Any], column: str, place: str) -> str:
+    text = _column(fields, column, place)
+    if not isinstance(text, str):
+        raise EntangleError(f"{place}: {column!r} must be text, not {type(text).__name__}")
+    if not text.strip():
+        raise EntangleError(f"{place}: {column!r} is empty: drop the row")
+    return text
+
+
+def _label(fields: Mapping[str, Any], column: str, place: str) -> str:
+    value = _column(fields, column, place)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise EntangleError(f"{place} has an empty {column!r}: drop the row or label it")
+    if isinstance(value, (list, dict)) or value != value:
+        raise EntangleError(f"{place}: {column!r} must be one of two labels, not {value!r}")
+    return _plain(value)
+
+
+def _binary(raw: list[str], positive: str | None, source: str, column: str) -> tuple[np.ndarray, tuple[str, str]]:
+    """Labels as 0 and 1, and what each was called."""
+    counts = Counter(raw)
+    classes = sorted(counts)
+    shown = ", ".join(f"{name!r} ({counts[name]:,})" for name in classes[:8]) + (", ..." if len(classes) > 8 else "")
+    if positive is not None:
+        positive = _plain(positive)
+        if positive not in counts:
+            raise EntangleError(f"{source} has no {column!r} {positive!r} to call positive: it has {shown}")
+        rest = [name for name in classes if name != positive]
+        names = (rest[0] if len(rest) == 1 else f"not {positive}", positive)
+    elif len(classes) > 2:
+        raise EntangleError(
+            f"{source} has {len(classes)} values of {column!r}: {shown}; two are needed: say which one is positive, or select rows with where"
+        )
+    elif set(map(str.lower, classes)) <= set(_TRUE_FALSE):
+        numbers = [_TRUE_FALSE[name.lower()] for name in raw]
+        negatives = [name for name in classes if not _TRUE_FALSE[name.lower()]]
+        positives = [name for name in classes if _TRUE_FALSE[name.lower()]]
+        return np.array(numbers, dtype=np.int64), (
+            negatives[0] if negatives else "0",
+            positives[0] if positives else "1",
+        )
+    else:
+        names = (classes[0], classes[-1])
+        positive = classes[-1] if len(classes) == 2 else None
+    return np.array([name == positive for name in raw], dtype=np.int64), names
+
+
+def _without_duplicates(
+    texts: list[str], labels: np.ndarray, places: list[str], names: tuple[str, str], *, drop: bool
+) -> np.ndarray:
+    """Indices of the first occurrence of each text."""
+    first: dict[str, int] = {}
+    repeats: list[tuple[int, int]] = []
+    for index, text in enumerate(texts):
+        earlier = first.setdefault(text, index)
+        if earlier != index:
+            if labels[earlier] != labels[index]:
+                raise EntangleError(
+                    f"{places[earlier]} and {places[index]} have the same text labelled {names[labels[earlier]]!r} and {names[labels[index]]!r}: "
+                    "decide on one, or drop both"
+                )
+            repeats.append((earlier, index))
+    if repeats and not drop:
+        earlier, later = repeats[0]
+        raise EntangleError(
+            f"{len(repeats):,} of {len(texts):,} texts occur more than once (first {places[earlier]} and {places[later]}), and could end up on both "
+            "sides of a split: pass drop_duplicates=True (--drop-duplicates) to keep one of each"
+        )
+    return np.fromiter(first.values(), dtype=np.int64)
+
+
+def _stratified(labels: np.ndarray, limit: int, seed: int, source: str) -> np.ndarray:
+    """Sorted indices of a sample of `limit`, each class with its share, and at least one."""
+    if limit < 2:
+        raise EntangleError(f"limit must leave at least one text of each class, so at least 2, not {limit}")
+    if limit >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    n_positive = min(max(round(limit * labels.mean()), 1), limit - 1)
+    chosen = [
+        rng.choice(np.flatnonzero(labels == value), n, replace=False)
+        for value, n in ((0, limit - n_positive), (1, n_positive))
+    ]
+    return np.sort(np.concatenate(chosen))
