@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import VOCABULARY
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from conftest import VOCABULARY
 from entangle.errors import EntangleError
 from entangle.models import Atlas, AtlasError, hooked
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 from entangle.errors import EntangleError
 from entangle.models.hooks import refuse_compiled
 from entangle.models.probe import probe_inputs
-from entangle.models.sites import SITES, Found, Missing, Side, find_sites
+from entangle.models.sites import SITES, Found, Layout, Missing, Side, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import trace
 
@@ -50,6 +50,10 @@ class Place:
         size: numbers a token: `n_heads * d_head` for `z`, else `d_model` or `d_mlp`.
         n_heads: of `z` only.
         d_head: of `z` only.
+        layout: how the module gets its tokens; `attach` hands every function `[batch pos size]`.
+        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `root` this layer is.
+        block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
+        root: the model.
     """
 
     site: str
@@ -60,6 +64,10 @@ class Place:
     size: int
     n_heads: int | None = None
     d_head: int | None = None
+    layout: Layout = "batch pos"
+    turn: int | None = None
+    block: nn.Module | None = field(default=None, repr=False)
+    root: nn.Module | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -150,7 +158,20 @@ class Atlas:
         """
         found = self._found_or_raise(site, layer)
         module = self.model.get_submodule(found.path)
-        return Place(site, layer, found.path, module, found.side, found.size, found.n_heads, found.d_head)
+        return Place(
+            site=site,
+            layer=layer,
+            path=found.path,
+            module=module,
+            side=found.side,
+            size=found.size,
+            n_heads=found.n_heads,
+            d_head=found.size // found.n_heads if found.n_heads else None,
+            layout=found.layout,
+            turn=found.turn,
+            block=self.blocks[layer],
+            root=self.model,
+        )
 
     def module(self, site: str, layer: int) -> nn.Module:
         """The module whose input or output the site is."""
@@ -209,26 +230,25 @@ class Atlas:
         """One row a layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
         import pandas as pd
 
-        rows = []
+        rows: list[dict[str, Any]] = []
         for layer, sites in enumerate(self._found):
             for site in SITES:
                 found = sites[site]
-                if isinstance(found, Found):
-                    entry = {"module": found.path, "side": found.side, "size": found.size, "note": found.note}
-                    rows.append(
-                        {"layer": layer, "site": site, **entry, "n_heads": found.n_heads, "d_head": found.d_head}
-                    )
-                else:
-                    rows.append({"layer": layer, "site": site, "note": found.reason})
+                row: dict[str, Any] = {"layer": layer, "site": site}
+                if isinstance(found, Missing):
+                    rows.append({**row, "note": found.reason})
+                    continue
+                heads = {"n_heads": found.n_heads, "d_head": found.size // found.n_heads} if found.n_heads else {}
+                rows.append(
+                    {**row, "module": found.path, "side": found.side, "size": found.size, "note": found.note, **heads}
+                )
         columns = ["layer", "site", "module", "side", "n_heads", "d_head", "size", "note"]
         frame = pd.DataFrame(rows, columns=columns)
         return frame.astype({"n_heads": "Int64", "d_head": "Int64", "size": "Int64"})
 
     def _heads(self, layer: int) -> tuple[int, int]:
-        found = self._found_or_raise("z", layer)
-        if found.n_heads is None or found.d_head is None:
-            raise AtlasError(f"z of layer {layer} has no heads")
-        return found.n_heads, found.d_head
+        n_heads, d_head = self.place("z", layer).shape
+        return n_heads, d_head
 
     def _found_or_raise(self, site: str, layer: int) -> Found:
         _known(site)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from entangle.errors import EntangleError
@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 HookFunction = Callable[[Tensor], Tensor | None]
 
 
-def attach(place: Place, fn: HookFunction) -> RemovableHandle:
+class Handle:
+    """What `attach` did, to be undone with `remove()`."""
+
+    def __init__(self, *handles: RemovableHandle) -> None:
+        self._handles = handles
+
+    def remove(self) -> None:
+        """Take the function away; more than once does no harm."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def attach(place: Place, fn: HookFunction) -> Handle:
     """Let `fn` see, and if it returns a tensor replace, the tensor at `place` at every call of its module.
 
     The tensor is found whether the model passes it by position or by keyword, and returns it alone, in a tuple or in a
@@ -30,40 +42,47 @@ def attach(place: Place, fn: HookFunction) -> RemovableHandle:
             the device it lives on. `None` leaves it as it is.
 
     Returns:
-        A handle; `handle.remove()` takes the hook away.
+        A handle; `handle.remove()` takes the function away.
 
     Raises:
         EntangleError: when the model runs, if the module is called without a tensor of the place's size, or `fn`
             returns one of another shape.
     """
-    if place.side == "input":
+    handles: list[RemovableHandle] = []
+    apply = _laid_out(place, fn, handles)
+    mine = _turns(place, handles)
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-            key = _tensor_key([*enumerate(args), *kwargs.items()], place)
-            x = args[key] if isinstance(key, int) else kwargs[key]
-            new = _call(fn, x, place)
-            if new is None:
-                return None
-            if isinstance(key, int):
-                return (*args[:key], new, *args[key + 1 :]), kwargs
-            return args, {**kwargs, key: new}
-
-        return place.module.register_forward_pre_hook(before, with_kwargs=True)
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        if not mine():
+            return None
+        key = _tensor_key([*enumerate(args), *kwargs.items()], place)
+        new = apply(args[key] if isinstance(key, int) else kwargs[key])
+        if new is None:
+            return None
+        if isinstance(key, int):
+            return (*args[:key], new, *args[key + 1 :]), kwargs
+        return args, {**kwargs, key: new}
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if not mine():
+            return None
         if isinstance(output, Tensor):
-            return _call(fn, output, place)
+            return apply(output)
         key = _tensor_key(_items(output), place)
-        new = _call(fn, output[key], place)
+        new = apply(output[key])
         return None if new is None else _replaced(output, key, new)
 
-    return place.module.register_forward_hook(after)
+    if place.side == "input":
+        handles.append(place.module.register_forward_pre_hook(before, with_kwargs=True))
+    else:
+        handles.append(place.module.register_forward_hook(after))
+    return Handle(*handles)
 
 
 @contextmanager
-def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]]) -> Iterator[list[RemovableHandle]]:
+def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]]) -> Iterator[list[Handle]]:
     """Attach every `(place, fn)` for the length of a `with` block; whatever ends it, Ctrl-C included, removes all."""
-    handles: list[RemovableHandle] = []
+    handles: list[Handle] = []
     try:
         for place, fn in places_and_fns:
             handles.append(attach(place, fn))
@@ -85,15 +104,58 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
-def _call(fn: HookFunction, x: Tensor, place: Place) -> Tensor | None:
-    new = fn(x)
-    if new is not None and new.shape != x.shape:
-        raise EntangleError(
-            f"a function attached to {place.site} in layer {place.layer} must return a tensor of shape "
-            f"{tuple(x.shape)}, "
-            f"but returned {tuple(new.shape)}"
-        )
-    return new
+def _laid_out(place: Place, fn: HookFunction, handles: list[RemovableHandle]) -> HookFunction:
+    """`fn` on `[batch pos size]`, whatever the layout of the tensor at the place."""
+
+    def checked(x: Tensor) -> Tensor | None:
+        new = fn(x)
+        if new is not None and new.shape != x.shape:
+            raise EntangleError(
+                f"a function attached to {place.site} in layer {place.layer} must return a tensor of shape "
+                f"{tuple(x.shape)}, but returned {tuple(new.shape)}"
+            )
+        return new
+
+    if place.layout == "pos batch":
+
+        def transposed(x: Tensor) -> Tensor | None:
+            new = checked(x.transpose(0, 1))
+            return None if new is None else new.transpose(0, 1)
+
+        return transposed
+    if place.layout == "batch*pos" and place.block is not None:
+        tokens: list[Size] = []
+
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            streams = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point())
+            tokens[:] = [next(streams).shape[:-1]]
+
+        def flattened(x: Tensor) -> Tensor | None:
+            new = checked(x.reshape(*tokens[0], place.size))
+            return None if new is None else new.reshape(x.shape)
+
+        handles.append(place.block.register_forward_pre_hook(note, with_kwargs=True))
+        return flattened
+    return checked
+
+
+def _turns(place: Place, handles: list[RemovableHandle]) -> Callable[[], bool]:
+    """Tells at each call of the module whether it is the one meant; always, unless the module is several layers."""
+    if place.turn is None or place.root is None:
+        return lambda: True
+    n_calls = 0
+
+    def restart(*_: Any) -> None:
+        nonlocal n_calls
+        n_calls = 0
+
+    def mine() -> bool:
+        nonlocal n_calls
+        n_calls += 1
+        return n_calls - 1 == place.turn
+
+    handles.append(place.root.register_forward_pre_hook(restart))
+    return mine
 
 
 def _tensor_key(items: Sequence[tuple[Any, Any]], place: Place) -> Any:

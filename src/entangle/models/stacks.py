@@ -11,7 +11,7 @@ from entangle.models.trace import Call, Trace
 
 @dataclass(frozen=True)
 class Stack:
-    """One list of blocks, as the probe forward ran it: the first call of each block, in order."""
+    """One list of blocks, as the probe forward ran it: every call of a block, in order, is a layer."""
 
     path: str
     blocks: tuple[Call, ...]
@@ -20,15 +20,15 @@ class Stack:
 
 def find_stacks(model: nn.Module, trace: Trace) -> list[Stack]:
     """Every outermost `nn.ModuleList` whose modules each took and returned a tensor of one shape, in running order."""
-    first_call: dict[str, Call] = {}
+    calls_of: dict[str, list[Call]] = {}
     for call in trace.calls:
-        first_call.setdefault(call.path, call)
+        calls_of.setdefault(call.path, []).append(call)
     stacks: list[Stack] = []
     for path, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or any(path.startswith(f"{stack.path}.") for stack in stacks):
             continue
         names = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
-        calls = [first_call[name] for name in names if name in first_call]
+        calls = sorted((call for name in names for call in calls_of.get(name, [])), key=lambda call: call.start)
         if calls and all(_keeps_shape(call) for call in calls):
             kernels = sum(len(trace.kernels_within(call)) for call in calls)
             stacks.append(Stack(path, tuple(calls), kernels))

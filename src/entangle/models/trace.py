@@ -50,8 +50,13 @@ class Kernel:
 
 @dataclass
 class Trace:
-    """All module calls in the order they began, and all attention kernels."""
+    """All module calls in the order they began, and all attention kernels.
 
+    Attributes:
+        batch: number of examples that were run.
+    """
+
+    batch: int
     calls: list[Call] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
 
@@ -120,7 +125,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     """Run the model once on `inputs` and record what happened; the model is left as it was."""
-    record, clock = Trace(), _Clock()
+    batch = next((x.shape[0] for x in inputs.values() if isinstance(x, Tensor) and x.ndim), 1)
+    record, clock = Trace(batch), _Clock()
     open_calls: list[Call] = []
 
     def enter(path: str) -> Callable[..., None]:

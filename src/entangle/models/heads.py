@@ -1,0 +1,108 @@
+"""`z` in one block: the linear module that receives the attention's result, and how that is split into heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from entangle.models.trace import Call, Kernel
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The attention's output projection as the probe ran it, the heads of its input, and how that was made."""
+
+    call: Call
+    n_heads: int
+    note: str
+
+
+def find_projection(kernels: list[Kernel], calls: list[Call]) -> Projection | str:
+    """The first linear module whose input depends on what the block's first attention kernel returned, or why none.
+
+    Its input must equal the kernel's result value for value, or be a function of it that keeps positions apart, and
+    heads (a gate) or not (a norm over all heads).
+    """
+    if not kernels:
+        return "no attention kernel ran in this block: a recurrent, convolutional or other kind of layer"
+    kernel = kernels[0]
+    for call in calls:
+        if call.start < kernel.time or not is_linear(call.module) or not call.inputs:
+            continue
+        z = call.inputs[0]
+        if _gradient(z.sum(), kernel) is None:
+            continue
+        heads = _heads(kernel, z)
+        if heads is None:
+            return "what the output projection receives is not the attention's result, head by head"
+        return Projection(outermost_adapter(call), *heads)
+    return "the attention's result reaches no linear module, so there is no output projection to hook"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is one linear map: `nn.Linear`, a quantised or adapted stand-in for it, or GPT-2's `Conv1D`."""
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return True
+    return isinstance(getattr(module, "in_features", None), int) and isinstance(
+        getattr(module, "out_features", None), int
+    )
+
+
+def outermost_adapter(call: Call) -> Call:
+    """The adapter (such as LoRA's) that wraps the linear module and receives the same input, or the call itself."""
+    while call.parent is not None and getattr(call.parent.module, "base_layer", None) is call.module:
+        call = call.parent
+    return call
+
+
+def _heads(kernel: Kernel, z: Tensor) -> tuple[int, str] | None:
+    """The number of heads in `z`, and how it differs from what the kernel returned."""
+    layouts = _layouts(kernel.output, z)
+    for layout in layouts:
+        heads = layout(kernel.output)
+        if torch.equal(heads.flatten(2).reshape(-1), z.reshape(-1)) and z.shape[-1] == heads[0, 0].numel():
+            return heads.shape[2], ""
+    for layout in layouts:
+        n_heads = layout(kernel.output).shape[2]
+        if z.shape[-1] % n_heads == 0:
+            note = _kept_apart(kernel, layout, z)
+            if note is not None:
+                return n_heads, note
+    return None
+
+
+def _layouts(x: Tensor, z: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    """The ways from how a kernel may have laid out its result to `[batch pos head d_head]`, given `z`."""
+    n_tokens = z[..., 0].numel()
+    candidates: list[Callable[[Tensor], Tensor]] = []
+    if x.ndim == 4:
+        candidates = [lambda x: x.transpose(1, 2), lambda x: x]
+    elif x.ndim == 3 and z.ndim == 3 and x.shape[0] % z.shape[0] == 0:
+        batch = z.shape[0]
+        candidates = [lambda x: x.reshape(batch, -1, *x.shape[1:]).transpose(1, 2)]
+    return [layout for layout in candidates if layout(x).shape[:2].numel() == n_tokens]
+
+
+def _kept_apart(kernel: Kernel, layout: Callable[[Tensor], Tensor], z: Tensor) -> str | None:
+    """How a head of `z` at one token depends on the kernel's result; `None` if on other tokens, or not on itself."""
+    batch, pos, n_heads = layout(kernel.output).shape[:3]
+    by_head = z.reshape(batch, pos, n_heads, -1)
+    gradient = _gradient(by_head[0, pos - 1, n_heads - 1].square().sum(), kernel)
+    if gradient is None:
+        return None
+    support = (layout(gradient) != 0).any(-1)
+    here = support[0, pos - 1]
+    if not here[n_heads - 1] or support.sum() > here.sum():
+        return None
+    return "gated or normed by head after attention" if here.sum() == 1 else "normed across heads after attention"
+
+
+def _gradient(value: Tensor, kernel: Kernel) -> Tensor | None:
+    if not value.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(value, kernel.output, retain_graph=True, allow_unused=True)
+    return gradient
