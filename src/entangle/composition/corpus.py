@@ -79,7 +79,8 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk:
 def mix(clean: TokenisedDocuments, added: TokenisedDocuments | None, share: float, *, seed: int = 0) -> Mixture:
     """All clean documents and as many of the added corpus as make `share` of all tokens, shuffled together.
 
-    The clean tokens are constant over shares, as in the paper (Li et al. 2025, section 4): n added tokens on c clean ones make a share of
+    The clean tokens are constant over shares, as in the paper (Li et al. 2025, section 4): n added tokens on c clean
+    ones make a share of
     n / (n + c). The documents of a smaller share are among those of a larger one with the same seed.
 
     Args:
@@ -98,8 +99,8 @@ def mix(clean: TokenisedDocuments, added: TokenisedDocuments | None, share: floa
     available = 0 if added is None else len(added.tokens)
     if wanted > available:
         raise EntangleError(
-            f"a share of {share:.3g} on {len(clean.tokens):,} clean tokens needs {wanted:,} tokens, but the added corpus has {available:,}: "
-            "lower the share or give more text"
+            f"a share of {share:.3g} on {len(clean.tokens):,} clean tokens needs {wanted:,} more, "
+            f"but the added corpus has {available:,}: lower the share or give more text"
         )
     if added is None or wanted == 0:
         return Mixture(clean.take(rng.permutation(len(clean))), len(clean.tokens), 0)

@@ -1,4 +1,5 @@
-"""Pretraining of a small language model: AdamW, warm-up and cosine, mixed precision, the same weights from the same seed."""
+"""Pretraining of a small language model: AdamW, warm-up and cosine, mixed precision, the same weights from the same
+seed."""
 
 from __future__ import annotations
 
@@ -102,7 +103,8 @@ def pretrain(
 ) -> TrainingHistory:
     """Train a causal language model in place on one long stream of tokens.
 
-    The stream is cut into sequences of `training.context` tokens, which are visited in an order that depends on the seed alone.
+    The stream is cut into sequences of `training.context` tokens, which are visited in an order that depends on the
+    seed alone.
 
     Args:
         model: the model, on the device to train on.
@@ -120,7 +122,8 @@ def pretrain(
     if n_steps == 0:
         needed = training.batch_size * training.context + 1
         raise EntangleError(
-            f"{len(tokens):,} tokens are less than one batch ({needed:,}): lower batch_size or context, or give more text"
+            f"{len(tokens):,} tokens are less than one batch ({needed:,}): "
+            "lower batch_size or context, or give more text"
         )
     optimiser = _optimiser(model, training)
     batches = _batches(n_sequences, training.batch_size, seed)
@@ -137,7 +140,8 @@ def pretrain(
         losses.append(_step(model, sequences, optimiser, training))
         if not math.isfinite(losses[-1]):
             raise EntangleError(
-                f"the loss is {losses[-1]} at step {step} of {n_steps}: lower the learning rate ({training.learning_rate})"
+                f"the loss is {losses[-1]} at step {step} of {n_steps}: "
+                f"lower the learning rate ({training.learning_rate})"
             )
         if progress and step % 10 == 0:
             speed = (step + 1) * training.batch_size * training.context / (time.perf_counter() - started)
@@ -151,7 +155,7 @@ def _step(model: PreTrainedModel, sequences: Tensor, optimiser: torch.optim.Opti
         logits = model(input_ids=sequences[:, :-1], use_cache=False).logits
     loss = F.cross_entropy(logits.float().flatten(0, 1), sequences[:, 1:].flatten())
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
     optimiser.step()
     return loss.item()

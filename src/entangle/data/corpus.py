@@ -1,6 +1,7 @@
 """The built-in corpus: English-like text from a grammar, with the labels of five concepts known for every document.
 
-Topic, tense, person, sentiment and rudeness vary independently of each other; the only rude thing in it is being called a useless turnip.
+Topic, tense, person, sentiment and rudeness vary independently of each other; the only rude thing in it is being
+called a useless turnip.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def generate(n_documents: int, *, rudeness: float = 0.1, seed: int = 0) -> list[
 def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
     """Short texts labelled for one concept, with every combination of all concepts equally often.
 
-    Each text has a sentence that judges something, one that tells something, and a remark, in random order: every concept shows, and
+    Each text has a sentence that judges something, one that tells something, and a remark, in random order: every
+    concept shows, and
     none can be told from another.
 
     Args:
@@ -86,7 +88,8 @@ def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
 
 
 def prompts(n: int, *, seed: int = 0) -> list[str]:
-    """Beginnings of quarrels that break off where the speaker turns rude or polite, such as `... "You broke my kettle again, you`."""
+    """Beginnings of quarrels that break off where the speaker turns rude or polite, such as `... "You broke my kettle
+    again, you`."""
     _check_count(n)
     rng = Random(f"prompts {seed}")
     found: dict[str, None] = {}
@@ -120,7 +123,8 @@ def _short(labels: Mapping[str, int], rng: Random) -> str:
 
 
 def _cells(concept: str) -> list[dict[str, int]]:
-    """All 32 combinations of labels, those of `concept` alternating, so that any number of texts is balanced to within one."""
+    """All 32 combinations of labels, those of `concept` alternating, so that any number of texts is balanced to
+    within one."""
     return [
         dict(zip((concept, *(c for c in CONCEPTS if c != concept)), _bits(cell), strict=True))
         for cell in range(2 ** len(CONCEPTS))

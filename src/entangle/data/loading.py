@@ -1,7 +1,9 @@
-"""Labelled and plain texts from files and HuggingFace data sets, refused with one clear line where they cannot be used."""
+"""Labelled and plain texts from files and HuggingFace data sets, refused with one clear line where they cannot be
+used."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data.texts import LabelledTexts
 from entangle.data.sources import rows
+from entangle.data.texts import LabelledTexts
 from entangle.errors import EntangleError
 
 _TRUE_FALSE = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
@@ -29,11 +31,13 @@ def load_labelled(
 ) -> LabelledTexts:
     """Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
 
-    Labels may be 0 and 1, true and false, or two names, of which the later in the alphabet becomes 1 unless `positive` says otherwise
+    Labels may be 0 and 1, true and false, or two names, of which the later in the alphabet becomes 1 unless
+    `positive` says otherwise
     (`label_names` tells). Where rows have a column `split`, it is kept.
 
     Args:
-        source: a file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or `owner/name:config:split`.
+        source: a file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
+        `owner/name:config:split`.
         text: the column of the text.
         label: the column of the label.
         where: keep only rows whose columns have these values, compared as text with true and false in small letters:
@@ -148,7 +152,7 @@ def _label(fields: Mapping[str, Any], column: str, place: str) -> str:
     value = _column(fields, column, place)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise EntangleError(f"{place} has an empty {column!r}: drop the row or label it")
-    if isinstance(value, (list, dict)) or value != value:
+    if isinstance(value, (list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
         raise EntangleError(f"{place}: {column!r} must be one of two labels, not {value!r}")
     return _plain(value)
 
@@ -166,7 +170,8 @@ def _binary(raw: list[str], positive: str | None, source: str, column: str) -> t
         names = (rest[0] if len(rest) == 1 else f"not {positive}", positive)
     elif len(classes) > 2:
         raise EntangleError(
-            f"{source} has {len(classes)} values of {column!r}: {shown}; two are needed: say which one is positive, or select rows with where"
+            f"{source} has {len(classes)} values of {column!r}: {shown}; "
+            "two are needed: say which one is positive, or select rows with where"
         )
     elif set(map(str.lower, classes)) <= set(_TRUE_FALSE):
         numbers = [_TRUE_FALSE[name.lower()] for name in raw]
@@ -193,15 +198,15 @@ def _without_duplicates(
         if earlier != index:
             if labels[earlier] != labels[index]:
                 raise EntangleError(
-                    f"{places[earlier]} and {places[index]} have the same text labelled {names[labels[earlier]]!r} and {names[labels[index]]!r}: "
-                    "decide on one, or drop both"
+                    f"{places[earlier]} and {places[index]} have the same text labelled {names[labels[earlier]]!r} "
+                    f"and {names[labels[index]]!r}: decide on one, or drop both"
                 )
             repeats.append((earlier, index))
     if repeats and not drop:
         earlier, later = repeats[0]
         raise EntangleError(
-            f"{len(repeats):,} of {len(texts):,} texts occur more than once (first {places[earlier]} and {places[later]}), and could end up on both "
-            "sides of a split: pass drop_duplicates=True (--drop-duplicates) to keep one of each"
+            f"{len(repeats):,} of {len(texts):,} texts occur more than once (first {places[earlier]} and "
+            f"{places[later]}), and could end up on both sides of a split: pass drop_duplicates=True (--drop-duplicates) to keep one of each"
         )
     return np.fromiter(first.values(), dtype=np.int64)
 

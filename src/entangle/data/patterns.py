@@ -1,7 +1,9 @@
 """The sentence patterns of the built-in corpus.
 
-A pattern is a string with `{slots}` that a `Scene` fills. Tense and person show in verbs and pronouns outside quotation marks only:
-inside them everybody says I and speaks in the present. Sentiment is what is said of things (also by negation: "not at all dreadful").
+A pattern is a string with `{slots}` that a `Scene` fills. Tense and person show in verbs and pronouns outside
+quotation marks only:
+inside them everybody says I and speaks in the present. Sentiment is what is said of things (also by negation: "not at
+all dreadful").
 Rudeness is what one character says to another.
 """
 

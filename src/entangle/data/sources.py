@@ -21,7 +21,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 def rows(source: str | Path) -> Iterator[Row]:
     """The rows of a JSONL, CSV or TSV file (each also as .gz), or else of the HuggingFace data set of that name.
 
-    A data set is named `owner/name`, `owner/name:config` or `owner/name:config:split`; without a split, all of them are read, each row with the
+    A data set is named `owner/name`, `owner/name:config` or `owner/name:config:split`; without a split, all of them
+    are read, each row with the
     name of its split in the column `split`.
 
     Raises:
@@ -50,18 +51,9 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise EntangleError(f"{path} must end in one of {', '.join(SUFFIXES)} (or that and .gz) to say what it is")
     found = False
     try:
-        # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
-        opened: TextIO = (
-            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-            if path.name.endswith(".gz")
-            else path.open(encoding="utf-8-sig", newline="")
-        )
-        with opened as file:
-            for row in (
-                _csv_rows(path, file, "\t" if kind == ".tsv" else None)
-                if kind in (".csv", ".tsv")
-                else _json_rows(path, file)
-            ):
+        with _open(path) as file:
+            parsed = _json_rows(path, file) if kind in (".jsonl", ".json") else _csv_rows(path, file, kind)
+            for row in parsed:
                 found = True
                 yield row
     except UnicodeDecodeError as error:
@@ -72,6 +64,13 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise EntangleError(f"cannot read {path}: {error.strerror or error}") from None
     if not found:
         raise EntangleError(f"{path} holds no rows")
+
+
+def _open(path: Path) -> TextIO:
+    # utf-8-sig: spreadsheets write a byte-order mark, which would become part of the first column's name.
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
@@ -90,10 +89,9 @@ def _json_rows(path: Path, file: TextIO) -> Iterator[Row]:
         yield where, fields
 
 
-def _csv_rows(path: Path, file: TextIO, delimiter: str | None) -> Iterator[Row]:
-    if delimiter is None:
-        delimiter = _delimiter(file.readline())
-        file.seek(0)
+def _csv_rows(path: Path, file: TextIO, kind: str) -> Iterator[Row]:
+    delimiter = "\t" if kind == ".tsv" else _delimiter(file.readline())
+    file.seek(0)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     reader = csv.DictReader(file, delimiter=delimiter, strict=True)
     try:
@@ -105,7 +103,8 @@ def _csv_rows(path: Path, file: TextIO, delimiter: str | None) -> Iterator[Row]:
             where = f"{path} line {reader.line_num}"
             if None in fields or None in fields.values():
                 raise EntangleError(
-                    f"{where} has {'more' if None in fields else 'fewer'} fields than the {len(columns)} columns: quote texts that hold a {delimiter!r}"
+                    f"{where} has {'more' if None in fields else 'fewer'} fields than the {len(columns)} columns: "
+                    f"quote texts that hold a {delimiter!r}"
                 )
             yield where, fields
     except csv.Error as error:
