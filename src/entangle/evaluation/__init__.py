@@ -2,9 +2,11 @@
 
 from entangle.evaluation.classifier import ClassifierScorer
 from entangle.evaluation.entanglement import EntanglementReport, entanglement_report
+from entangle.evaluation.front import Matched, matched, pareto
 from entangle.evaluation.generation import continuations
 from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
 from entangle.evaluation.linear import LinearToxicityScorer
+from entangle.evaluation.methods import AtStrengths, Checkpoint, Prompt, SelfDebias
 from entangle.evaluation.price import removed_per_nat
 from entangle.evaluation.quality import degenerate_share, distinct_n, is_degenerate
 from entangle.evaluation.results import Tradeoff
@@ -32,6 +34,8 @@ __all__ = [
     "is_degenerate",
     "kl",
     "language_shift",
+    "matched",
+    "pareto",
     "removed_per_nat",
     "score",
     "scorer_agreement",

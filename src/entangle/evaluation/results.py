@@ -76,7 +76,7 @@ class Tradeoff:
         Raises:
             EntangleError: No such scorer.
         """
-        name = self._scorer(scorer)
+        name = self.scorer(scorer)
         options = {"level": level, "n_resamples": n_resamples, "seed": seed}
         plain = _row(self.plain, self.plain, name, options)
         rows = []
@@ -98,7 +98,7 @@ class Tradeoff:
         Returns:
             `prompt`, `method`, `alpha`, `continuation` and `score`, prompt by prompt.
         """
-        name = self._scorer(scorer)
+        name = self.scorer(scorer)
         worst = np.argsort(-self.plain.scored(name)[:, 0], kind="stable")[:n]
         rows = [
             {
@@ -120,9 +120,8 @@ class Tradeoff:
 
         frame = self.to_frame(scorer=scorer)
         measured = frame[frame["error"] == ""]
-        drawn = [column for column in frame if column.partition("_")[0] in ("alpha", "toxicity", "ce")]
         curves = {
-            str(name): {column: curve[column].to_numpy() for column in drawn}
+            str(name): {str(column): curve[column].to_numpy() for column in curve.select_dtypes("number")}
             for name, curve in measured.groupby("method", sort=False)
         }
         axes: Axes = plots.tradeoff(curves, ax=ax)
@@ -132,7 +131,8 @@ class Tradeoff:
         """The table as HTML."""
         return str(self.to_frame(scorer=scorer).to_html(index=False, float_format=lambda x: f"{x:.3g}", border=0))
 
-    def _scorer(self, scorer: str | None) -> str:
+    def scorer(self, scorer: str | None = None) -> str:
+        """The name of a scorer, checked; the first by default."""
         if scorer is not None and scorer not in self.scorers:
             raise EntangleError(f"no scorer {scorer!r} in this trade-off; it has {', '.join(self.scorers)}")
         return self.scorers[0] if scorer is None else scorer

@@ -7,6 +7,7 @@ text or cross-entropy, is measured on a subject, so that every method is measure
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def applied(
     """
     from entangle.interventions.steer import steer
 
-    if not torch.isfinite(torch.tensor(float(alpha))):
+    if not math.isfinite(alpha):
         raise EntangleError(f"a strength must be a finite number; got alpha={alpha}")
     if alpha == 0:
         yield Subject(model, tokenizer)

@@ -94,6 +94,8 @@ def tradeoff(
     grid = _grid(methods, alphas)
     if not scorers:
         raise EntangleError("a trade-off needs a scorer; got none")
+    if len(prompts) == 1 or len(texts) == 1:
+        raise EntangleError(f"intervals need two prompts and two documents; got {len(prompts)} and {len(texts)}")
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
     # What would fail hours into a sweep fails before it.
     prompt_rows(Subject(model, tokenizer), prompts, sampling)

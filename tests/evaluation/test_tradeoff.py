@@ -1,0 +1,245 @@
+"""The sweep: its numbers are those of its parts, it is paired, it goes on where it was stopped, it loses nothing."""
+
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from entangle.errors import EntangleError
+from entangle.evaluation import Subject, SweepError, continuations, cross_entropy, kl, tradeoff
+from entangle.interventions import AddDirection, steer
+
+PROMPTS = ["the cat", "a quick brown fox", "moon", "the mat", "the lazy dog", "sat on", "looked at", "over"]
+TEXTS = [
+    "the cat sat on the mat",
+    "a quick brown fox jumps over the lazy dog",
+    "the moon and the cat",
+    "looked at the moon",
+    "a cat sat",
+]
+
+
+def vowels(texts):
+    """Share of letters that are vowels: something steering can change."""
+    return np.array([sum(c in "aeiou" for c in text) / len(text) for text in texts])
+
+
+def edit(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return AddDirection(torch.randn(32, generator=generator), site="resid_post", layer=1)
+
+
+@pytest.fixture
+def sweep(tiny_model, tiny_tokenizer):
+    """`sweep(edit, alphas=...)` on a tiny llama, 8 prompts and 5 documents, with quick defaults."""
+    defaults = {
+        "alphas": [0, 1.0, 3.0],
+        "prompts": PROMPTS,
+        "scorer": vowels,
+        "texts": TEXTS,
+        "samples": 2,
+        "max_new_tokens": 5,
+        "prepend_bos": True,
+        "progress": False,
+    }
+    return lambda change=None, **options: tradeoff(
+        tiny_model("llama"), tiny_tokenizer, edit() if change is None else change, **{**defaults, **options}
+    )
+
+
+def test_every_number_is_what_its_part_says(sweep, tiny_model, tiny_tokenizer):
+    model = tiny_model("llama")
+    frame = sweep().to_frame().set_index("alpha")
+    assert {
+        "method", "toxicity", "toxicity_low", "toxicity_high", "ce", "ce_low", "ce_high", "kl"
+    } <= set(frame)  # fmt: skip
+    options = {"prepend_bos": True, "progress": False}
+    for alpha in (0.0, 1.0, 3.0):
+        with steer(model, edit(), alpha=alpha):
+            texts = continuations(model, tiny_tokenizer, PROMPTS, samples=2, max_new_tokens=5, **options)
+            ce = cross_entropy(model, tiny_tokenizer, TEXTS, **options).mean
+        scores = np.array([vowels(row) if all(row) else [vowels([t])[0] if t else 0 for t in row] for row in texts])
+        row = frame.loc[alpha]
+        assert row["toxicity"] == pytest.approx(scores.mean())
+        assert row["max_toxicity"] == pytest.approx(scores.max(1).mean())
+        assert row["ce"] == pytest.approx(ce, abs=1e-9)
+        assert row["kl"] == pytest.approx(kl(model, tiny_tokenizer, TEXTS, edit(), alpha=alpha, **options).mean)
+        assert row["toxicity_low"] <= row["toxicity"] <= row["toxicity_high"]
+        assert row["ce_low"] <= row["ce"] <= row["ce_high"]
+    assert frame["ce_change"].tolist() == pytest.approx((frame["ce"] - frame["ce"].loc[0.0]).tolist())
+    for alpha in (1.0, 3.0):
+        removed, paid = -frame.loc[alpha, "toxicity_change"], frame.loc[alpha, "ce_change"]
+        expected = removed / paid if paid > 0 else math.copysign(math.inf, removed)
+        assert frame.loc[alpha, "removed_per_nat"] == pytest.approx(expected)
+
+
+def test_the_plain_model_is_measured_once_and_is_its_own_reference(sweep):
+    result = sweep({"one": edit(0), "two": edit(1)}, alphas=[2.0])
+    frame = result.to_frame()
+    assert frame["method"].tolist() == ["one", "one", "two", "two"]
+    assert frame["alpha"].tolist() == [0, 2, 0, 2]
+    plain = frame[frame["alpha"] == 0]
+    assert (plain[["kl", "toxicity_change", "ce_change"]] == 0).all(axis=None)
+    assert (plain["agreement"] == 1).all()
+    assert plain["p"].isna().all()
+    changed = frame[frame["alpha"] == 2]
+    assert (changed["kl"] > 0).all()
+    assert (changed["p_holm"] >= changed["p"]).all()
+
+
+def test_a_zero_edit_changes_nothing(sweep):
+    row = sweep(AddDirection(torch.zeros(32), site="resid_post", layer=1), alphas=[5.0]).to_frame().iloc[1]
+    assert (row["toxicity_change"], row["ce_change"], row["kl"]) == (0, 0, 0)
+    assert (row["p"], row["agreement"]) == (1, 1)
+
+
+def test_pairing_narrows_the_interval(sweep):
+    frame = sweep(alphas=[0.01], samples=4).to_frame()
+    weak = frame.iloc[1]
+    paired = weak["toxicity_change_high"] - weak["toxicity_change_low"]
+    apart = np.hypot(*(frame["toxicity_high"] - frame["toxicity_low"]))
+    assert 0 < paired < 0.9 * apart
+
+
+def test_samples_are_kept_side_by_side(sweep):
+    result = sweep()
+    shown = result.samples(3)
+    assert shown.groupby("prompt", sort=False).size().tolist() == [3, 3, 3]
+    assert shown["method"].tolist()[:3] == ["plain", "AddDirection", "AddDirection"]
+    assert shown["score"].iloc[0] == max(row[0] for row in result.plain.scores["vowels"])
+
+
+def test_it_draws_and_prints(sweep):
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    result = sweep({"one": edit(0), "two": edit(1)})
+    axes = result.plot()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "two"]
+    assert result.to_html().count("<tr") == 1 + len(result.to_frame())
+
+
+def test_further_scorers_are_added_to_what_was_generated(sweep, tmp_path):
+    def length(texts):
+        return np.array([min(1, len(text) / 100) for text in texts])
+
+    sweep(save_to=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    both = sweep(scorer=[vowels, length], save_to=tmp_path)
+    assert both.scorers == ("vowels", "length")
+    assert both.to_frame(scorer="length")["toxicity"].tolist() != both.to_frame()["toxicity"].tolist()
+    assert set(before) == set(tmp_path.glob("*.json"))
+    pd.testing.assert_frame_equal(both.to_frame(), sweep().to_frame())
+    with pytest.raises(EntangleError, match="no scorer 'other' in this trade-off; it has vowels, length"):
+        both.to_frame(scorer="other")
+
+
+def test_a_finished_sweep_is_read_and_not_measured_again(sweep, tmp_path, monkeypatch):
+    first = sweep(save_to=tmp_path)
+    monkeypatch.setattr(sys.modules[tradeoff.__module__], "_measure", None)
+    pd.testing.assert_frame_equal(sweep(save_to=tmp_path).to_frame(), first.to_frame())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, "other settings .seed differ"),
+        ({"prompts": PROMPTS[::-1]}, "other settings .prompts differ"),
+        ({"texts": TEXTS[:-1]}, "other settings .texts differ"),
+        ({"change": edit(1)}, "holds AddDirection of other content at alpha=1"),
+    ],
+)
+def test_a_directory_of_another_sweep_is_refused(options, message, sweep, tmp_path):
+    sweep(save_to=tmp_path)
+    with pytest.raises(EntangleError, match=message):
+        sweep(save_to=tmp_path, **options)
+
+
+def test_nothing_is_lost_when_a_scorer_fails(sweep, tmp_path):
+    calls = []
+
+    def fails_later(texts):
+        calls.append(len(texts))
+        return vowels(texts) if len(calls) < 3 else np.full(len(texts), np.nan)
+
+    with pytest.raises(SweepError, match=r"AddDirection at alpha=3: scorer 'fails_later' must return") as caught:
+        sweep(scorer=fails_later, save_to=tmp_path)
+    assert caught.value.partial.to_frame()["alpha"].tolist() == [0, 1]
+    calls.clear()
+    assert sweep(scorer=fails_later, save_to=tmp_path).to_frame()["alpha"].tolist() == [0, 1, 3]
+    assert len(calls) == 1
+
+
+class Overflows:
+    """A method whose logits are not finite beyond alpha 1, as an edit's in float16 may be."""
+
+    @contextmanager
+    def applied(self, model, tokenizer, alpha):
+        hook = model.lm_head.register_forward_hook(lambda module, args, out: out * (1 if alpha <= 1 else math.nan))
+        try:
+            yield Subject(model, tokenizer)
+        finally:
+            hook.remove()
+
+
+def test_a_strength_that_breaks_the_model_is_a_row_that_says_so(sweep, tmp_path):
+    for _ in range(2):  # measured, then read back
+        frame = sweep(Overflows(), alphas=[1.0, 2.0], save_to=tmp_path).to_frame()
+        broken = frame.iloc[2]
+        assert "not finite" in broken["error"]
+        assert math.isnan(broken["toxicity"])
+        assert frame["error"].tolist()[:2] == ["", ""]
+        assert np.isfinite(frame.iloc[1]["toxicity"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alphas": []}, "at least one alpha"),
+        ({"alphas": [math.nan]}, "alphas must be finite"),
+        ({"alphas": [math.inf]}, "alphas must be finite"),
+        ({"prompts": []}, "at least one prompt"),
+        ({"prompts": PROMPTS[:1]}, "two prompts and two documents"),
+        ({"prompts": ["the cat", "the cat sat on the mat " * 20]}, "prompt 1 has"),
+        ({"texts": []}, "needs clean text"),
+        ({"texts": ["a cat", "the cat sat on the mat " * 20]}, "document 1 has"),
+        ({"scorer": []}, "needs a scorer"),
+        ({"change": {}}, "needs methods with a name"),
+        ({"samples": 0}, "samples >= 1"),
+    ],
+)
+def test_bad_input(options, message, sweep):
+    with pytest.raises(EntangleError, match=message):
+        sweep(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked child")
+def test_a_sweep_killed_fifty_times_ends_as_if_undisturbed(sweep, tmp_path):
+    undisturbed = sweep(alphas=list(range(9)), save_to=tmp_path / "whole")
+    rng = np.random.default_rng(0)
+    kills = 0
+    while kills < 50:
+        child = os.fork()
+        if child == 0:
+            sweep(alphas=list(range(9)), save_to=tmp_path / "killed")
+            os._exit(0)
+        time.sleep(rng.uniform(0.01, 0.35))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+        # Past the end there is nothing left to disturb: lose a condition, as a crashed disk would, and go on.
+        done = sorted((tmp_path / "killed").glob("condition-*.json")) if (tmp_path / "killed").is_dir() else []
+        if len(done) == 9:
+            rng.choice(done).unlink()
+    resumed = sweep(alphas=list(range(9)), save_to=tmp_path / "killed")
+    pd.testing.assert_frame_equal(resumed.to_frame(), undisturbed.to_frame())
+    for path in (tmp_path / "whole").glob("*.json"):
+        assert (tmp_path / "killed" / path.name).read_text() == path.read_text()
