@@ -20,12 +20,15 @@ from entangle.metrics import (
     Estimate,
     bias_corrected_interval,
     cosines,
+    gram_cosines,
     random_cosine_cdf,
     random_entanglement_cdf,
     random_entanglement_draws,
     random_entanglement_mean,
     random_entanglement_quantile,
+    readout_cosines,
     unit_vectors,
+    whitened_cosines,
 )
 from entangle.metrics.vectors import DirectionsLike, as_vectors
 
@@ -231,8 +234,8 @@ def entanglement_report(
         unit = unit_vectors(vectors)
         findings |= {
             "covariance_percentile": _share_below(draws, value),
-            "whitened": _gram_cosines(unit @ torch.linalg.solve(shrunk, unit.T)),
-            "readout": _gram_cosines(unit @ covariance @ unit.T),
+            "whitened": whitened_cosines(unit, shrunk),
+            "readout": readout_cosines(unit, covariance),
             "variance_share": ((unit @ covariance) * unit).sum(1) / covariance.trace(),
             "component_overlap": (unit @ components).square().sum(1),
         }
@@ -351,11 +354,11 @@ def _intervals(
     resampled *= (measured.square().sum(1) / (resampled.mean(0) * measured).sum(1))[:, None]
     gram, grams = measured @ measured.T, resampled @ resampled.mT
     noise = grams.mean(0) - gram
-    cosine = bias_corrected_interval(_gram_cosines(gram), _gram_cosines(grams - noise), level=level)
+    cosine = bias_corrected_interval(gram_cosines(gram), gram_cosines(grams - noise), level=level)
     entanglement = bias_corrected_interval(
-        _off_diagonal(_gram_cosines(gram)).amax(-1), _off_diagonal(_gram_cosines(grams - noise)).amax(-1), level=level
+        _off_diagonal(gram_cosines(gram)).amax(-1), _off_diagonal(gram_cosines(grams - noise)).amax(-1), level=level
     )
-    true = bias_corrected_interval(_gram_cosines(gram - noise), _gram_cosines(grams - 2 * noise), level=level)
+    true = bias_corrected_interval(gram_cosines(gram - noise), gram_cosines(grams - 2 * noise), level=level)
     return cosine, entanglement, true
 
 
@@ -386,13 +389,6 @@ def _covariances(x: Float[Tensor, "example d"]) -> tuple[Float[Tensor, "d d"], F
         raise EntangleError("the activations do not vary at all; give other examples or another place")
     identity = torch.eye(len(covariance), dtype=torch.float64) * covariance.trace() / len(covariance)
     return covariance, (1 - shrinkage) * covariance + shrinkage * identity
-
-
-def _gram_cosines(grams: Float[Tensor, "*batch concept concept"]) -> Float[Tensor, "*batch concept concept"]:
-    """Cosines from inner products; where a corrected length is not even positive, nothing is known: -1 or 1."""
-    scale = grams.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(grams.dtype).tiny).sqrt()
-    cosine = (grams / scale[..., :, None] / scale[..., None, :]).clamp(-1, 1)
-    return cosine.masked_fill(torch.eye(grams.shape[-1], dtype=torch.bool), 1)
 
 
 def _off_diagonal(grams: Float[Tensor, "*batch concept concept"]) -> Float[Tensor, "*batch concept concept"]:

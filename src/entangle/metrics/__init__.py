@@ -1,7 +1,16 @@
 """Entanglement, superposition and similarity, each with its bound and its null: tensors in, tensors out."""
 
 from entangle.metrics.bounds import coherence_bound, orthoplex_bound, welch_bound
+from entangle.metrics.dimension import intrinsic_dimension
 from entangle.metrics.entanglement import babel, clusters, coherence, entanglement, interference
+from entangle.metrics.inner_products import (
+    causal_gram,
+    gram_cosines,
+    principal_angles,
+    readout_cosines,
+    subspace_overlap,
+    whitened_cosines,
+)
 from entangle.metrics.neighbours import Partners, nearest_partners
 from entangle.metrics.nulls import (
     random_cosine_cdf,
@@ -10,6 +19,8 @@ from entangle.metrics.nulls import (
     random_entanglement_mean,
     random_entanglement_quantile,
 )
+from entangle.metrics.preference import ches
+from entangle.metrics.similarity import PairMoments, cca, cka, mmcs, mutual_knn, procrustes
 from entangle.metrics.statistics import (
     Estimate,
     auroc,
@@ -22,34 +33,72 @@ from entangle.metrics.statistics import (
     paired_permutation_test,
     wilson_interval,
 )
+from entangle.metrics.superposition import (
+    accessible_sparsity,
+    capacity,
+    dims_for_linear_access,
+    effective_features,
+    effective_rank,
+    feature_dimensionality,
+    features_per_dimension,
+    leverage,
+    participation_ratio,
+    polysemanticity,
+    stable_rank,
+)
 from entangle.metrics.vectors import cosines, unit_vectors
 
 __all__ = [
     "Estimate",
+    "PairMoments",
     "Partners",
+    "accessible_sparsity",
     "auroc",
     "babel",
     "bias_corrected_interval",
     "bootstrap_counts",
     "bootstrap_mean",
+    "capacity",
+    "causal_gram",
+    "cca",
+    "ches",
+    "cka",
     "clusters",
     "coherence",
     "coherence_bound",
     "cosines",
+    "dims_for_linear_access",
+    "effective_features",
+    "effective_rank",
     "entanglement",
+    "feature_dimensionality",
+    "features_per_dimension",
+    "gram_cosines",
     "holm",
     "interference",
+    "intrinsic_dimension",
+    "leverage",
     "max_statistic_p",
+    "mmcs",
+    "mutual_knn",
     "nearest_partners",
     "orthoplex_bound",
     "paired_difference",
     "paired_permutation_test",
+    "participation_ratio",
+    "polysemanticity",
+    "principal_angles",
+    "procrustes",
     "random_cosine_cdf",
     "random_entanglement_cdf",
     "random_entanglement_draws",
     "random_entanglement_mean",
     "random_entanglement_quantile",
+    "readout_cosines",
+    "stable_rank",
+    "subspace_overlap",
     "unit_vectors",
     "welch_bound",
+    "whitened_cosines",
     "wilson_interval",
 ]

@@ -1,0 +1,189 @@
+"""How many features share how many dimensions.
+
+Feature matrices are `[feature, d]` with their lengths, which here say how strongly a feature is represented: unlike
+entanglement, these metrics do not normalise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.metrics.entanglement import babel
+from entangle.metrics.vectors import DirectionsLike, as_vectors
+
+
+def feature_dimensionality(features: DirectionsLike) -> Float[Tensor, " feature"]:
+    """Share of a dimension that each feature has to itself: D_i = |W_i|^2 / sum_j (W_i/|W_i| . W_j)^2.
+
+    Elhage et al. (2022), "Toy models of superposition". 1 for a feature alone on its axis, 1/2 in an antipodal pair,
+    2/5 in a pentagon, 3/4 in a tetrahedron, 0 for a feature that is not represented (a row of zeros). Unchanged by
+    rotation and by scaling all features together; a duplicate halves it. Sums to at most the rank.
+
+    What it cannot tell: whether the features are ever present at the same time, which is when sharing costs.
+    """
+    return capacity(features)
+
+
+def capacity(features: DirectionsLike) -> Float[Tensor, " feature"]:
+    """Capacity allotted to each feature: C_i = (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
+
+    Scherlis et al. (2022), "Polysemanticity and capacity in neural networks", section 2; algebraically the same as
+    `feature_dimensionality`. In [0, 1]; the sum is at most the rank, with equality where the matrix is
+    block-semi-orthogonal: features fall into orthogonal blocks, each a tight frame.
+
+    Returns:
+        One value per feature; 0 for a row of zeros. Linear in the number of features in time and memory.
+    """
+    w = as_vectors(features)
+    largest = w.abs().max()
+    if float(largest) == 0:
+        return torch.zeros_like(w[:, 0])
+    w = w / largest
+    own = w.square().sum(1)
+    shared = ((w @ (w.T @ w)) * w).sum(1)
+    return torch.where(own > 0, own.square() / torch.where(own > 0, shared, 1), 0).clamp(max=1)
+
+
+def leverage(features: DirectionsLike) -> Float[Tensor, " feature"]:
+    """Share of each feature's variance that the best linear read-out recovers, if features are uncorrelated.
+
+    W_i' (W'W)^+ W_i: the diagonal of the hat matrix, and the largest value of the capacity ratio over all read-outs u,
+    max_u (u . W_i)^2 / sum_j (u . W_j)^2. At least `capacity`, which reads out along W_i itself; sums to the rank.
+    """
+    w = as_vectors(features)
+    q = torch.linalg.svd(w.double(), full_matrices=False)
+    kept = q.S.max() * max(w.shape) * torch.finfo(w.dtype).eps < q.S
+    shares: Tensor = q.U[:, kept].square().sum(1)
+    return shares.to(w)
+
+
+def features_per_dimension(features: DirectionsLike) -> Float[Tensor, ""]:
+    """|W|_F^2 / d: how many features of unit length the matrix holds per dimension (Elhage et al. 2022).
+
+    Needs features scaled so that 1 is "fully represented"; of unit directions it is only N / d.
+    """
+    w = as_vectors(features)
+    return w.square().sum() / w.shape[1]
+
+
+def polysemanticity(features: DirectionsLike) -> Float[Tensor, " neuron"]:
+    """Effective number of features each neuron responds to: (sum_i w_in^2)^2 / sum_i w_in^4.
+
+    The participation ratio of a neuron's squared weights; 1 is monosemantic, N responds to all alike, 0 to none.
+
+    Args:
+        features: `[feature, neuron]` in the neurons' own basis: the result depends on the basis, as it must.
+    """
+    squares = as_vectors(features).square()
+    squares = squares / squares.amax(0).clamp(min=torch.finfo(squares.dtype).tiny)
+    fourth = squares.square().sum(0)
+    return torch.where(fourth > 0, squares.sum(0).square() / fourth.clamp(min=torch.finfo(fourth.dtype).tiny), 0)
+
+
+def effective_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
+    """exp of the entropy of the singular values divided by their sum (Roy & Vetterli 2007, eq. 4).
+
+    From 1 to the rank; unchanged by rotation on either side and by scaling. Not centred: subtract the mean of
+    activations first. Not the rank: small singular values count, in proportion to their size.
+    """
+    s = _singular_values(matrix)
+    p = s / s.sum()
+    rank: Tensor = torch.special.entr(p).sum().exp()
+    return rank
+
+
+def participation_ratio(x: Float[Tensor, "example d"], *, center: bool = True) -> Float[Tensor, ""]:
+    """Dimensions that share the variance: (sum of eigenvalues)^2 / sum of squared eigenvalues of the covariance.
+
+    Gao et al. (2017). From 1 to min(d, examples - 1); a few examples bias it downwards.
+
+    Args:
+        x: Activations.
+        center: Subtract the mean; without it, a common offset counts as variance.
+    """
+    s = _singular_values(x - x.mean(0) if center else x)
+    variances = (s / s.max()).square()
+    ratio: Tensor = variances.sum().square() / variances.square().sum()
+    return ratio
+
+
+def stable_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
+    """|A|_F^2 / |A|_2^2 (Rudelson & Vershynin 2007): at most the rank, and steady under small perturbations."""
+    s = _singular_values(matrix)
+    return (s / s.max()).square().sum()
+
+
+def effective_features(activations: Float[Tensor, "example feature"]) -> Float[Tensor, ""]:
+    """exp of the entropy of how total activation is divided between features.
+
+    Bereska et al. (2025), "Superposition as lossy compression": p_i = sum |z_i| / sum over all features, F = exp H(p).
+    Divided by the number of neurons, F / N is their measure of superposition: above 1, more features than neurons.
+
+    Args:
+        activations: Of the features of a sparse autoencoder.
+
+    What it cannot tell: it inherits the autoencoder. More dictionary features, or less sparsity, give a larger F;
+    compare only between autoencoders of one size trained alike.
+    """
+    shares = _finite_matrix(activations).abs().sum(0)
+    if float(shares.sum()) == 0:
+        raise EntangleError("no feature is ever active; effective_features needs activations that are not all zero")
+    features: Tensor = torch.special.entr(shares / shares.sum()).sum().exp()
+    return features
+
+
+def accessible_sparsity(directions: DirectionsLike, tolerance: float, *, max_sparsity: int | None = None) -> int:
+    """How many features may be active at once for every feature to be read along its own direction to `tolerance`.
+
+    Linear accessibility in the sense of Garg, Kleinberg & Peng (2026): z is k-sparse with entries in [-1, 1], and
+    |v_i . sum_j z_j v_j - z_i| <= tolerance for all i. The worst case is exactly `babel(k)`.
+
+    Args:
+        directions: `[feature, d]`; normalised here.
+        tolerance: Largest error allowed, above 0.
+        max_sparsity: Where to stop looking; all features by default.
+
+    Returns:
+        The largest such k, 0 if even a single active feature disturbs another by more. Other read-outs than the
+        directions themselves may do better.
+    """
+    if not tolerance > 0:
+        raise EntangleError(f"tolerance is an error above 0, not {tolerance}")
+    errors = babel(directions, max_sparsity)
+    return int((errors <= tolerance).sum())
+
+
+def dims_for_linear_access(n_features: int, sparsity: int, tolerance: float) -> int:
+    """Dimensions in which `n_features` random directions can be read to `tolerance` when `sparsity` are active.
+
+    A sufficient number, ceil(4 k^2 ln(N) / tolerance^2): by a union bound over pairs, some set of N directions has a
+    coherence of at most tolerance / k there. It is the O(k^2 log N) of Garg, Kleinberg & Peng (2026), who show that
+    k^2 log(N / k) / log k is needed up to a constant; non-linear decoding needs only k log(N / k).
+
+    A yardstick: a model with far fewer dimensions than this for the features claimed of it must rely on structure.
+    """
+    if n_features < 2 or sparsity < 1 or not tolerance > 0:
+        raise EntangleError(
+            f"needs 2 features, sparsity 1 and a tolerance above 0 or more, not {n_features}, {sparsity}, {tolerance}"
+        )
+    return math.ceil(4 * sparsity**2 * math.log(n_features) / tolerance**2)
+
+
+def _singular_values(matrix: Float[Tensor, "row column"]) -> Float[Tensor, " rank"]:
+    values: Tensor = torch.linalg.svdvals(_finite_matrix(matrix))
+    if float(values.max()) == 0:
+        raise EntangleError("the matrix is all zeros (or constant, if centred), which has no rank to speak of")
+    return values
+
+
+def _finite_matrix(matrix: Tensor) -> Tensor:
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise EntangleError(f"this needs a matrix [row, column], not shape {tuple(matrix.shape)}")
+    if not bool(matrix.isfinite().all()):
+        raise EntangleError(f"the matrix holds {int((~matrix.isfinite()).sum())} values that are NaN or infinite")
+    return matrix if matrix.dtype == torch.float64 else matrix.float()
