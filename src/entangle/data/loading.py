@@ -206,7 +206,8 @@ def _without_duplicates(
         earlier, later = repeats[0]
         raise EntangleError(
             f"{len(repeats):,} of {len(texts):,} texts occur more than once (first {places[earlier]} and "
-            f"{places[later]}), and could end up on both sides of a split: pass drop_duplicates=True (--drop-duplicates) to keep one of each"
+            f"{places[later]}), and could end up on both sides of a split: "
+            "pass drop_duplicates=True (--drop-duplicates) to keep one of each"
         )
     return np.fromiter(first.values(), dtype=np.int64)
 
