@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,17 +31,16 @@ SETTLED = 3e4  # model-steps below which compiling takes longer than it saves
 
 
 class StackedGPT2:
-    """n_models independent GPT-2s: pre-LayerNorm, tanh-GELU, an unembedding of its own, and positions only if asked for.
+    """Independent GPT-2s: pre-LayerNorm, tanh-GELU, an unembedding of its own, and positions only if asked for.
 
     Args:
-        n_models: how many.
+        seeds: one per model, of its initial weights; a model does not depend on which others are in the stack.
         n_states: vocabulary.
         n_layers: blocks.
         d_model: width of the residual stream.
         n_heads: attention heads, of d_model / n_heads each; the MLP has 4 d_model neurons.
         n_positions: learn position embeddings for this many positions; 0 for none, which a causal transformer can do without.
         init_std: of the initial weights; 1 / sqrt(d_model) by default, since GPT-2's .02 is made for hundreds of dimensions.
-        seed: of the initial weights.
 
     Attributes:
         weights: every parameter by its GPT-2 name, `[model, out, in]` for matrices and `[model, out, 1]` for vectors.
@@ -49,7 +48,7 @@ class StackedGPT2:
 
     def __init__(
         self,
-        n_models: int,
+        seeds: Sequence[int],
         n_states: int,
         *,
         n_layers: int = 4,
@@ -57,26 +56,27 @@ class StackedGPT2:
         n_heads: int = 2,
         n_positions: int = 0,
         init_std: float | None = None,
-        seed: int = 0,
     ) -> None:
         if d_model % n_heads:
             raise EntangleError(f"n_heads must divide d_model, but {n_heads} does not divide {d_model}")
-        if min(n_models, n_states, n_layers) < 1:
-            raise EntangleError(f"n_models, n_states and n_layers must be positive, not {n_models}, {n_states}, {n_layers}")
-        self.n_models, self.n_states, self.n_layers = n_models, n_states, n_layers
+        if min(len(seeds), n_states, n_layers) < 1:
+            raise EntangleError(
+                f"a stack needs a seed, a state and a layer or more, not {len(seeds)}, {n_states} and {n_layers}"
+            )
+        self.n_models, self.n_states, self.n_layers = len(seeds), n_states, n_layers
         self.d_model, self.n_heads, self.n_positions = d_model, n_heads, n_positions
         std = d_model**-0.5 if init_std is None else init_std
-        generator = torch.Generator().manual_seed(seed)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.weights: Weights = {}
         for name, (n_out, n_in) in self._shapes().items():
             if name.endswith("bias"):
-                value = torch.zeros(n_models, n_out, 1)
+                value = torch.zeros(self.n_models, n_out, 1)
             elif ".ln_" in name or name.startswith("ln_"):
-                value = torch.ones(n_models, n_out, 1)
+                value = torch.ones(self.n_models, n_out, 1)
             else:
                 # GPT-2 shrinks what writes into the residual stream by the number of writers.
                 scale = std / math.sqrt(2 * n_layers) if name.endswith("c_proj.weight") else std
-                value = scale * torch.randn(n_models, n_out, n_in, generator=generator)
+                value = scale * torch.stack([torch.randn(n_out, n_in, generator=each) for each in generators])
             self.weights[name] = value.requires_grad_()
 
     def _shapes(self) -> dict[str, tuple[int, int]]:

@@ -68,7 +68,9 @@ class SparseFeatures:
             raise EntangleError(f"groups must be disjoint sets of features 0 to {n_features - 1}, but hold {members}")
         for group in self.anticorrelated:
             if bool((self.probability[..., group].sum(-1) > 1 + 1e-6).any()):
-                raise EntangleError(f"the probabilities of the anticorrelated group {group} sum to more than 1; lower them")
+                raise EntangleError(
+                    f"the probabilities of the anticorrelated group {group} sum to more than 1; lower them"
+                )
 
     def sample(
         self, n_instances: int, batch_size: int, generator: torch.Generator
@@ -91,9 +93,7 @@ class SparseFeatures:
         values = torch.rand(shape, generator=generator)
         return active * (2 * values - 1 if self.signed else values)
 
-    def quadrature(
-        self, n_nodes: int = 8
-    ) -> tuple[Float[Tensor, "row feature"], Float[Tensor, "#instance row"]]:
+    def quadrature(self, n_nodes: int = 8) -> tuple[Float[Tensor, "row feature"], Float[Tensor, "#instance row"]]:
         """Rows and weights that replace sampling by an exact expectation, for two or three independent features.
 
         A feature is 0 with weight 1 - p, or one of `n_nodes` Gauss-Legendre nodes on [0, 1]; a row is a combination of these.
@@ -115,8 +115,14 @@ class SparseFeatures:
         values = torch.cat([torch.zeros(1), values if self.signed else (values + 1) / 2])
         index = torch.cartesian_prod(*[torch.arange(n_nodes + 1)] * self.n_features).view(-1, self.n_features)
         p = torch.atleast_2d(self.probability).unsqueeze(-1)
-        each = torch.cat([1 - p, p * torch.tensor(weights / 2, dtype=torch.float32)], dim=-1)  # [instance, feature, node]
-        chosen = each.unsqueeze(1).expand(-1, len(index), -1, -1).gather(3, index[None, :, :, None].expand(len(each), -1, -1, 1))
+        each = torch.cat(
+            [1 - p, p * torch.tensor(weights / 2, dtype=torch.float32)], dim=-1
+        )  # [instance, feature, node]
+        chosen = (
+            each.unsqueeze(1)
+            .expand(-1, len(index), -1, -1)
+            .gather(3, index[None, :, :, None].expand(len(each), -1, -1, 1))
+        )
         return values[index], chosen.squeeze(3).prod(-1)
 
 
@@ -146,7 +152,9 @@ class BagOfWords:
         except ValueError as error:
             raise EntangleError("texts hold no words; give documents with text in them") from error
         if counts.shape[1] < n_features:
-            raise EntangleError(f"texts hold {counts.shape[1]} distinct words, n_features asks for {n_features}; lower it")
+            raise EntangleError(
+                f"texts hold {counts.shape[1]} distinct words, n_features asks for {n_features}; lower it"
+            )
         self.n_features = n_features
         self.words: list[str] = vectorizer.get_feature_names_out().tolist()
         self.windows: Float[Tensor, "window feature"] = torch.from_numpy(counts.toarray()).float()

@@ -37,7 +37,9 @@ class MarkovMixture:
         self, n_chains: int = 3, n_states: int = 4, *, length: int = 16, noise: float = 0.0, seed: int = 0
     ) -> None:
         if n_states < 2 or length < 2:
-            raise EntangleError(f"a chain needs at least 2 states and sequences at least 2 tokens, not {n_states}, {length}")
+            raise EntangleError(
+                f"a chain needs at least 2 states and sequences at least 2 tokens, not {n_states}, {length}"
+            )
         if not 1 <= n_chains <= math.factorial(n_states - 1):
             raise EntangleError(
                 f"{n_states} states have {math.factorial(n_states - 1)} different cycles; n_chains={n_chains} asks for more"
@@ -74,21 +76,16 @@ class MarkovMixture:
             EntangleError: where the share is negative or not finite.
         """
         if not (math.isfinite(share) and share >= 0):
-            raise EntangleError(f"share must be a finite number of at least 0 (1: as much data as the others), not {share}")
+            raise EntangleError(
+                f"share must be a finite number of at least 0 (1: as much data as the others), not {share}"
+            )
         weights = torch.ones(self.n_chains)
         weights[self.minority] = share
         return weights / weights.sum()
 
-    def sample(self, chains: Int[Tensor, "*batch"], generator: torch.Generator) -> Int[Tensor, "*batch pos"]:
+    def sample(self, chains: Int[Tensor, "row"], generator: torch.Generator) -> Int[Tensor, "row pos"]:
         """Draw a sequence from each of the given chains, each from a random start."""
-        state = torch.randint(self.n_states, chains.shape, generator=generator)
-        states = [state]
-        for _ in range(self.length - 1):
-            strays = torch.rand(chains.shape, generator=generator) < self.noise
-            anywhere = torch.randint(self.n_states, chains.shape, generator=generator)
-            state = torch.where(strays, anywhere, self.next_state[chains, state])
-            states.append(state)
-        return torch.stack(states, dim=-1)
+        return walk(self.next_state[None], chains[None], self.length, self.noise, generator)[0]
 
     @property
     def determined(self) -> Bool[Tensor, "chain start pos"]:
@@ -101,3 +98,23 @@ class MarkovMixture:
         same_so_far = (rows[:, None] == rows[None]).cumprod(-1).bool()  # [row, row, pos]
         agree = same_so_far[..., 1:] | ~same_so_far[..., :-1]
         return agree.all(1).view(self.n_chains, self.n_states, -1)
+
+
+def walk(
+    next_state: Int[Tensor, "mixture chain state"],
+    chains: Int[Tensor, "mixture row"],
+    length: int,
+    noise: float,
+    generator: torch.Generator,
+) -> Int[Tensor, "mixture row pos"]:
+    """Follow chains of several mixtures at once, from random starts; see `MarkovMixture`."""
+    n_mixtures, _, n_states = next_state.shape
+    here = torch.arange(n_mixtures)[:, None]
+    state = torch.randint(n_states, chains.shape, generator=generator)
+    states = [state]
+    for _ in range(length - 1):
+        strays = torch.rand(chains.shape, generator=generator) < noise
+        anywhere = torch.randint(n_states, chains.shape, generator=generator)
+        state = torch.where(strays, anywhere, next_state[here, chains, state])
+        states.append(state)
+    return torch.stack(states, dim=-1)

@@ -114,7 +114,9 @@ class SuperpositionModel(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_instances, n_features))
 
     @classmethod
-    def absolute_value(cls, n_features: int, n_hidden: int, n_instances: int = 1, *, seed: int = 0) -> SuperpositionModel:
+    def absolute_value(
+        cls, n_features: int, n_hidden: int, n_instances: int = 1, *, seed: int = 0
+    ) -> SuperpositionModel:
         """The model that computes |x| with too few neurons: `relu(W_out.T relu(W x) + b)`.
 
         Elhage et al. 2022, "Computation in superposition"; train it on `SparseFeatures(..., signed=True)`.
@@ -164,7 +166,9 @@ class SuperpositionModel(nn.Module):
             EntangleError: where the data have another number of features, or a loss becomes infinite or NaN.
         """
         if features.n_features != self.n_features:
-            raise EntangleError(f"the model has {self.n_features} features, the data {features.n_features}; they must agree")
+            raise EntangleError(
+                f"the model has {self.n_features} features, the data {features.n_features}; they must agree"
+            )
         draw = self._batches(features, batch_size, seed)
         # One held-out batch for all instances, so that their losses can be compared.
         shared = torch.Generator().manual_seed(seed + 1)
@@ -201,7 +205,9 @@ class SuperpositionModel(nn.Module):
             generator = torch.Generator().manual_seed(seed)
             return lambda: (features.sample(self.n_instances, batch_size, generator), None)
         if not isinstance(features, SparseFeatures):
-            raise EntangleError(f"only SparseFeatures have an exact expectation, not {type(features).__name__}; give a batch_size")
+            raise EntangleError(
+                f"only SparseFeatures have an exact expectation, not {type(features).__name__}; give a batch_size"
+            )
         rows, weights = features.quadrature()
         exact = (rows.unsqueeze(0), weights)
         return lambda: exact

@@ -205,7 +205,9 @@ def rare_feature(
     p = torch.full((len(share), n_features), probability)
     p[:, 0] *= share
     model = SuperpositionModel(n_features, n_hidden, len(share), seed=seed)
-    model.fit(SparseFeatures(n_features, probability=p), steps=steps, batch_size=batch_size, seed=seed, progress=progress)
+    model.fit(
+        SparseFeatures(n_features, probability=p), steps=steps, batch_size=batch_size, seed=seed, progress=progress
+    )
     norms = model.norms()
     kept = norms >= KEPT
     rare, others = [], []
