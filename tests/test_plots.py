@@ -56,6 +56,8 @@ def test_by_layer_draws_a_line_a_name_over_the_null_band() -> None:
         name: (np.array([0.6, 0.7]) + k, np.array([0.5, 0.6]), np.array([0.7, 0.8])) for k, name in enumerate("ab")
     }
     ax = plots.by_layer([0, 3], series, band=(0.45, 0.55), baseline=0.9)
-    np.testing.assert_array_equal(ax.lines[1].get_ydata(), [1.6, 1.7])
-    assert len(ax.lines) == 3
-    assert len(ax.collections) == 3
+    line, _, (bars,) = ax.containers[1].lines
+    np.testing.assert_array_equal(line.get_ydata(), [1.6, 1.7])
+    np.testing.assert_allclose([bar[:, 1] for bar in bars.get_segments()], [[0.5, 1.6], [0.6, 1.7]])
+    alone = plots.by_layer([0, 3], {"a": series["a"]})
+    np.testing.assert_array_equal(alone.lines[0].get_ydata(), [0.6, 0.7])

@@ -222,15 +222,29 @@ def by_layer(
     if band is not None:
         floor, ceiling = (np.broadcast_to(_numpy(edge), x.shape) for edge in band)
         ax.fill_between(x, floor, ceiling, color=GREY, alpha=0.3, linewidth=0, label=band_name)
+    # Bands of several names would hide each other: bars beside each other do not.
+    spread = 0.0 if len(series) == 1 else 0.12 * float(np.min(np.diff(x), initial=1))
     for index, (name, (value, low, high)) in enumerate(series.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        ax.plot(x, _numpy(value), color=colour, marker="o", markersize=3.5, linewidth=1.4, label=name)
-        ax.fill_between(x, _numpy(low), _numpy(high), color=colour, alpha=0.18, linewidth=0)
+        style = {
+            "color": COLOURS[index % len(COLOURS)],
+            "marker": "o",
+            "markersize": 3.5,
+            "linewidth": 1.4,
+            "label": name,
+        }
+        y, bottom, top = _numpy(value), _numpy(low), _numpy(high)
+        if len(series) == 1:
+            ax.plot(x, y, **style)
+            ax.fill_between(x, bottom, top, color=style["color"], alpha=0.18, linewidth=0)
+        else:
+            ends = np.clip([y - bottom, top - y], 0, None)
+            ax.errorbar(x + spread * (index - (len(series) - 1) / 2), y, ends, elinewidth=0.8, **style)
     if baseline is not None:
         ax.axhline(baseline, color=COLOURS[1], linestyle="--", linewidth=1, label=f"{baseline_name} {baseline:.3f}")
     ax.set_xticks(x[:: max(1, len(x) // 12)])
     _quiet(ax, title, "layer", ylabel)
-    ax.legend(frameon=False, fontsize=8)
+    # Above the axes: a legend among the lines would cover one.
+    ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return ax
 
 

@@ -1,0 +1,140 @@
+"""The `entangle` command: subcommands parse words and call the library; an `EntangleError` becomes one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import EntangleError
+from .report import Settings
+
+REFUSED, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    help="How entangled is a concept in a model, and what does it cost to steer it out?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
+
+
+def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
+    """`["a=b"]` -> `{"a": "b"}`."""
+    pairs: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise EntangleError(f"{option} needs NAME=VALUE; got {word!r}")
+        if name in pairs:
+            raise EntangleError(f"{option} {name} is given twice: keep one")
+        pairs[name] = value
+    return pairs
+
+
+def _numbers(words: str, option: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in words.replace(",", " ").split())
+    except ValueError as error:
+        raise EntangleError(f"{option} needs numbers such as 0,4,8,12; got {words!r}") from error
+
+
+@app.command()
+def report(
+    model: Annotated[str, typer.Argument(help="Directory or hub id of a HuggingFace causal LM or encoder.")],
+    data: Annotated[str, typer.Argument(help="JSONL or CSV (maybe .gz) with text and label, or a dataset id.")],
+    out: Out = Path("entangle-report"),
+    name: Annotated[str, typer.Option(help="What label 1 says; by default the data file's name.")] = "",
+    text: Annotated[str, typer.Option(help="The field that holds the text.")] = Settings.text,
+    label: Annotated[str, typer.Option(help="The field that holds the label.")] = Settings.label,
+    where: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE: rows of DATA to keep; repeatable.")] = None,
+    concept: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a further concept; repeatable.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Texts to continue, with and without steering.")] = None,
+    clean: Annotated[str | None, typer.Option(help="Clean text, on which the price is measured.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="A HuggingFace text classifier; else a linear scorer.")] = None,
+    scorer_label: Annotated[list[str] | None, typer.Option(help="The scorer's label that counts; repeatable.")] = None,
+    alphas: Annotated[str, typer.Option(help="Strengths, in standard deviations.")] = ",".join(
+        f"{a:g}" for a in Settings.alphas
+    ),
+    top_k: Annotated[int | None, typer.Option(help="Heads to steer; by default a quarter, at most 30.")] = None,
+    samples: Annotated[int, typer.Option(help="Continuations a prompt.")] = Settings.samples,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens a continuation.")] = Settings.max_new_tokens,
+    limit: Annotated[int | None, typer.Option(help="Rows of each labelled file to use.")] = None,
+    limit_prompts: Annotated[int | None, typer.Option(help="Prompts to use.")] = None,
+    limit_clean: Annotated[int | None, typer.Option(help="Clean documents to use, the first ones.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
+    bos: Annotated[bool, typer.Option("--bos", help="Put the beginning-of-text token before every text.")] = False,
+    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
+    revision: Annotated[str | None, typer.Option(help="The model's revision on the hub.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="The model's floating type, say bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to run; by default a GPU if there is one.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens a batch, padding included.")] = Settings.batch_tokens,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.")] = Settings.resamples,
+    permutations: Annotated[int, typer.Option(help="Label permutations of the null.")] = Settings.permutations,
+    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = Settings.seed,
+) -> None:
+    """Measure one concept in one model and write report.html and report.json."""
+    from .report import measure, write
+
+    settings = Settings(
+        model=model,
+        data=data,
+        name=name,
+        text=text,
+        label=label,
+        where=_pairs(where or [], "--where"),
+        concepts=_pairs(concept or [], "--concept"),
+        prompts=prompts,
+        clean=clean,
+        scorer=scorer,
+        scorer_labels=tuple(scorer_label or ()),
+        alphas=_numbers(alphas, "--alphas"),
+        top_k=top_k,
+        samples=samples,
+        max_new_tokens=max_new_tokens,
+        limit=limit,
+        limit_prompts=limit_prompts,
+        limit_clean=limit_clean,
+        max_length=max_length,
+        bos=bos,
+        drop_duplicates=drop_duplicates,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        resamples=resamples,
+        permutations=permutations,
+        seed=seed,
+    )
+    for path in write([measure(settings, cache=out / "cache")], out):
+        typer.echo(path)
+
+
+@app.command()
+def demo(out: Out = Path("entangle-demo"), seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0) -> None:
+    """Generate a corpus, train two small models on it, and report on both, side by side; nothing is downloaded."""
+    from .report import demo as run_demo
+
+    for path in run_demo(out, seed=seed):
+        typer.echo(path)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line; a refused input is one line on stderr and exit code 2."""
+    try:
+        app(words, prog_name="entangle", standalone_mode=True)
+    except EntangleError as error:
+        typer.secho(f"entangle: {' '.join(str(error).split())}", err=True, fg=typer.colors.RED)
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        typer.secho("entangle: interrupted; no report was written", err=True)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Putting a report into a folder, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import EntangleError
+from .page import render
+
+
+def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:
+    """Write `report.html` and `report.json`.
+
+    Args:
+        studies: What `measure` returned for each model; several stand side by side on the page.
+        out: The folder; made if it is not there. A report that is there already is replaced.
+
+    Returns:
+        The paths of the page and of the numbers.
+
+    Raises:
+        EntangleError: The folder cannot be written to.
+    """
+    out = Path(out)
+    contents = {
+        "report.html": render(studies),
+        "report.json": json.dumps({"studies": list(studies)}, indent=1, allow_nan=False),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return [_replace(out / name, text) for name, text in contents.items()]
+    except OSError as error:
+        raise EntangleError(
+            f"cannot write the report to {out}: {error.strerror or error}; choose another folder with --out"
+        ) from error
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write beside the path and rename, so that a reader never meets half a file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return path
