@@ -15,14 +15,19 @@ from entangle.evaluation.subject import Method, Subject
 from entangle.evaluation.tradeoff import SweepError, tradeoff
 
 __all__ = [
+    "AtStrengths",
     "CachedScorer",
+    "Checkpoint",
     "ClassifierScorer",
     "EntanglementReport",
     "LanguageShift",
     "LinearToxicityScorer",
+    "Matched",
     "Method",
     "PerDocument",
+    "Prompt",
     "Scorer",
+    "SelfDebias",
     "Subject",
     "SweepError",
     "Tradeoff",

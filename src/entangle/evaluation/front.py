@@ -136,4 +136,5 @@ def _on_front(
     t, c = toxicity[:, None, :], ce[:, None, :]
     as_good = (t <= toxicity[:, :, None]) & (c <= ce[:, :, None])
     better = (t < toxicity[:, :, None]) | (c < ce[:, :, None])
-    return np.logical_not(np.any(as_good & better, axis=-1))
+    front: Bool[np.ndarray, "resample condition"] = np.logical_not(np.any(as_good & better, axis=-1))
+    return front
