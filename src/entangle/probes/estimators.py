@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 from torch import Tensor
 
 from entangle.errors import EntangleError
@@ -70,8 +70,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             EntangleError: Labels of one class, activations that are not finite, or parameters out of range.
         """
         if not isinstance(X, Tensor):
-            X, y = validate_data(self, X, y, allow_nd=True, dtype=(np.float64, np.float32), multi_output=False)
-            check_classification_targets(y)
+            if _has_grid(X):
+                X = check_array(X, allow_nd=True, dtype=(np.float64, np.float32))
+            else:
+                X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
+                check_classification_targets(y)
         codes, self.classes_ = encode_labels(y)
         cells = Cells(X)
         self.n_features_in_ = cells.n_features
@@ -112,10 +115,14 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         check_is_fitted(self)
         if isinstance(X, Tensor):
             X = X.detach().cpu().numpy()
-        X = validate_data(self, X, allow_nd=True, dtype=(np.float64, np.float32), reset=False)
-        if X.ndim == 2:
+        if not _has_grid(X):
+            X = validate_data(self, X, dtype=(np.float64, np.float32), reset=False)
             scores = X @ self.coef_.T + self.intercept_
             return np.asarray(scores[:, 0] if len(self.classes_) == 2 else scores)
+        X = check_array(X, allow_nd=True, dtype=(np.float64, np.float32))
+        fitted = (*self.converged_.shape, self.n_features_in_)
+        if X.shape[1:] != fitted:
+            raise EntangleError(f"these probes were fitted on [example, {fitted}], not {X.shape}")
         if len(self.classes_) == 2:
             return np.asarray(np.einsum("n...d,...d->n...", X, self.coef_) + self.intercept_)
         scores = np.einsum("n...d,...kd->n...k", X, self.coef_) + self.intercept_
@@ -140,7 +147,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
 class _Minimiser(LinearProbe):
     """A probe that minimises a loss; its parameters include `tol`, `max_iter` and `class_weight`."""
 
-    tol: float
+    tol: float | None
     max_iter: int
     class_weight: ClassWeight
 
@@ -190,12 +197,13 @@ class LogisticProbe(_Minimiser):
     Args:
         C: Inverse strength of the penalty.
         class_weight: None, "balanced", or a weight for each label.
-        tol: How far the mean log-loss may be above its minimum, as the preconditioned gradient estimates it.
+        tol: How far the mean log-loss may be above its minimum, as the preconditioned gradient estimates it; by default
+            as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
     """
 
     def __init__(
-        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float = 1e-10, max_iter: int = 200
+        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float | None = None, max_iter: int = 200
     ) -> None:
         self.C = C
         self.class_weight = class_weight
@@ -220,12 +228,13 @@ class LinearSVMProbe(_Minimiser):
     Args:
         C: Inverse strength of the penalty.
         class_weight: None, "balanced", or a weight for each label.
-        tol: How far the mean loss may be above its minimum, as the preconditioned gradient estimates it.
+        tol: How far the mean loss may be above its minimum, as the preconditioned gradient estimates it; by default
+            as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
     """
 
     def __init__(
-        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float = 1e-12, max_iter: int = 200
+        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float | None = None, max_iter: int = 200
     ) -> None:
         self.C = C
         self.class_weight = class_weight
@@ -243,12 +252,13 @@ class RidgeProbe(_Minimiser):
     Args:
         alpha: Strength of the penalty.
         class_weight: None, "balanced", or a weight for each label.
-        tol: How far the mean squared error may be above its minimum, as the preconditioned gradient estimates it.
+        tol: How far the mean squared error may be above its minimum, as the preconditioned gradient estimates it; by
+            default as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
     """
 
     def __init__(
-        self, alpha: float = 1.0, *, class_weight: ClassWeight = None, tol: float = 1e-12, max_iter: int = 200
+        self, alpha: float = 1.0, *, class_weight: ClassWeight = None, tol: float | None = None, max_iter: int = 200
     ) -> None:
         self.alpha = alpha
         self.class_weight = class_weight
@@ -320,6 +330,10 @@ class CellByCell:
             )
 
         return solve
+
+
+def _has_grid(X: Any) -> bool:
+    return len(getattr(X, "shape", ())) > 2
 
 
 def _softmax(scores: Array, n_classes: int) -> Array:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,13 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate, bootstrap_mean, max_statistic_p
+from entangle.probes.files import check_same_model, read, write
 from entangle.probes.scores import area, area_interval, correct
-from entangle.probes.splits import Split
+from entangle.probes.splits import PARTS, Split
 
 METRICS = ("accuracy", "auroc")
+TENSOR_FIELDS = ("coef_", "intercept_", "labels", "selection_scores", "report_scores", "null", "C", "gap")
+JSON_FIELDS = ("metric", "layers", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,13 +104,13 @@ class ProbeGrid:
 
     @cached_property
     def interval(self) -> Estimate:
-        """Accuracy with its bootstrap interval (BCa) over examples or groups: three tensors shaped like the grid."""
+        """Accuracy with its BCa bootstrap interval over examples or groups: three tensors shaped like the grid."""
         hits = correct(self.report_scores, self.report_labels, self.n_classes)
         return bootstrap_mean(hits, **self._resampling)
 
     @cached_property
     def auroc_interval(self) -> Estimate:
-        """AUROC with its bootstrap interval (percentile) over examples or groups: three tensors shaped like the grid."""
+        """AUROC with its percentile bootstrap interval over examples or groups: three tensors shaped like the grid."""
         return area_interval(self.report_scores, self.report_labels, self.n_classes, **self._resampling)
 
     @cached_property
@@ -180,6 +184,39 @@ class ProbeGrid:
             title=title,
             mark=mark,
             ax=ax,
+        )
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write it as safetensors and JSON."""
+        tensors = {name: getattr(self, name) for name in TENSOR_FIELDS}
+        tensors |= {f"split.{name}": getattr(self.split, name) for name in PARTS}
+        if self.groups is not None:
+            tensors["groups"] = self.groups
+        meta = {"classes": self.classes_.tolist(), "classes_dtype": self.classes_.dtype.str, "settings": self.settings}
+        write(directory, "ProbeGrid", 1, tensors, meta | {name: getattr(self, name) for name in JSON_FIELDS})
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            directory: Where it was written.
+            fingerprint: Of the model it is to be used with, if that is to be checked.
+
+        Raises:
+            EntangleError: Nothing usable is there, or it belongs to another model.
+        """
+        tensors, meta = read(directory, "ProbeGrid", 1)
+        check_same_model(meta["fingerprint"], fingerprint, "this ProbeGrid")
+        stored: dict[str, Any] = {name: tensors[name] for name in TENSOR_FIELDS} | {
+            name: meta[name] for name in JSON_FIELDS
+        }
+        return cls(
+            **stored,
+            classes_=np.array(meta["classes"], dtype=meta["classes_dtype"]),
+            split=Split(*(tensors[f"split.{name}"] for name in PARTS)),
+            groups=tensors.get("groups"),
+            settings=meta["settings"],
         )
 
     def null_ceiling(self, level: float = 0.95) -> float:

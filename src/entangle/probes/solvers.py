@@ -20,6 +20,9 @@ from entangle.probes.losses import Labels, Loss
 Rows = Float[Tensor, "cell example feature"]
 Weights = Float[Tensor, "example response"]
 
+TOLERANCE = {torch.float32: 1e-10, torch.float64: 1e-16}
+"""Default `tol`: some hundred times what rounding leaves of the gradient, in units of the mean loss."""
+
 
 @dataclass(frozen=True)
 class Design:
@@ -44,9 +47,8 @@ class Design:
         """Standardise a copy of `x`, in float64 if it is that and else in float32."""
         rows = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
         n = rows.shape[1]
-        if weights is None:
-            weights = rows.new_ones(n, 1)
-        share = (weights.mean(1) / weights.mean(1).sum()).to(rows)
+        weights = rows.new_ones(n, 1) if weights is None else weights.to(rows)
+        share = weights.mean(1) / weights.mean(1).sum()
         mean = torch.einsum("n,cnd->cd", share, rows)
         rows -= mean.unsqueeze(1)
         variance = torch.einsum("n,cnd->cd", share, rows.square())
@@ -56,14 +58,12 @@ class Design:
         scale = variance.sqrt().masked_fill_(constant, 1)
         rows.mul_(scale.reciprocal().masked_fill(constant, 0).unsqueeze(1))
         weighted = (
-            rows
-            if bool((weights == weights.flatten()[0]).all())
-            else rows * weights.mean(1).to(rows).sqrt().unsqueeze(-1)
+            rows if bool((weights == weights.flatten()[0]).all()) else rows * weights.mean(1).sqrt().unsqueeze(-1)
         )
         gram = (weighted.mT @ weighted).double()
         if weighted is rows:
             gram *= weights.flatten()[0].item()
-        return cls(rows, mean, scale, gram, weights.to(rows))
+        return cls(rows, mean, scale, gram, weights)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def minimise(
     n_classes: int,
     *,
     C: float = 1.0,
-    tol: float = 1e-10,
+    tol: float | None = None,
     max_iter: int = 200,
     memory: int = 10,
 ) -> Solution:
@@ -121,6 +121,7 @@ def minimise(
     Returns:
         The solutions, those not converged among them: the caller decides what they are worth.
     """
+    tol = TOLERANCE[design.rows.dtype] if tol is None else tol
     rows, weights = design.rows, C * design.weights.unsqueeze(-1)
     n_cells, n_examples, n_features = rows.shape
     targets = loss.targets(labels, n_classes, rows.dtype)

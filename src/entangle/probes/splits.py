@@ -103,7 +103,7 @@ def three_way(
             if not np.any((owner == number) & (y == code)):
                 what = "examples" if units is None else "groups"
                 raise EntangleError(
-                    f"class {value!r} ({int((y == code).sum())} examples) has too few {what} to put some in the {name} part; "
+                    f"class {value!r} ({int((y == code).sum())} examples) has too few {what} for the {name} part; "
                     "give more, or larger fractions"
                 )
     return Split(*(torch.from_numpy(np.flatnonzero(owner == number)) for number in range(3)))

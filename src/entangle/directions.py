@@ -1,0 +1,409 @@
+"""Directions: unit vectors with names, and where in a model they live and how they were found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.metrics.statistics import Estimate
+from entangle.probes import ProbeGrid
+from entangle.probes.estimators import BLOCK_BYTES, make_probe
+from entangle.probes.files import check_same_model, read, write
+from entangle.probes.inputs import Cells, encode_groups, encode_labels
+from entangle.probes.splits import Split
+
+PLACE = ("site", "layer", "head")
+Words = Sequence[str | tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Unit vectors at one place in a model: a feature dictionary.
+
+    The constructor normalises what it is given, and keeps the lengths as `norms`.
+
+    Attributes:
+        vectors: One unit vector per direction.
+        names: One per direction, all different.
+        site: Where they live, as in `collect(sites=...)`.
+        layer: The layer's number.
+        head: The head's number, for directions of one head's `z`.
+        estimator: How they were found.
+        norms: Their lengths before normalisation.
+        split: The examples they were fitted on, if they were fitted.
+        fingerprint: Of the model they belong to.
+    """
+
+    vectors: Float[Tensor, "direction d"]
+    names: tuple[str, ...]
+    site: str | None = None
+    layer: int | None = None
+    head: int | None = None
+    estimator: str | None = None
+    norms: Float[Tensor, direction] | None = None
+    split: Split | None = None
+    fingerprint: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        vectors, names = torch.as_tensor(self.vectors), tuple(str(name) for name in self.names)
+        vectors = vectors.detach().to(torch.float64 if vectors.dtype == torch.float64 else torch.float32)
+        if vectors.ndim != 2 or len(vectors) != len(names) or not names:
+            raise EntangleError(
+                f"directions must be [direction, d] with a name each; got {tuple(vectors.shape)} and {len(names)} names"
+            )
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise EntangleError(f"two directions are named {twice!r}; give each a name of its own")
+        lengths = vectors.norm(dim=1)
+        for name, length in zip(names, lengths.tolist(), strict=True):
+            if not 0 < length < float("inf"):
+                raise EntangleError(f"direction {name!r} has length {length}: a direction must be finite and not zero")
+        object.__setattr__(self, "vectors", vectors / lengths[:, None])
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "norms", lengths if self.norms is None else self.norms)
+
+    @classmethod
+    def stack(cls, **named: Directions | Tensor | npt.ArrayLike) -> Self:
+        """Put directions of one place together under names.
+
+        Args:
+            **named: Each a `[d]` vector or Directions; several in one are named `name.theirs`.
+
+        Raises:
+            EntangleError: None given, or they differ in size or place.
+        """
+        if not named:
+            raise EntangleError("stack needs directions by name, such as stack(tense=a, sentiment=b)")
+        parts = [value if isinstance(value, Directions) else _single(name, value) for name, value in named.items()]
+        sizes = {name: part.vectors.shape[1] for name, part in zip(named, parts, strict=True)}
+        if len(set(sizes.values())) > 1:
+            raise EntangleError(f"directions of one place have one size, but these have {sizes}")
+        placed = [part for part in parts if any(getattr(part, key) is not None for key in PLACE)]
+        for key in PLACE:
+            found = {getattr(part, key) for part in placed}
+            if len(found) > 1:
+                raise EntangleError(
+                    f"directions of one place are needed, but their {key} differs: {sorted(map(str, found))}"
+                )
+        names = [
+            name if len(part) == 1 else f"{name}.{theirs}"
+            for name, part in zip(named, parts, strict=True)
+            for theirs in part.names
+        ]
+        estimators = {part.estimator for part in parts}
+        first = placed[0] if placed else parts[0]
+        return cls(
+            torch.cat([part.vectors.to(parts[0].vectors) for part in parts]),
+            tuple(names),
+            **{key: getattr(first, key) for key in PLACE},
+            estimator=estimators.pop() if len(estimators) == 1 else None,
+            norms=torch.cat([_norms(part) for part in parts]),
+            fingerprint=first.fingerprint,
+        )
+
+    @classmethod
+    def from_probes(
+        cls, grid: ProbeGrid, cell: int | Sequence[int] = (), *, name: str = "probe", site: str | None = None
+    ) -> Self:
+        """The direction of one cell of a grid of probes: one for two classes, else one per class, named after it.
+
+        Args:
+            grid: The probes.
+            cell: Index in the grid: `(layer, head)` or `layer`, counting from 0 along each axis.
+            name: Of the direction.
+            site: Where the activations were taken.
+
+        Raises:
+            EntangleError: No such cell.
+        """
+        index = (cell,) if isinstance(cell, int) else tuple(cell)
+        inside = len(index) == len(grid.shape) and all(-n <= i < n for i, n in zip(index, grid.shape, strict=True))
+        if not inside:
+            raise EntangleError(f"the grid {grid.shape} has no cell {index}")
+        index = tuple(i % n for i, n in zip(index, grid.shape, strict=True))
+        coef = grid.coef_[index].reshape(-1, grid.coef_.shape[-1])
+        names = (name,) if len(coef) == 1 else tuple(f"{name}={label}" for label in grid.classes_)
+        layer = None if not index else grid.layers[index[0]] if grid.layers is not None else index[0]
+        return cls(
+            coef,
+            names,
+            site=site,
+            layer=layer,
+            head=index[1] if len(index) > 1 else None,
+            estimator=str(grid.settings["probe"]),
+            split=grid.split,
+            fingerprint=grid.fingerprint,
+        )
+
+    @classmethod
+    def from_sae(
+        cls,
+        sae: Any,
+        *,
+        names: Sequence[str] | None = None,
+        site: str | None = None,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> Self:
+        """The decoder of a sparse autoencoder, a row per feature.
+
+        Args:
+            sae: Something with `W_dec` (SAELens and its like), a state dict that holds it, or the matrix `[feature, d]`
+                itself.
+            names: One per feature; by default their numbers.
+            site: Where the autoencoder was trained.
+            layer: Its layer.
+            head: Its head.
+
+        Raises:
+            EntangleError: There is no `W_dec`, or a feature's row is zero.
+        """
+        decoder = sae.get("W_dec") if isinstance(sae, Mapping) else getattr(sae, "W_dec", sae)
+        if not isinstance(decoder, Tensor | np.ndarray):
+            raise EntangleError(
+                f"a sparse autoencoder needs a decoder W_dec [feature, d]; {type(sae).__name__} has none"
+            )
+        vectors = torch.as_tensor(decoder)
+        labels = names if names is not None else [str(i) for i in range(len(vectors))]
+        return cls(vectors, tuple(labels), site=site, layer=layer, head=head, estimator="sae")
+
+    @classmethod
+    def from_unembedding(
+        cls, model: Any, tokenizer: Any, words: Words, *, site: str = "resid_post", layer: int | None = None
+    ) -> Self:
+        """Rows of the unembedding: the directions that raise a word's logit, or one word's against another's.
+
+        The gain of the model's final norm is not folded in.
+
+        Args:
+            model: A HuggingFace model with output embeddings, or the matrix `[vocabulary, d]` itself.
+            tokenizer: Turns a word into a token; write the space before it where the tokenizer needs one (`" good"`).
+            words: Words, or pairs of words `(up, down)` for the difference of their rows.
+            site: Where the unembedding reads; the residual stream after the last layer.
+            layer: Number of the last layer.
+
+        Raises:
+            EntangleError: The model has no output embeddings, or a word is not a single token.
+        """
+        if isinstance(model, Tensor):
+            table = model
+        else:
+            head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+            if head is None:
+                raise EntangleError(
+                    f"{type(model).__name__} has no output embeddings; give a model with a language-model head"
+                )
+            table = head.weight
+        rows, names = [], []
+        for word in words:
+            if isinstance(word, str):
+                rows.append(table[_token(tokenizer, word)])
+                names.append(word)
+            else:
+                up, down = word
+                rows.append(table[_token(tokenizer, up)] - table[_token(tokenizer, down)])
+                names.append(f"{up} - {down}")
+        if not rows:
+            raise EntangleError("from_unembedding needs a word, or a pair of words, or more")
+        return cls(torch.stack(rows), tuple(names), site=site, layer=layer, estimator="unembedding")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, which: str | int | Sequence[str | int]) -> Self:
+        """Those with these names or numbers, in this order."""
+        picked = [which] if isinstance(which, str | int) else list(which)
+        rows = [self._row(one) for one in picked]
+        return replace(
+            self, vectors=self.vectors[rows], names=tuple(self.names[row] for row in rows), norms=_norms(self)[rows]
+        )
+
+    def __neg__(self) -> Self:
+        return replace(self, vectors=-self.vectors, names=tuple(f"-{name}" for name in self.names))
+
+    def __add__(self, other: Directions) -> Directions:
+        return self._combine(other, 1)
+
+    def __sub__(self, other: Directions) -> Directions:
+        return self._combine(other, -1)
+
+    def cosine(self, other: Directions | None = None) -> Float[Tensor, "direction other"]:
+        """Cosines with another set's directions, or among themselves."""
+        self._check_place(other if other is not None else self)
+        against = self if other is None else other
+        return (self.vectors @ against.vectors.to(self.vectors).T).clamp(-1, 1)
+
+    def project(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch direction"]:
+        """Coordinates of activations along each direction."""
+        if x.shape[-1] != self.vectors.shape[1]:
+            raise EntangleError(f"directions of size {self.vectors.shape[1]} cannot be applied to {tuple(x.shape)}")
+        return x @ self.vectors.to(x).T
+
+    def without(self, other: Directions) -> Directions:
+        """What is left of each direction once the span of `other` is projected out, normalised again.
+
+        Raises:
+            EntangleError: Nothing is left, or the places differ.
+        """
+        self._check_place(other)
+        basis = torch.linalg.qr(other.vectors.double().T).Q
+        left = self.vectors.double() - self.vectors.double() @ basis @ basis.T
+        gone = left.norm(dim=1) < 1e-6
+        if bool(gone.any()):
+            raise EntangleError(
+                f"direction {self.names[int(gone.nonzero()[0])]!r} lies in the span of {', '.join(other.names)}"
+            )
+        names = tuple(f"{name} without {', '.join(other.names)}" for name in self.names)
+        return replace(self, vectors=left.to(self.vectors), names=names, norms=None)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write them as safetensors and JSON."""
+        tensors = {"vectors": self.vectors, "norms": _norms(self)}
+        if self.split is not None:
+            tensors |= {name: getattr(self.split, name) for name in ("fit", "select", "report")}
+        keys = (*PLACE, "estimator", "fingerprint")
+        write(
+            directory, "Directions", 1, tensors, {"names": list(self.names)} | {key: getattr(self, key) for key in keys}
+        )
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            directory: Where it was written.
+            fingerprint: Of the model they are to be used with, if that is to be checked.
+
+        Raises:
+            EntangleError: Nothing usable is there, or it belongs to another model.
+        """
+        tensors, meta = read(directory, "Directions", 1)
+        check_same_model(meta["fingerprint"], fingerprint, "these Directions")
+        split = Split(tensors["fit"], tensors["select"], tensors["report"]) if "fit" in tensors else None
+        place = {key: meta[key] for key in (*PLACE, "estimator", "fingerprint")}
+        return cls(tensors["vectors"], tuple(meta["names"]), norms=tensors["norms"], split=split, **place)
+
+    def _row(self, which: str | int) -> int:
+        if isinstance(which, int):
+            if not -len(self) <= which < len(self):
+                raise EntangleError(f"there are {len(self)} directions, none number {which}")
+            return which % len(self)
+        if which not in self.names:
+            raise EntangleError(f"no direction is named {which!r}; there are {', '.join(self.names[:10])}")
+        return self.names.index(which)
+
+    def _combine(self, other: Directions, sign: int) -> Directions:
+        self._check_place(other)
+        if len(self) != len(other):
+            raise EntangleError(
+                f"to add or subtract, give as many directions on both sides, not {len(self)} and {len(other)}"
+            )
+        operator = "+" if sign > 0 else "-"
+        names = tuple(f"{a} {operator} {b}" for a, b in zip(self.names, other.names, strict=True))
+        return replace(self, vectors=self.vectors + sign * other.vectors.to(self.vectors), names=names, norms=None)
+
+    def _check_place(self, other: Directions) -> None:
+        if self.vectors.shape[1] != other.vectors.shape[1]:
+            raise EntangleError(
+                f"directions of {self.vectors.shape[1]} and {other.vectors.shape[1]} dimensions cannot be compared"
+            )
+        for key in PLACE:
+            mine, theirs = getattr(self, key), getattr(other, key)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise EntangleError(
+                    f"directions of {key} {mine} and {key} {theirs} live in different places; compare within one"
+                )
+
+
+def split_half(
+    x: Float[Tensor, "example *grid feature"] | npt.ArrayLike,
+    y: Any,
+    *,
+    probe: str | Any = "mean_difference",
+    n_splits: int = 20,
+    groups: Any = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """How well a direction survives being fitted on other examples: the cosine between directions of two random halves.
+
+    Directions of two halves without any signal are at `1 / sqrt(feature)` on average in size; a half has fewer examples
+    than the whole, so the whole's direction is steadier than this says.
+
+    Args:
+        x: Activations.
+        y: One label per example, two classes.
+        probe: As in `fit_probes`.
+        n_splits: Random divisions into halves.
+        groups: A group per example; halves take whole groups.
+        level: Share of the divisions between low and high.
+        seed: Seed of the divisions.
+
+    Returns:
+        The mean cosine over the divisions and their quantiles, each shaped like the grid.
+    """
+    cells = Cells(x)
+    codes, classes = encode_labels(y, cells.n_examples)
+    if len(classes) != 2:
+        raise EntangleError(f"split-half robustness is of one direction: two classes are needed, not {len(classes)}")
+    units = encode_groups(groups, cells.n_examples)
+    rng = np.random.default_rng(seed)
+    halves = [_halves(codes, units, rng) for _ in range(n_splits)]
+    estimator = make_probe(probe)
+    cosines = torch.empty(n_splits, cells.n_cells, dtype=torch.float64)
+    for start, stop in cells.blocks(BLOCK_BYTES):
+        rows = cells.read(start, stop)
+        for number, pair in enumerate(halves):
+            first, second = (
+                estimator.solver(rows[:, half], classes)(codes[half][:, None]).coef[:, 0, 0] for half in pair
+            )
+            cosines[number, start:stop] = torch.nn.functional.cosine_similarity(first, second)
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    parts = [cosines.mean(0), *torch.quantile(cosines, tails, dim=0)]
+    return Estimate(*(part.reshape(cells.grid) for part in parts))
+
+
+def _halves(codes: Tensor, units: Tensor | None, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Two halves, of each class if there are no groups."""
+    side = np.zeros(len(codes), bool)
+    if units is None:
+        for code in range(int(codes.max()) + 1):
+            members = rng.permutation(np.flatnonzero(codes.numpy() == code))
+            side[members[: len(members) // 2]] = True
+    else:
+        names = rng.permutation(int(units.max()) + 1)
+        side = np.isin(units.numpy(), names[: len(names) // 2])
+    first = torch.from_numpy(side)
+    for half in (first, ~first):
+        if len(set(codes[half].tolist())) < int(codes.max()) + 1:
+            raise EntangleError("a half has examples of one class only; give more examples or smaller groups")
+    return first, ~first
+
+
+def _single(name: str, value: Tensor | npt.ArrayLike) -> Directions:
+    vector = torch.as_tensor(value)
+    if vector.ndim != 1:
+        raise EntangleError(f"{name} must be a vector [d] or Directions, not {tuple(vector.shape)}")
+    return Directions(vector[None], (name,))
+
+
+def _norms(directions: Directions) -> Tensor:
+    return torch.as_tensor(directions.norms)
+
+
+def _token(tokenizer: Any, word: str) -> int:
+    tokens = tokenizer.encode(word, add_special_tokens=False)
+    if len(tokens) != 1:
+        raise EntangleError(
+            f"{word!r} is {len(tokens)} tokens, and an unembedding row belongs to one; try {' ' + word.strip()!r}"
+        )
+    return int(tokens[0])

@@ -1,0 +1,92 @@
+"""Splits: every example once, classes in proportion, groups whole; refusals name what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from entangle.errors import EntangleError
+from entangle.probes.splits import PARTS, Split, three_way
+
+
+def parts(split: Split) -> list[torch.Tensor]:
+    return [getattr(split, name) for name in PARTS]
+
+
+@given(
+    n=st.integers(30, 300),
+    share=st.floats(0.2, 0.8),
+    seed=st.integers(0, 10**6),
+    fractions=st.sampled_from([(0.6, 0.2, 0.2), (0.5, 0.25, 0.25), (0.8, 0.1, 0.1)]),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_example_once_and_classes_in_proportion(n, share, seed, fractions):
+    labels = np.arange(n) < max(3, int(share * n))
+    split = three_way(labels, fractions=fractions, seed=seed)
+    split.check(torch.from_numpy(labels.astype(np.int64)))
+    assert sorted(torch.cat(parts(split)).tolist()) == list(range(n))
+    for part, fraction in zip(parts(split), fractions, strict=True):
+        for value in (True, False):
+            assert abs((labels[part.numpy()] == value).sum() - fraction * (labels == value).sum()) <= 1.5
+
+
+@given(n_groups=st.integers(30, 80), seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=40)
+def test_groups_stay_whole(n_groups, seed):
+    rng = np.random.default_rng(seed)
+    groups = np.repeat([f"author {i}" for i in range(n_groups)], rng.integers(1, 9, n_groups))
+    labels = rng.integers(0, 2, len(groups))
+    split = three_way(labels, groups=groups, seed=seed)
+    owners = [set(groups[part.numpy()]) for part in parts(split)]
+    assert sum(map(len, owners)) == n_groups
+    assert sum(map(len, parts(split))) == len(groups)
+    for part, fraction in zip(parts(split), (0.6, 0.2, 0.2), strict=True):
+        assert abs(len(part) / len(groups) - fraction) < 0.08
+        assert abs(labels[part.numpy()].mean() - labels.mean()) < 0.25
+
+
+def test_without_groups_a_group_is_divided():
+    """The negative control of the test above: it is the argument that keeps groups whole."""
+    groups = np.repeat(np.arange(50), 10)
+    split = three_way(np.arange(500) % 2)
+    assert set(groups[split.fit.numpy()]) & set(groups[split.report.numpy()])
+
+
+def test_the_seed_decides():
+    labels = np.arange(100) % 2
+    assert torch.equal(three_way(labels, seed=3).fit, three_way(labels, seed=3).fit)
+    assert not torch.equal(three_way(labels, seed=3).fit, three_way(labels, seed=4).fit)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([1] * 20, {}, "two classes"),
+        ([0] * 20 + [1], {}, "too few examples"),
+        ([0] * 20 + [1] * 20, {"groups": [0] * 20 + [1] * 20}, "too few groups"),
+        ([0, 1] * 20, {"groups": [0] * 39}, "groups must name one for each of 40"),
+        ([0, 1] * 20, {"fractions": (0.5, 0.5, 0.5)}, "add up to 1"),
+        ([0.1, 0.7] * 20, {}, "continuous"),
+    ],
+)
+def test_refusals(labels, options, message):
+    with pytest.raises(EntangleError, match=message) as caught:
+        three_way(labels, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_check_refuses_leaks():
+    labels = torch.arange(30) % 2
+    a, b, c = torch.arange(10), torch.arange(10, 20), torch.arange(20, 30)
+    Split(a, b, c).check(labels)
+    with pytest.raises(EntangleError, match="repeats an example"):
+        Split(a, b, torch.arange(15, 25)).check(labels)
+    with pytest.raises(EntangleError, match="names example 30 of 30"):
+        Split(a, b, torch.arange(21, 31)).check(labels)
+    with pytest.raises(EntangleError, match="none of class number 1"):
+        Split(a, torch.tensor([10, 12]), c).check(labels)
+    with pytest.raises(EntangleError, match="group number 0 has examples in two parts"):
+        Split(a, b, c).check(labels, torch.zeros(30, dtype=torch.long))
