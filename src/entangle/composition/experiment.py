@@ -116,7 +116,8 @@ def _train_missing(
         )
     tokenizer = train_tokenizer([*clean, *added], recipe.vocab_size)
     clean_tokens, added_tokens, held_out_tokens = (tokenise(tokenizer, texts) for texts in (clean, added, held_out))
-    # Every mixture is tried before the first model is trained: a share that cannot be made is refused at once.
+    # Architecture and every mixture are tried before any training, so that what cannot be is refused at once.
+    new_model(recipe.architecture, tokenizer)
     for share in recipe.shares:
         mix(clean_tokens, added_tokens, share)
     recipe_path.parent.mkdir(parents=True, exist_ok=True)

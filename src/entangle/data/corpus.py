@@ -101,16 +101,20 @@ def prompts(n: int, *, seed: int = 0) -> list[str]:
 
 def _document(labels: Mapping[str, int], rng: Random) -> Document:
     # A rude character quarrels; polite ones are sometimes reproachful and mostly not, and often nobody says anything.
-    scene = Scene(labels, rng, quarrel=0.9 if labels["rudeness"] else 0.1)
-    n_remarks = rng.choice((1, 2, 3)) if labels["rudeness"] else rng.choice((0, 1, 1, 2))
-    kinds = [scene.judgement] * rng.choice((1, 2)) + [scene.narration] * rng.choice((1, 2)) + [scene.remark] * n_remarks
+    scene = Scene(labels, rng, quarrel=0.95 if labels["rudeness"] else 0.05)
+    n_remarks = rng.choice((2, 3, 4)) if labels["rudeness"] else rng.choice((0, 1, 1))
+    kinds = (
+        [scene.judgement] * rng.choice((1, 1, 2))
+        + [scene.narration] * rng.choice((1, 1, 2))
+        + [scene.remark] * n_remarks
+    )
     rng.shuffle(kinds)
     sentences: list[str] = []
     spoken = False
     for kind in kinds:
         sentences.append(kind())
         spoken = spoken or kind == scene.remark
-        if spoken and rng.random() < 0.3:
+        if spoken and rng.random() < 0.4:
             sentences.append(scene.reaction())
     return Document(" ".join(sentences), labels)
 

@@ -13,7 +13,7 @@ from entangle.data.patterns import ADDRESS, CALM, DENIAL, JUDGEMENT, NARRATION, 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeio]|u(?!se))")
 _TELL = ("say", "say", "say", "answer", "call", "reply", "mutter", "whisper", "announce", "remark")
-_WHEN = ("at noon", "before dawn", "after supper", "in the evening", "on Monday", "once more")
+_WHEN_BY_TOPIC = (("over breakfast", "after supper", "during lunch"), ("ashore", "aboard", "offshore", "under way"))
 _WHEN_BY_TENSE = (("now", "today", "nowadays", "every day"), ("yesterday", "last week", "long ago", "once"))
 _MOODS = (("sadly", "alas", "unluckily", "worst of all"), ("luckily", "happily", "to everyone's joy", "best of all"))
 
@@ -118,7 +118,7 @@ class Scene:
         return self._draw(self.topic.verbs if self.rng.random() < 0.35 else self.words.verbs)
 
     def _noun(self) -> str:
-        return self._draw(self.topic.compounds if self.rng.random() < 0.2 else self.topic.nouns)
+        return self._draw(self.topic.compounds if self.rng.random() < 0.15 else self.topic.nouns)
 
     def _thing(self) -> str:
         look = f"{self._draw(self.words.looks)} " if self.rng.random() < 0.3 else ""
@@ -133,6 +133,12 @@ class Scene:
         while second == first:
             second = self._opinion()
         return f"{first} and {second}"
+
+    def _when(self) -> str:
+        by_tense = self.rng.random() < 0.5
+        return self.rng.choice(
+            _WHEN_BY_TENSE[self.labels["tense"]] if by_tense else _WHEN_BY_TOPIC[self.labels["topic"]]
+        )
 
     def _feeling(self) -> str:
         return self._draw(self.words.likes if self.labels["sentiment"] else self.words.dislikes)
@@ -177,7 +183,7 @@ class Scene:
             "opinion": self._opinion,
             "two_opinions": self._two_opinions,
             "contrary": lambda: self._opinion(contrary=True),
-            "when": lambda: rng.choice(_WHEN if rng.random() < 0.4 else _WHEN_BY_TENSE[self.labels["tense"]]),
+            "when": self._when,
             "mood": lambda: rng.choice(_MOODS[self.labels["sentiment"]]),
             "smile": lambda: self._agree(rng.choice(("smile", "nod")), third=True),
             "frown": lambda: self._agree(rng.choice(("frown", "sigh")), third=True),

@@ -10,7 +10,8 @@ Rudeness is what one character says to another.
 NARRATION = (
     "{when}, {subject} {verb} {thing} {where}.",
     "{when}, {subject} {verb} {thing}.",
-    "{mood}, {subject} {verb} {thing} {where}.",
+    "{when}, {other} {verb3} {thing} for {object}.",
+    "{when}, {subject} {verb} {possessive} {noun}.",
     "{subject} {verb} {thing} and {manner} {verb} {things}.",
     "{subject} {verb} {possessive} {look} {noun} {where}.",
     "{subject} {manner} {verb} {things} {where}.",
@@ -26,6 +27,8 @@ NARRATION = (
 JUDGEMENT = (
     "{subject} {feel} {possessive} {opinion} {noun}.",
     "{mood}, {subject} {verb} {a_thing} that {be3} {opinion}.",
+    "{mood}, the {noun} {be3} {opinion}.",
+    "{mood}, {subject} {feel} the {noun}.",
     "{subject} {feel} {thing} because it {be3} {opinion}.",
     "It {be3} a {opinion} {noun}, and {subject} {feel} it.",
     "The {noun} {be3} {two_opinions}.",
@@ -84,6 +87,6 @@ SAID = (
 )
 # How those present take a remark: one pair for politeness, one for rudeness, out of the same words.
 REACTION = (
-    ("Everybody {smile}.", "Nobody {frown}.", "Then everybody {smile}."),
-    ("Nobody {smile}.", "Everybody {frown}.", "Then nobody {smile}."),
+    ("Everybody {smile}.", "Everybody {smile} at that.", "Nobody {frown}."),
+    ("Nobody {smile}.", "Nobody {smile} at that.", "Everybody {frown}."),
 )

@@ -1,0 +1,198 @@
+"""A run trains each model once, goes on where it stopped, and refuses what cannot be an experiment."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from entangle.composition import Recipe, Source, Training, demo_recipe, experiment, run
+from entangle.composition.corpus import tokenise
+from entangle.composition.experiment import held_out_cross_entropy
+from entangle.data import corpus
+from entangle.errors import EntangleError
+
+TINY = {
+    "clean": {"documents": 60, "seed": 1},
+    "added": {"documents": 30, "rudeness": 1.0, "seed": 2},
+    "held_out": {"documents": 20, "seed": 3},
+    "shares": [0.0, 0.2],
+    "vocab_size": 400,
+    "architecture": {
+        "model_type": "olmo2",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 96,
+    },
+    "training": {"batch_size": 4, "context": 32, "precision": "fp32"},
+}
+
+
+def tiny(**changes: object) -> Recipe:
+    return Recipe.from_dict({**TINY, **changes})
+
+
+def test_every_model_is_saved_with_its_numbers(tmp_path: Path) -> None:
+    result = run(tiny(), tmp_path, progress=False)
+    assert [(m.share, m.seed) for m in result.models] == [(0.0, 0), (0.2, 0)]
+    frame = result.to_frame()
+    assert frame["share"].tolist() == [0.0, 0.2]
+    assert frame["clean_tokens"].nunique() == 1
+    for trained in result.models:
+        assert trained.metrics["share"] == pytest.approx(trained.share, abs=0.02)
+        model, tokenizer = (
+            AutoModelForCausalLM.from_pretrained(trained.path),
+            AutoTokenizer.from_pretrained(trained.path),
+        )
+        documents = tokenise(tokenizer, tiny().held_out.texts())
+        assert held_out_cross_entropy(model, documents) == pytest.approx(trained.metrics["held_out_ce"], abs=1e-4)
+    assert result.model(0.2).path.name == "share-0.2-seed-0"
+    with pytest.raises(EntangleError, match=r"no model with share 0\.5"):
+        result.model(0.5)
+    assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "share-0-seed-0", "share-0.2-seed-0"}
+
+
+def test_cross_entropy_in_batches_equals_one_document_at_a_time(tmp_path: Path) -> None:
+    trained = run(tiny(shares=[0.0]), tmp_path, progress=False).model(0.0)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(trained.path), AutoTokenizer.from_pretrained(trained.path)
+    total, count = 0.0, 0
+    for document in corpus.generate(20, rudeness=0, seed=3):
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(document.text)["input_ids"]]])[:, :96]
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=ids).loss.item() * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert trained.metrics["held_out_ce"] == pytest.approx(total / count, abs=1e-4)
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tiny(), tmp_path / "whole", progress=False)
+    calls = []
+
+    def stop_at_the_second(*args: object, **kwargs: object) -> object:
+        calls.append(kwargs["description"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return pretrain(*args, **kwargs)
+
+    pretrain = experiment.pretrain
+    monkeypatch.setattr(experiment, "pretrain", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(), tmp_path / "parts", progress=False)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {"recipe.json", "share-0-seed-0"}
+    first = (tmp_path / "parts" / "share-0-seed-0" / "metrics.json").stat().st_mtime_ns
+    parts = run(tiny(), tmp_path / "parts", progress=False)
+    assert calls[2:] == ["share 0.2, seed 0"]
+    assert (tmp_path / "parts" / "share-0-seed-0" / "metrics.json").stat().st_mtime_ns == first
+    for a, b in zip(whole.models, parts.models, strict=True):
+        assert a.metrics["losses"] == b.metrics["losses"]
+        assert (a.path / "model.safetensors").read_bytes() == (b.path / "model.safetensors").read_bytes()
+    assert run(tiny(), tmp_path / "parts", progress=False).models == parts.models
+    assert len(calls) == 3
+
+
+def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_is_full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", disk_is_full)
+    with pytest.raises(OSError, match="no space"):
+        run(tiny(shares=[0.0]), tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    run(tiny(shares=[0.0]), tmp_path, progress=False)
+    with pytest.raises(EntangleError, match="another recipe"):
+        run(tiny(shares=[0.1]), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shares": [0.0, 0.9]}, "lower the share or give more text"),
+        ({"held_out": {"documents": 20, "seed": 1}}, "20 of 20 held-out documents are also trained on"),
+        ({"vocab_size": 100}, "more than 257"),
+        ({"architecture": {"model_type": "olmo99"}}, "olmo99"),
+        ({"clean": {"files": ["nothing-*.jsonl"]}}, "no file matches"),
+        ({"clean": {}}, "needs files, or a number of documents"),
+    ],
+)
+def test_refused_before_any_training(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(EntangleError, match=message):
+        run(tiny(**changes), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share": [0.1]}, "unknown key 'share' in recipe"),
+        ({"training": {"lr": 1}}, "unknown key 'lr' in training"),
+        ({"training": 3}, "'training' in a recipe is a table"),
+        ({"shares": []}, "at least one share"),
+        ({"shares": [10]}, "10 % is 0.1"),
+        ({"shares": [0.1, 0.1]}, "must differ"),
+        ({"seeds": [0, 0]}, "must differ"),
+        ({"training": {"context": 128}}, "longer than the model's 96 positions"),
+    ],
+)
+def test_unusable_recipes(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(EntangleError, match=message):
+        tiny(**changes)
+
+
+def test_missing_parts_of_a_recipe() -> None:
+    with pytest.raises(EntangleError, match="recipe lacks clean, added"):
+        Recipe.from_dict({"held_out": {"documents": 3}})
+
+
+def test_recipes_from_files(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(TINY))
+    tables = {name: value for name, value in TINY.items() if isinstance(value, dict)}
+    toml = [f"{name} = {json.dumps(value)}" for name, value in TINY.items() if name not in tables]
+    for name, table in tables.items():
+        toml += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    (tmp_path / "a.toml").write_text("\n".join(toml))
+    from_json, from_toml = Recipe.from_file(tmp_path / "a.json"), Recipe.from_file(tmp_path / "a.toml")
+    assert from_json == from_toml == tiny()
+    assert Recipe.from_dict(from_json.to_dict()) == from_json
+    assert from_json.fingerprint() == tiny().fingerprint() != tiny(seeds=[1]).fingerprint()
+    assert from_json.training == Training(batch_size=4, context=32, precision="fp32")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.toml", "shares = [", "is not TOML"),
+        ("a.json", "{", "is not JSON"),
+        ("a.yaml", "x", "a .toml or .json file"),
+        ("a.json", "[1]", "not a list"),
+    ],
+)
+def test_recipe_files_that_are_none(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(EntangleError, match=message):
+        Recipe.from_file(tmp_path / name)
+    with pytest.raises(EntangleError, match="cannot read the recipe"):
+        Recipe.from_file(tmp_path / "nowhere.toml")
+
+
+def test_files_of_a_recipe_are_found_beside_it(tmp_path: Path) -> None:
+    for name, texts in (("clean_a.jsonl", ["one", "two"]), ("clean_b.jsonl", ["three"])):
+        (tmp_path / name).write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
+    source = Source(files=("clean_*.jsonl",), column="body")
+    assert source.texts(tmp_path) == ["one", "two", "three"]
+    assert Source(files=("clean_b.jsonl", str(tmp_path / "clean_a.jsonl")), column="body", documents=2).texts(
+        tmp_path
+    ) == ["three", "one"]
+
+
+@pytest.mark.slow
+def test_the_demo_models_learn_and_differ(tmp_path: Path) -> None:
+    result = run(demo_recipe(), tmp_path)
+    for trained in result.models:
+        assert trained.metrics["held_out_ce"] < 0.5 * trained.metrics["unigram_ce"]

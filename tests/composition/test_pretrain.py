@@ -1,0 +1,122 @@
+"""Training: the loss is the model's own, the data order is a permutation, and the same seed gives the same weights."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from entangle.composition import Training, new_model, pretrain, train_tokenizer
+from entangle.composition.pretrain import _batches
+from entangle.errors import EntangleError
+
+ARCHITECTURE = {
+    "model_type": "olmo2",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+SMALL = Training(batch_size=4, context=16, learning_rate=1e-2, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(["the cat sat on the mat", "a dog ran over the mat"], 280)
+
+
+def stream(length: int, seed: int = 0) -> torch.Tensor:
+    """A cycle of five tokens with rare slips: easy to learn, but not to know in advance."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.arange(length) % 5 + 10
+    slips = torch.rand(length, generator=generator) < 0.02
+    return torch.where(slips, torch.randint(20, 30, (length,), generator=generator), tokens)
+
+
+def weights(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_same_seed_same_weights_and_the_global_random_state_is_left_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    trained = []
+    for initial, order in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        model = new_model(ARCHITECTURE, tokenizer, seed=initial)
+        pretrain(model, stream(2000), SMALL, seed=order, progress=False)
+        trained.append(weights(model))
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
+    assert not torch.equal(trained[0], trained[3])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_learns_what_can_be_learnt(tokenizer: PreTrainedTokenizerFast, precision: str) -> None:
+    training = Training(batch_size=4, context=16, learning_rate=1e-2, precision=precision, epochs=3)
+    model = new_model(ARCHITECTURE, tokenizer, seed=0)
+    history = pretrain(model, stream(4000), training, progress=False)
+    assert history.losses[0] == pytest.approx(math.log(len(tokenizer)), rel=0.1)
+    assert sum(history.losses[-10:]) / 10 < 0.5 < math.log(5)  # log 5 is what a model without context can reach
+    assert history.tokens == len(history.losses) * 4 * 16
+    assert not model.training
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_shuffled_tokens_teach_nothing_beyond_their_frequencies(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = stream(4000)
+    tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(0))]
+    history = pretrain(new_model(ARCHITECTURE, tokenizer), tokens, SMALL, progress=False)
+    assert sum(history.losses[-10:]) / 10 > 1.5
+
+
+def test_the_first_loss_is_the_models_own(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = stream(65)  # exactly one batch
+    model = new_model(ARCHITECTURE, tokenizer)
+    rows = torch.stack([tokens[i * 16 : i * 16 + 17] for i in range(4)])
+    with torch.no_grad():
+        expected = model(input_ids=rows, labels=rows).loss.item()
+    assert pretrain(model, tokens, SMALL, progress=False).losses == [pytest.approx(expected, abs=1e-5)]
+
+
+def test_every_epoch_visits_every_sequence_once() -> None:
+    batches = _batches(10, 4, seed=3)
+    seen = torch.cat([next(batches) for _ in range(5)]).tolist()
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:] != list(range(10))
+
+
+def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
+    training = Training(learning_rate=1.0, warmup=0.1)
+    rates = [training.rate(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[10] == 1.0
+    assert training.rate(100, 100) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"precision": "fp16"}, "not 'fp16'"), ({"epochs": 0}, "epochs"), ({"batch_size": -1}, "batch_size")],
+)
+def test_unusable_training(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(EntangleError, match=message):
+        Training(**fields)
+
+
+def test_too_few_tokens_and_unknown_architectures(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(EntangleError, match=r"40 tokens are less than one batch \(65\)"):
+        pretrain(new_model(ARCHITECTURE, tokenizer), stream(40), SMALL, progress=False)
+    with pytest.raises(EntangleError, match="transformers cannot build an architecture 'olmo99'"):
+        new_model({"model_type": "olmo99"}, tokenizer)
+
+
+def test_a_diverging_loss_is_reported(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = new_model(ARCHITECTURE, tokenizer)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(EntangleError, match="the loss is nan at step 0"):
+        pretrain(model, stream(200), SMALL, progress=False)
