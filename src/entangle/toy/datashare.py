@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.toy.definitions import DIRECTIONS, Classes, by_chain, directions, pool_tokens, sort_into_classes
+from entangle.toy.definitions import DIRECTIONS, PARTNERS, Classes, by_chain, directions, pool_tokens, sort_into_classes
 from entangle.toy.ensemble import Batch, StackedGPT2
 from entangle.toy.markov import MarkovMixture, walk
 from entangle.toy.sharetable import DataShareStudy
@@ -48,8 +48,8 @@ def data_share_study(
 ) -> DataShareStudy:
     """Train a transformer for every share x seed, all at once, and measure entanglement by every definition.
 
-    A seed fixes the chains, which of them is the minority, and the initial weights; only the minority's share of the data
-    differs between its models, so comparisons across shares are paired.
+    A seed fixes the chains, which of them is the minority, and the initial weights; only the minority's share of the
+    data differs between its models, so comparisons across shares are paired.
 
     Args:
         shares: the minority's data as a fraction of each other chain's; 1 is balanced.
@@ -83,12 +83,15 @@ def data_share_study(
     every = [*reported, *selection_seeds]
     if len(set(every)) < len(every) or len(reported) < 2:
         raise EntangleError(
-            f"seeds to report ({reported}) and to select on ({list(selection_seeds)}) must be different, at least 2 to report"
+            f"seeds to report ({reported}) and to select on ({list(selection_seeds)}) must be different,"
+            " and at least 2 to report"
         )
     if not shares or n_chains < 2:
         raise EntangleError(f"a minority needs shares and at least 2 chains, not {list(shares)} and {n_chains}")
     if length % n_states:
-        raise EntangleError(f"length must be a multiple of n_states, so that classes balance; {length} is not of {n_states}")
+        raise EntangleError(
+            f"length must be a multiple of n_states, so that classes balance; {length} is not of {n_states}"
+        )
     by_seed = {seed: MarkovMixture(n_chains, n_states, length=length, noise=noise, seed=seed) for seed in every}
     runs = [(share, seed) for share in shares for seed in every]
     mixtures = [by_seed[seed] for _, seed in runs]
@@ -100,11 +103,17 @@ def data_share_study(
         n_heads=n_heads,
         n_positions=length if positions else 0,
     )
-    probability = torch.stack([mixture.chain_probabilities(share) for mixture, (share, _) in zip(mixtures, runs, strict=True)])
+    probability = torch.stack(
+        [mixture.chain_probabilities(share) for mixture, (share, _) in zip(mixtures, runs, strict=True)]
+    )
     extra = [1 + share / (n_chains - 1) if hold == "clean" else 1.0 for share, _ in runs]
     rows = np.round(batch_size * np.array(extra)).astype(int)
     generator = torch.Generator().manual_seed(sum(every))
-    batches = _noisy(mixtures, probability, rows, batch_size, generator) if noise else _exact(mixtures, probability, rows, batch_size, every)
+    batches = (
+        _noisy(mixtures, probability, rows, batch_size, generator)
+        if noise
+        else _exact(mixtures, probability, rows, batch_size, every)
+    )
 
     measured: list[pd.DataFrame] = []
     identity = pd.DataFrame(runs, columns=["share", "seed"])
@@ -130,12 +139,16 @@ def data_share_study(
     }
     study = DataShareStudy(pd.concat(measured, ignore_index=True), settings)
     if out is not None:
-        study.save(out, progress=progress)
+        study.save(out)
     return study
 
 
 def _exact(
-    mixtures: Sequence[MarkovMixture], probability: Float[Tensor, "model chain"], rows: np.ndarray, batch_size: int, seeds: Sequence[int]
+    mixtures: Sequence[MarkovMixture],
+    probability: Float[Tensor, "model chain"],
+    rows: np.ndarray,
+    batch_size: int,
+    seeds: Sequence[int],
 ) -> Callable[[int], Batch]:
     """Without noise there is one sequence per chain and start: a batch is how often each was drawn."""
     n_states = mixtures[0].n_states
@@ -183,7 +196,8 @@ def _measure(
         minority_loss=per_chain[is_minority].numpy(),
         control_loss=torch.where(is_minority, torch.nan, per_chain).nanmean(1).numpy(),
     )
-    residuals = model.residuals(sequences.flatten(1, 2)).unflatten(2, sequences.shape[1:3])
+    residuals = model.residuals(sequences.flatten(1, 2))
+    residuals = residuals.view(*residuals.shape[:2], *sequences.shape[1:], -1)
     frames = []
     for classes in sort_into_classes(residuals, sequences, next_state):
         for direction in DIRECTIONS:
@@ -197,22 +211,25 @@ def _measure(
 
 
 def _rows(
-    classes: Classes, vectors: Float[Tensor, "model layer token class d"], minority: Int[Tensor, "model"], identity: pd.DataFrame
+    classes: Classes,
+    vectors: Float[Tensor, "model layer token class d"],
+    minority: Int[Tensor, " model"],
+    identity: pd.DataFrame,
 ) -> list[pd.DataFrame]:
     frames = []
-    for partners in ("all", "different next token"):
+    for partners in PARTNERS:
         values = by_chain(classes, vectors, minority, partners)
         if values is None:
             continue
-        for layer in range(vectors.shape[1]):
-            frames.append(
-                identity.assign(
-                    feature=classes.feature,
-                    scope=classes.scope,
-                    site=f"blocks.{layer}.hook_resid_post",
-                    partners=partners,
-                    minority=values[0][:, layer].numpy(),
-                    control=values[1][:, layer].numpy(),
-                )
+        frames += [
+            identity.assign(
+                feature=classes.feature,
+                scope=classes.scope,
+                site=f"blocks.{layer}.hook_resid_post",
+                partners=partners,
+                minority=values[0][:, layer].numpy(),
+                control=values[1][:, layer].numpy(),
             )
+            for layer in range(vectors.shape[1])
+        ]
     return frames

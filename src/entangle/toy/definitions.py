@@ -1,10 +1,11 @@
 """Every reading of "the entanglement of a feature" in a model of Markov chains, side by side.
 
-Li et al. 2025 do not say which probe gives a feature its direction, where in the model, or among which others its entanglement
-is taken. Each choice here is one cell of a table: feature x direction x scope x site x partners.
+Li et al. 2025 do not say which probe gives a feature its direction, where in the model, or among which others its
+entanglement is taken. Each choice here is one cell of a table: feature x direction x scope x site x partners.
 
-In every model each class has the same number of examples, and examples can be put in an order in which all models have the same
-labels although their chains differ. So one linear problem with many cells, the library's own probes, serves all models.
+In every model each class has the same number of examples, and examples can be put in an order in which all models have
+the same labels although their chains differ. So one linear problem with many cells, the library's own probes, serves
+all models.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ Scope = Literal["joint", "per token"]
 Partners = Literal["all", "different next token"]
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+PARTNERS: tuple[Partners, ...] = get_args(Partners)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Classes:
     feature: Feature
     scope: Scope
     examples: Float[Tensor, "model layer token class example d"]
-    chain: Int[Tensor, "class"]
+    chain: Int[Tensor, " class"]
     next_token: Int[Tensor, "model token class"] | None
 
 
@@ -64,7 +66,7 @@ def sort_into_classes(
     Raises:
         EntangleError: where the length is not a multiple of the number of states: then classes differ in size.
     """
-    n_models, n_chains, n_states, length = sequences.shape
+    _, n_chains, n_states, length = sequences.shape
     if length % n_states:
         raise EntangleError(f"length must be a multiple of the {n_states} states to balance the classes, not {length}")
     joint = residuals.unsqueeze(2)
@@ -75,7 +77,10 @@ def sort_into_classes(
     by_token = residuals.gather(3, index)  # [model, layer, chain, state, pos, d]
     # The same, with the positions of each start side by side.
     order = start_of.argsort(dim=-1, stable=True)[:, None, ..., None].expand_as(index)
-    by_start = by_token.gather(4, order).unflatten(4, (n_states, -1))  # [model, layer, chain, token, start, example, d]
+    by_start = by_token.gather(4, order)
+    by_start = by_start.view(
+        *by_start.shape[:4], n_states, length // n_states, -1
+    )  # [model, layer, chain, token, start, example, d]
 
     of_pair = each_chain.repeat_interleave(n_states)
     at_token = next_state.mT  # [model, token, chain]
@@ -106,14 +111,14 @@ def directions(
     probe = LogisticProbe(tol=1e-5) if direction == "logistic" else make_probe(direction)
     labels = torch.eye(n_classes, dtype=torch.long).repeat_interleave(n_examples, dim=0)
     solution = probe.solver(x, np.array([0, 1]))(labels)
-    return solution.coef[:, :, 0].float().unflatten(0, shape[:3])
+    return solution.coef[:, :, 0].float().view(*shape[:4], -1)
 
 
 def pool_tokens(
     classes: Classes, vectors: Float[Tensor, "model layer token class d"]
 ) -> tuple[Classes, Float[Tensor, "model layer 1 pair d"]]:
     """Directions of chains that were each fitted at one token, as one set of features (chain, token)."""
-    n_tokens, n_chains = vectors.shape[2:4]
+    n_tokens = vectors.shape[2]
     if classes.feature != "chain" or classes.next_token is None:
         raise EntangleError(f"only directions of chains per token form (chain, token) features, not {classes.feature}")
     chain = classes.chain.repeat_interleave(n_tokens)
@@ -134,7 +139,10 @@ def masked_entanglement(
 
 
 def by_chain(
-    classes: Classes, vectors: Float[Tensor, "model layer token class d"], minority: Int[Tensor, "model"], partners: Partners
+    classes: Classes,
+    vectors: Float[Tensor, "model layer token class d"],
+    minority: Int[Tensor, " model"],
+    partners: Partners,
 ) -> tuple[Float[Tensor, "model layer"], Float[Tensor, "model layer"]] | None:
     """Mean entanglement of the minority chain's features, and of all others'; None where partners are not defined."""
     n_classes = len(classes.chain)

@@ -1,7 +1,8 @@
 """Many small GPT-2 transformers trained at once, their weights stacked on a leading `model` axis.
 
-One model of width 4 keeps no processor busy: nearly all its time goes into starting operations. Stacked, eighty cost little
-more than one. The arithmetic is GPT-2's, so `StackedGPT2.to_huggingface` hands any of them to code for real models.
+One model of width 4 keeps no processor busy: nearly all its time goes into starting operations. Stacked, eighty cost
+little more than one. The arithmetic is GPT-2's, so `StackedGPT2.to_huggingface` hands any of them to code for real
+models.
 
 Inside, activations are [model, channel, row * pos]: with 4 channels only the long last axis makes good vectors.
 """
@@ -39,8 +40,10 @@ class StackedGPT2:
         n_layers: blocks.
         d_model: width of the residual stream.
         n_heads: attention heads, of d_model / n_heads each; the MLP has 4 d_model neurons.
-        n_positions: learn position embeddings for this many positions; 0 for none, which a causal transformer can do without.
-        init_std: of the initial weights; 1 / sqrt(d_model) by default, since GPT-2's .02 is made for hundreds of dimensions.
+        n_positions: learn position embeddings for this many positions; 0 for none, which a causal transformer can do
+            without.
+        init_std: of the initial weights; 1 / sqrt(d_model) by default, since GPT-2's .02 is made for hundreds of
+            dimensions.
 
     Attributes:
         weights: every parameter by its GPT-2 name, `[model, out, in]` for matrices and `[model, out, 1]` for vectors.
@@ -95,13 +98,13 @@ class StackedGPT2:
         with torch.no_grad():
             _, stream = _forward(self.weights, self._one_hot(tokens), tokens.shape[-1], self.n_heads)
         layers = torch.stack(stream, dim=1).mT
-        return layers.unflatten(2, tuple(tokens.shape[1:]))
+        return layers.reshape(self.n_models, self.n_layers, *tokens.shape[1:], self.d_model)
 
     def log_probabilities(self, tokens: Int[Tensor, "#model row pos"]) -> Float[Tensor, "model row pos state"]:
         """Log-probability of every next state."""
         with torch.no_grad():
             logits, _ = _forward(self.weights, self._one_hot(tokens), tokens.shape[-1], self.n_heads)
-        return logits.mT.log_softmax(-1).unflatten(1, tuple(tokens.shape[1:]))
+        return logits.mT.log_softmax(-1).reshape(self.n_models, *tokens.shape[1:], self.n_states)
 
     def next_token_losses(self, tokens: Int[Tensor, "#model row pos"]) -> Float[Tensor, "model row predicted"]:
         """Negative log-likelihood in nats of every token but the first; `predicted` is pos - 1."""

@@ -32,13 +32,14 @@ class SparseFeatures:
         n_features: how many.
         probability: how often a feature is active, 1 - sparsity; a number, one per feature, or anything that broadcasts
             to [instance, feature], so that instances can differ in sparsity and features in frequency.
-        correlated: groups of feature indices that share one draw: with equal probabilities they are always active together.
+        correlated: groups of feature indices that share one draw: with equal probabilities they are always active
+            together.
         anticorrelated: groups of which at most one is active at a time; their probabilities may sum to 1 at most.
         signed: values uniform in [-1, 1] instead, as for the absolute-value model.
 
     Raises:
-        EntangleError: on a probability outside (0, 1], overlapping groups, or an anticorrelated group that would need more
-            than one active feature.
+        EntangleError: on a probability outside (0, 1], overlapping groups, or an anticorrelated group that would need
+            more than one active feature.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class SparseFeatures:
     def quadrature(self, n_nodes: int = 8) -> tuple[Float[Tensor, "row feature"], Float[Tensor, "#instance row"]]:
         """Rows and weights that replace sampling by an exact expectation, for two or three independent features.
 
-        A feature is 0 with weight 1 - p, or one of `n_nodes` Gauss-Legendre nodes on [0, 1]; a row is a combination of these.
-        Very sparse features, whose samples are nearly all empty, lose their noise this way.
+        A feature is 0 with weight 1 - p, or one of `n_nodes` Gauss-Legendre nodes on [0, 1]; a row is a combination of
+        these. Very sparse features, whose samples are nearly all empty, lose their noise this way.
 
         Args:
             n_nodes: nodes per feature; there are (n_nodes + 1) ** n_features rows.
@@ -114,7 +115,7 @@ class SparseFeatures:
         values = torch.tensor(nodes, dtype=torch.float32)
         values = torch.cat([torch.zeros(1), values if self.signed else (values + 1) / 2])
         index = torch.cartesian_prod(*[torch.arange(n_nodes + 1)] * self.n_features).view(-1, self.n_features)
-        p = torch.atleast_2d(self.probability).unsqueeze(-1)
+        p = self.probability.view(-1, self.n_features, 1)
         each = torch.cat(
             [1 - p, p * torch.tensor(weights / 2, dtype=torch.float32)], dim=-1
         )  # [instance, feature, node]
@@ -129,7 +130,8 @@ class SparseFeatures:
 class BagOfWords:
     """Which words occur in a window of text: binary features with the correlations of real language.
 
-    The data of Prieto et al. 2026, "Correlations in the Data Lead to Semantically Rich Feature Geometry Under Superposition".
+    The data of Prieto et al. 2026, "Correlations in the Data Lead to Semantically Rich Feature Geometry Under
+    Superposition".
 
     Args:
         texts: documents.

@@ -1,7 +1,7 @@
 """Which polytope a set of feature directions forms (Elhage et al. 2022, "The Geometry of Superposition").
 
-Features of a toy model fall into groups that are orthogonal to one another (a tegum product); each group is a small polytope,
-known by the cosines between its vertices.
+Features of a toy model fall into groups that are orthogonal to one another (a tegum product); each group is a small
+polytope, known by the cosines between its vertices.
 """
 
 from __future__ import annotations
@@ -129,6 +129,6 @@ def _recognise(vectors: Float[Tensor, "vertex d"], features: list[int], toleranc
     return Polytope("irregular", tuple(features), math.nan)
 
 
-def _sorted_cosines(vectors: Float[Tensor, "vertex d"]) -> Float[Tensor, "pair"]:
+def _sorted_cosines(vectors: Float[Tensor, "vertex d"]) -> Float[Tensor, " pair"]:
     above = torch.ones(len(vectors), len(vectors)).triu(1).bool()
     return cosines(vectors)[above].sort().values

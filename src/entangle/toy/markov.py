@@ -1,4 +1,4 @@
-"""Mixtures of cyclic Markov chains over shared states: sequences whose features are known (Li et al. 2025, section 2)."""
+"""Mixtures of cyclic Markov chains over shared states: sequences of known features (Li et al. 2025, section 2)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from entangle.errors import EntangleError
 class MarkovMixture:
     """K different cycles through the same V states; one of them is the minority.
 
-    A sequence picks a chain, starts in a random state, and moves along the chain's cycle; with probability `noise` a step
-    goes to a uniformly random state instead. Without noise there are only K x V sequences, one per (chain, start).
+    A sequence picks a chain, starts in a random state, and moves along the chain's cycle; with probability `noise` a
+    step goes to a uniformly random state instead. Without noise there are only K x V sequences, one per (chain, start).
 
     Args:
         n_chains: K, at most (V - 1)!, the number of different cycles.
@@ -42,8 +42,8 @@ class MarkovMixture:
             )
         if not 1 <= n_chains <= math.factorial(n_states - 1):
             raise EntangleError(
-                f"{n_states} states have {math.factorial(n_states - 1)} different cycles; n_chains={n_chains} asks for more"
-                " (or none); change n_chains or n_states"
+                f"{n_states} states have 1 to {math.factorial(n_states - 1)} different cycles, not {n_chains};"
+                " change n_chains or n_states"
             )
         if not 0 <= noise < 1:
             raise EntangleError(f"noise must lie in [0, 1), but is {noise}")
@@ -69,7 +69,7 @@ class MarkovMixture:
             states.append(state)
         return torch.stack(states, dim=-1)
 
-    def chain_probabilities(self, share: float) -> Float[Tensor, "chain"]:
+    def chain_probabilities(self, share: float) -> Float[Tensor, " chain"]:
         """How often each chain is drawn when the minority has `share` times the data of each other chain.
 
         Raises:
@@ -83,16 +83,16 @@ class MarkovMixture:
         weights[self.minority] = share
         return weights / weights.sum()
 
-    def sample(self, chains: Int[Tensor, "row"], generator: torch.Generator) -> Int[Tensor, "row pos"]:
+    def sample(self, chains: Int[Tensor, " row"], generator: torch.Generator) -> Int[Tensor, "row pos"]:
         """Draw a sequence from each of the given chains, each from a random start."""
         return walk(self.next_state[None], chains[None], self.length, self.noise, generator)[0]
 
     @property
     def determined(self) -> Bool[Tensor, "chain start pos"]:
-        """Whether the next token follows from the tokens so far, without noise: every chain that agrees so far agrees on it.
+        """Whether the next token follows from the tokens so far: all chains that fit them, without noise, agree on it.
 
-        The last position has no next token and is left out, so pos is length - 1. The best loss there is zero; at the first
-        token it is not, since chains differ in where they go.
+        The last position has no next token and is left out, so pos is length - 1. The best loss there is zero; at the
+        first token it is not, since chains differ in where they go.
         """
         rows = self.sequences.flatten(0, 1)
         same_so_far = (rows[:, None] == rows[None]).cumprod(-1).bool()  # [row, row, pos]

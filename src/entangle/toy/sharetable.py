@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,16 @@ from scipy.stats import spearmanr
 
 from entangle.errors import EntangleError
 from entangle.metrics import holm, paired_difference, paired_permutation_test
+from entangle.toy.files import folder, write_figure, write_text
 
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
 LITERAL = {"feature": "chain, start", "direction": "logistic", "scope": "per token", "partners": "all"}
-MOTIVATED = {"feature": "chain, token", "direction": "mean_difference", "scope": "joint", "partners": "different next token"}
+MOTIVATED = {
+    "feature": "chain, token",
+    "direction": "mean_difference",
+    "scope": "joint",
+    "partners": "different next token",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class DataShareStudy:
     def to_frame(self) -> pd.DataFrame:
         """A row per model, step and definition.
 
-        Columns: share, seed, role ("report" or "select"), step; the definition: feature, direction ("random" is the null),
+        Columns: share, seed, role ("report" or "select"), step; the definition: feature, direction ("random" is the
+            null),
         scope, site, partners; minority and control: mean entanglement of the minority chain's features and of the other
         chains'; minority_loss and control_loss: nats per token where the next token is determined, best possible 0.
         """
@@ -53,7 +59,11 @@ class DataShareStudy:
         Raises:
             EntangleError: where nothing was measured by it.
         """
-        wanted = {"site": self.last_site, "step": self.settings["steps"] if step is None else step, "role": role} | definition
+        wanted = {
+            "site": self.last_site,
+            "step": self.settings["steps"] if step is None else step,
+            "role": role,
+        } | definition
         rows = self.frame
         for column, value in wanted.items():
             rows = rows[rows[column] == value]
@@ -64,19 +74,22 @@ class DataShareStudy:
     def table(self, *, role: str = "report", n_permutations: int = 10_000) -> pd.DataFrame:
         """One row per definition and budget: is the minority more entangled where it is rare, and does that fade?
 
-        Seeds are the units of both tests, which swap signs (`paired_permutation_test`). Every row is shown, whatever it says;
-        `p_holm` corrects `p_difference` for having looked at all of them.
+        Seeds are the units of both tests, which swap signs (`paired_permutation_test`). Every row is shown, whatever
+        it says; `p_holm` corrects `p_difference` for having looked at all of them.
 
-        Columns besides the definition and step: share (the smallest above 0) and there minority, control, difference with
-        its 95 % interval over seeds (low, high) and p_difference; trend: mean over seeds of Spearman's correlation between
-        share and minority - control, with p_trend; random: the entanglement of random directions; untrained: minority
-        minus control before training; loss_correlation: Spearman between the minority's entanglement and its loss.
+        Columns besides the definition and step: share (the smallest above 0) and there minority, control, difference
+        with its 95 % interval over seeds (low, high) and p_difference; trend: mean over seeds of Spearman's
+        correlation between share and minority - control, with p_trend; random: the entanglement of random directions;
+        untrained: minority minus control before training; loss_correlation: Spearman between the minority's
+            entanglement and its loss.
         """
         rows = self.frame[self.frame["role"] == role]
         if rows.empty:
             raise EntangleError(f"there are no seeds to {role}; give some to data_share_study")
         low_share = min(share for share in self.settings["shares"] if share > 0)
-        random = rows[rows["direction"] == "random"].groupby(["feature", "scope", "partners"])["minority"].mean()
+        random = (
+            rows[rows["direction"] == "random"].groupby(["feature", "scope", "partners"])["minority"].mean().to_dict()
+        )
         found = []
         for keys, group in rows[rows["direction"] != "random"].groupby([*DEFINITION, "step"], sort=False):
             definition = dict(zip([*DEFINITION, "step"], keys, strict=True))
@@ -98,7 +111,7 @@ class DataShareStudy:
                     "p_difference": paired_permutation_test(minority, control, n_permutations=n_permutations),
                     "trend": trends.mean(),
                     "p_trend": paired_permutation_test(trends, np.zeros_like(trends), n_permutations=n_permutations),
-                    "random": random[definition["feature"], definition["scope"], definition["partners"]],
+                    "random": random[tuple(definition[key] for key in ("feature", "scope", "partners"))],
                     "loss_correlation": _spearman(group["minority"], group["minority_loss"]),
                 }
             )
@@ -119,26 +132,19 @@ class DataShareStudy:
         same = (table[[*DEFINITION, "step"]] == best[[*DEFINITION, "step"]]).all(axis=1)
         return table[same].iloc[0]
 
-    def save(self, out: str | os.PathLike[str], *, progress: bool = True) -> None:
+    def save(self, out: str | os.PathLike[str]) -> None:
         """Write settings and table as JSON, all rows as CSV, and the figures as PNG, into the directory `out`."""
-        from entangle.toy.figures import save_data_share
+        from entangle.toy import figures
 
-        directory = Path(out)
-        directory.mkdir(parents=True, exist_ok=True)
+        directory = folder(out)
         table = self.table()
         record = {"settings": self.settings, "table": json.loads(table.to_json(orient="records"))}
         if self.settings["selection_seeds"]:
             record["selected"] = json.loads(self.selected().to_json())
-        write(directory / "data_share.json", json.dumps(record, indent=1))
-        write(directory / "data_share.csv", self.frame.to_csv(index=False))
-        save_data_share(self, table, directory)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+        write_text(directory / "data_share.json", json.dumps(record, indent=1))
+        write_text(directory / "data_share.csv", self.frame.to_csv(index=False))
+        write_figure(directory / "data_share.png", figures.data_share(self, table))
+        write_figure(directory / "budgets.png", figures.budgets(self))
 
 
 def _trends(group: pd.DataFrame) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Toy models of superposition (Elhage et al. 2022): autoencoders with more features than hidden dimensions, many at once.
+"""Toy models of superposition (Elhage et al. 2022): autoencoders with more features than dimensions, many at once.
 
-"Toy Models of Superposition", transformer-circuits.pub/2022/toy_model. Every tensor has a leading `instance` axis: instances
-differ in their seed and, where the data say so, in sparsity or importance; they share nothing and are trained together.
+"Toy Models of Superposition", transformer-circuits.pub/2022/toy_model. Every tensor has a leading `instance` axis:
+instances differ in their seed and, where the data say so, in sparsity or importance; they share nothing and
+are trained together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from entangle.errors import EntangleError
-from entangle.metrics import entanglement
+from entangle.metrics import entanglement, feature_dimensionality
 from entangle.toy.features import Features, SparseFeatures
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class SuperpositionModel(nn.Module):
         n_features: features of the data.
         n_hidden: dimensions they must share.
         n_instances: how many models to train at once.
-        importance: weight of a feature's squared error; a number, one per feature, or broadcastable to [instance, feature].
+        importance: weight of a feature's squared error; a number, one per feature, or broadcastable to [instance,
+            feature].
         output: "relu", "linear", "abs", or any elementwise function of a tensor.
         hidden: the same, applied in the hidden layer; the models of the paper have none but in `absolute_value`.
         tied: decode with the transpose of the encoder; else with a matrix of its own.
@@ -131,11 +133,12 @@ class SuperpositionModel(nn.Module):
 
     def loss(
         self, x: Float[Tensor, "#instance batch feature"], weight: Float[Tensor, "#instance batch"] | None = None
-    ) -> Float[Tensor, "instance"]:
+    ) -> Float[Tensor, " instance"]:
         """Squared error weighted by importance: summed over features, mean over the batch (or summed with weights)."""
         wanted = x if self.target is None else self.target(x)
         error = ((self(x) - wanted).square() * self.importance.unsqueeze(1)).sum(-1)
-        return error.mean(1) if weight is None else (error * weight).sum(1)
+        total: Tensor = error.mean(1) if weight is None else (error * weight).sum(1)
+        return total
 
     def fit(
         self,
@@ -219,12 +222,10 @@ class SuperpositionModel(nn.Module):
 
     def norms(self) -> Float[Tensor, "instance feature"]:
         """How strongly each feature is represented: the length of its direction, 0 when it is dropped, 1 when kept."""
-        return self.dictionaries.norm(dim=-1)
+        return self.dictionaries.square().sum(-1).sqrt()
 
     def dimensionality(self) -> Float[Tensor, "instance feature"]:
-        """The fraction of a dimension that each feature has: |W_i|^2 / sum_j (unit(W_i) . W_j)^2 (Elhage et al. 2022)."""
-        from entangle.metrics import feature_dimensionality
-
+        """The fraction of a dimension that each feature has to itself; see `metrics.feature_dimensionality`."""
         return torch.stack([feature_dimensionality(dictionary) for dictionary in self.dictionaries])
 
     def entanglement(self) -> Float[Tensor, "instance feature"]:

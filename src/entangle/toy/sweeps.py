@@ -31,8 +31,8 @@ class PhaseDiagram:
         share_at_optimum: instances whose loss is within 5 % of the lowest.
     """
 
-    densities: Float[Tensor, "density"]
-    importances: Float[Tensor, "importance"]
+    densities: Float[Tensor, " density"]
+    importances: Float[Tensor, " importance"]
     norm: Float[Tensor, "density importance"]
     overlap: Float[Tensor, "density importance"]
     loss: Float[Tensor, "density importance"]
@@ -195,11 +195,11 @@ def rare_feature(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What rarity does to one feature, its `share` of the others' frequency: the autoencoder's side of `data_share_study`.
+    """What rarity does to a feature, by its share of the others' frequency: the autoencoders' `data_share_study`.
 
     Returns:
-        A row per share and instance: the rare feature's norm, dimensionality and entanglement, whether it was dropped, and
-        among the features still represented its entanglement (NaN when dropped) and that of the others.
+        A row per share and instance: the rare feature's norm, dimensionality and entanglement, whether it was dropped,
+        and among the features still represented its entanglement (NaN when dropped) and that of the others.
     """
     share = torch.tensor(shares).repeat_interleave(n_instances)
     p = torch.full((len(share), n_features), probability)
