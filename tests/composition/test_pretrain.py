@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from entangle.composition import Training, new_model, pretrain, train_tokenizer
-from entangle.composition.pretrain import _batches
+from entangle.composition import Training, new_model, train_tokenizer
+from entangle.composition.pretrain import _batches, pretrain
 from entangle.errors import EntangleError
 
 ARCHITECTURE = {

@@ -1,7 +1,8 @@
 """Pretraining on mixtures of clean and other text: the paper's main experiment."""
 
+from entangle.composition import pretrain
 from entangle.composition.experiment import Composition, TrainedModel, run
-from entangle.composition.pretrain import Training, new_model, pretrain
+from entangle.composition.pretrain import Training, new_model
 from entangle.composition.recipe import Recipe, Source, demo_recipe
 from entangle.composition.tokenizer import train_tokenizer
 

@@ -33,7 +33,8 @@ class TrainedModel:
         path: its folder, for `from_pretrained`; holds the tokenizer too.
         share: share of added tokens that was asked for.
         seed: the seed.
-        metrics: `share` as trained, `tokens`, `seconds`, `final_loss`, `held_out_ce` and `unigram_ce` (nats a token),
+        metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
+        `unigram_ce` (nats a token),
         `losses`.
     """
 
@@ -132,6 +133,7 @@ def _train_missing(
             torch.from_numpy(mixture.documents.tokens),
             recipe.training,
             seed=seed,
+            checkpoint=folder.with_name(f".{folder.name}.checkpoint"),
             progress=progress,
             description=f"share {share:g}, seed {seed}",
         )
@@ -140,7 +142,7 @@ def _train_missing(
             "seed": seed,
             "clean_tokens": mixture.clean_tokens,
             "added_tokens": mixture.added_tokens,
-            "tokens": history.tokens,
+            "steps": len(history.losses),
             "seconds": history.seconds,
             "tokens_per_second": history.tokens / history.seconds,
             "final_loss": float(np.mean(history.losses[-20:])),

@@ -7,14 +7,18 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.composition.checkpoint import load_checkpoint, save_checkpoint, training_key
 from entangle.errors import EntangleError
 
 
@@ -60,7 +64,13 @@ class Training:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """What happened: the loss at every step in nats a token, tokens seen, and seconds."""
+    """What happened.
+
+    Attributes:
+        losses: The loss at every step, nats a token.
+        tokens: Tokens trained on since the training began or went on.
+        seconds: How long that took.
+    """
 
     losses: list[float]
     tokens: int
@@ -94,60 +104,78 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
 
 def pretrain(
     model: PreTrainedModel,
-    tokens: Tensor,
+    tokens: Int[Tensor, " token"],
     training: Training,
     *,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    checkpoint_steps: int = 200,
     progress: bool = True,
     description: str = "pretrain",
 ) -> TrainingHistory:
     """Train a causal language model in place on one long stream of tokens.
 
     The stream is cut into sequences of `training.context` tokens, which are visited in an order that depends on the
-    seed alone.
+    seed
+    alone. With a checkpoint, a training that was stopped goes on from the last one written: on one machine, with the
+    same
+    number of threads, it ends with the weights that it would have had undisturbed.
 
     Args:
-        model: the model, on the device to train on.
-        tokens: [token], the packed stream.
-        training: budget and optimiser.
-        seed: of the order of the sequences.
-        progress: show a progress bar with loss and tokens a second.
-        description: what the progress bar calls it.
+        model: The model, on the device to train on; an untrained one, also where a checkpoint exists.
+        tokens: The packed stream.
+        training: Budget and optimiser.
+        seed: Of the order of the sequences.
+        checkpoint: File to write the unfinished state to; read where it exists, removed at the end.
+        checkpoint_steps: Steps from one checkpoint to the next.
+        progress: Show a progress bar with loss and tokens a second.
+        description: What the progress bar calls it.
 
     Raises:
-        EntangleError: where the stream holds less than one batch, or the loss is no longer finite.
+        EntangleError: Where the stream holds less than one batch, the checkpoint is of another training, or the loss is
+            no longer finite.
     """
     n_sequences = (len(tokens) - 1) // training.context
     n_steps = int(training.epochs * n_sequences / training.batch_size)
     if n_steps == 0:
         needed = training.batch_size * training.context + 1
         raise EntangleError(
-            f"{len(tokens):,} tokens are less than one batch ({needed:,}): "
-            "lower batch_size or context, or give more text"
+            f"{len(tokens):,} tokens are less than one batch ({needed:,}): lower batch_size or context, "
+            "or give more text"
         )
     optimiser = _optimiser(model, training)
-    batches = _batches(n_sequences, training.batch_size, seed)
-    span = torch.arange(training.context + 1)
     losses: list[float] = []
-    device = model.device
+    path, key = Path(checkpoint) if checkpoint else None, ""
+    if path is not None:
+        key = training_key(tokens, training, seed)
+        losses = load_checkpoint(path, model, optimiser, key) if path.exists() else []
+    begun = len(losses)
+    batches = islice(_batches(n_sequences, training.batch_size, seed), begun, n_steps)
+    span = torch.arange(training.context + 1)
     started = time.perf_counter()
     model.train()
-    bar = tqdm(range(n_steps), desc=description, disable=not progress, unit="step", leave=False)
-    for step in bar:
+    bar = tqdm(batches, desc=description, initial=begun, total=n_steps, disable=not progress, unit="step", leave=False)
+    for sequences in bar:
+        step = len(losses)
         for group in optimiser.param_groups:
             group["lr"] = training.rate(step, n_steps)
-        sequences = tokens[next(batches)[:, None] * training.context + span].to(device, torch.long)
-        losses.append(_step(model, sequences, optimiser, training))
+        batch = tokens[sequences[:, None] * training.context + span].to(model.device, torch.long)
+        losses.append(_step(model, batch, optimiser, training))
         if not math.isfinite(losses[-1]):
+            rate = training.learning_rate
             raise EntangleError(
-                f"the loss is {losses[-1]} at step {step} of {n_steps}: "
-                f"lower the learning rate ({training.learning_rate})"
+                f"the loss is {losses[-1]} at step {step} of {n_steps}: lower the learning rate ({rate})"
             )
         if progress and step % 10 == 0:
-            speed = (step + 1) * training.batch_size * training.context / (time.perf_counter() - started)
+            speed = (step + 1 - begun) * training.batch_size * training.context / (time.perf_counter() - started)
             bar.set_postfix(loss=f"{losses[-1]:.3f}", tokens_per_s=f"{speed:,.0f}")
+        if path is not None and (step + 1) % checkpoint_steps == 0 and step + 1 < n_steps:
+            save_checkpoint(path, model, optimiser, losses, key)
     model.eval()
-    return TrainingHistory(losses, n_steps * training.batch_size * training.context, time.perf_counter() - started)
+    if path is not None:
+        path.unlink(missing_ok=True)
+    trained = (n_steps - begun) * training.batch_size * training.context
+    return TrainingHistory(losses, trained, time.perf_counter() - started)
 
 
 def _step(model: PreTrainedModel, sequences: Tensor, optimiser: torch.optim.Optimizer, training: Training) -> float:
