@@ -212,6 +212,7 @@ class _Subject:
         worst, where = 0.0, ""
         if not isinstance(self.model, PreTrainedModel):
             return Check(name, None, detail="only HuggingFace models return hidden states")
+        first = 1
         for i, run in enumerate(self.alone):
             with _no_hook_left(self.model):
                 out = self.model(**self._inputs([i]), output_hidden_states=True)
@@ -219,7 +220,9 @@ class _Subject:
             if not states or len(states) != self.atlas.n_layers + 1:
                 return Check(name, None, detail="the model returns no hidden states of this stack")
             for layer in range(self.atlas.n_layers - 1):  # the last one is often after the final norm
-                difference = _difference(states[layer + 1][0].cpu(), run["resid_post", layer])
+                if i == layer == 0 and torch.equal(states[0][0].cpu(), run["resid_post", 0]):
+                    first = 0  # some recurrent models leave the embedding out
+                difference = _difference(states[layer + first][0].cpu(), run["resid_post", layer])
                 if difference >= worst:
                     worst, where = difference, f"largest at layer {layer}"
         return self._bounded(name, worst, where)

@@ -132,6 +132,13 @@ def capture(
 
     def keep(place: Place, column: int, indices: Sequence[int]) -> Callable[[Tensor], None]:
         def fn(x: Tensor) -> None:
+            width = max(examples.lengths[i] for i in indices)
+            if x.shape[:2] != (len(indices), width):
+                raise EntangleError(
+                    f"{place.site} of layer {place.layer} has {tuple(x.shape[:2])} positions for "
+                    f"{(len(indices), width)} "
+                    "tokens: the model adds or merges some, so that they cannot be matched to the text"
+                )
             numbers, picked = selection.pick(x, indices)
             _check_finite(picked, place, selection.rows[numbers, 0])
             if place.site not in data:

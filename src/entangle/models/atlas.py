@@ -274,7 +274,18 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
     key = (_structure(model), stack)
     if inputs is None and key in _SURVEYS:
         return _SURVEYS[key]
-    record = trace(model, probe_inputs(model) if inputs is None else inputs)
+    given = probe_inputs(model) if inputs is None else inputs
+    try:
+        record = trace(model, given)
+    except EntangleError:
+        raise
+    except Exception as error:  # whatever the model raises, on inputs that may not be for it
+        shapes = {name: tuple(x.shape) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+        why = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise AtlasError(
+            f"{type(model).__name__} did not run on the example inputs {shapes} ({why[0]}): pass inputs it takes, "
+            "Atlas(model, inputs={...})"
+        ) from error
     chosen = _choose(find_stacks(model, record), stack, model)
     sites = tuple(find_sites(record, block) for block in chosen.blocks)
     survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from entangle.models.trace import Call, Kernel
+
+PRODUCT = re.compile("mm|Mm|MatMul|Linear|Convolution")  # in the names of autograd's nodes
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,8 @@ class Projection:
 def find_projection(kernels: list[Kernel], calls: list[Call]) -> Projection | str:
     """The first linear module whose input depends on what the block's first attention kernel returned, or why none.
 
-    Its input must equal the kernel's result value for value, or be a function of it that keeps positions apart, and
-    heads (a gate) or not (a norm over all heads).
+    Its input must equal the kernel's result value for value, or be made from it without a matrix product and position
+    by position: head by head (a gate), or over all heads at once (a norm).
     """
     if not kernels:
         return "no attention kernel ran in this block: a recurrent, convolutional or other kind of layer"
@@ -39,7 +43,8 @@ def find_projection(kernels: list[Kernel], calls: list[Call]) -> Projection | st
         heads = _heads(kernel, z)
         if heads is None:
             return "what the output projection receives is not the attention's result, head by head"
-        return Projection(outermost_adapter(call), *heads)
+        others = f"the first of {len(kernels)} attention kernels of the block" if len(kernels) > 1 else ""
+        return Projection(outermost_adapter(call), heads[0], "; ".join(filter(None, [heads[1], others])))
     return "the attention's result reaches no linear module, so there is no output projection to hook"
 
 
@@ -89,6 +94,8 @@ def _layouts(x: Tensor, z: Tensor) -> list[Callable[[Tensor], Tensor]]:
 
 def _kept_apart(kernel: Kernel, layout: Callable[[Tensor], Tensor], z: Tensor) -> str | None:
     """How a head of `z` at one token depends on the kernel's result; `None` if on other tokens, or not on itself."""
+    if _mixed_by_matrix(z, kernel):
+        return None
     batch, pos, n_heads = layout(kernel.output).shape[:3]
     by_head = z.reshape(batch, pos, n_heads, -1)
     gradient = _gradient(by_head[0, pos - 1, n_heads - 1].square().sum(), kernel)
@@ -98,7 +105,23 @@ def _kept_apart(kernel: Kernel, layout: Callable[[Tensor], Tensor], z: Tensor) -
     here = support[0, pos - 1]
     if not here[n_heads - 1] or support.sum() > here.sum():
         return None
-    return "gated or normed by head after attention" if here.sum() == 1 else "normed across heads after attention"
+    if here.sum() == 1:
+        return "gated or normed by head after attention"
+    return "normed across heads after attention" if here.all() else None  # some heads only: pairs that were combined
+
+
+def _mixed_by_matrix(z: Tensor, kernel: Kernel) -> bool:
+    """Whether a matrix product lies on a way from the kernel's result to `z` in the autograd graph."""
+    reaches: dict[Any, bool] = {}
+
+    def depends(node: Any) -> bool:
+        if node not in reaches:
+            reaches[node] = getattr(node, "variable", None) is kernel.output
+            reaches[node] |= any([depends(parent) for parent, _ in node.next_functions if parent is not None])
+        return reaches[node]
+
+    depends(z.grad_fn)
+    return any(reached and PRODUCT.search(node.name()) for node, reached in reaches.items())
 
 
 def _gradient(value: Tensor, kernel: Kernel) -> Tensor | None:

@@ -69,24 +69,31 @@ class _Block:
         self.stream = next(((x.detach(), y) for x in block.inputs for y in outputs if x.shape == y.shape), None)
 
     def sites(self) -> dict[str, Found | Missing]:
-        if self.stream is None or self._layout(self.stream[0]) is None:
-            shapes = [tuple(x.shape) for x in self.block.inputs[:1] + self.block.outputs[:1]]
-            reason = f"the block does not take and return [batch pos size], but {' and '.join(map(str, shapes))}"
-            return {site: Missing(reason) for site in SITES}
-        pre, post = self.stream
         projection = find_projection(self.trace.kernels_within(self.block), self.calls)
-        sites: dict[str, Found | Missing] = {
-            "resid_pre": self._place(self.block, "input", pre),
-            "resid_post": self._place(self.block, "output", post),
-        }
+        if any(self.block.start < time < self.block.end for time in self.trace.fused):
+            projection = (
+                "attention and its output projection run as one function (torch's multi_head_attention_forward)"
+            )
+        sites: dict[str, Found | Missing] = {}
         if isinstance(projection, str):
             unknown = Missing(f"where attention ends is unknown, since z is: {projection}")
             sites |= {"z": Missing(projection), "attn_out": unknown, "resid_mid": unknown}
+        else:
+            call = projection.call
+            sites["z"] = self._place(call, "input", call.inputs[0], projection)
+            sites["attn_out"] = self._place(call, "output", call.outputs[0])
+        if self.stream is None or self._layout(self.stream[0]) is None:
+            shapes = [tuple(x.shape) for x in self.block.inputs[:1] + self.block.outputs[:1]]
+            reason = f"the block does not take and return [batch pos size], but {' and '.join(map(str, shapes))}"
+            streams = ("resid_pre", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+            return {**dict.fromkeys(streams, Missing(reason)), **sites}
+        pre, post = self.stream
+        sites["resid_pre"] = self._place(self.block, "input", pre)
+        sites["resid_post"] = self._place(self.block, "output", post)
+        if isinstance(projection, str):
             sites["mlp_out"], sites["mlp_post"] = self._mlp(self.calls, [pre], post)
             return sites
         call = projection.call
-        sites["z"] = self._place(call, "input", call.inputs[0], projection)
-        sites["attn_out"] = self._place(call, "output", call.outputs[0])
         sites["resid_mid"], bases = self._middle(call, pre)
         after = call.end if isinstance(sites["resid_mid"], Found) else self.block.start
         rest = [
@@ -96,21 +103,30 @@ class _Block:
         return sites
 
     def _middle(self, projection: Call, pre: Tensor) -> tuple[Found | Missing, list[Tensor]]:
-        """`resid_mid`, and the tensors that the MLP's output may have been added to."""
-        attention = [c for c in self.calls if c is projection or projection.inside(c) or c.start > projection.end]
+        """`resid_mid`, and the tensors that the MLP's output may have been added to, the likeliest first."""
+        middle: Found | Missing | None = None
+        bases: list[Tensor] = []
+        current, since = [pre], projection.start
         for call in self.calls:
             if call.start < projection.end:
                 continue
             for x in call.inputs:
                 total = _like(x, pre)
-                earlier = (c for c in attention if c.end < call.start)
-                if total is not None and any(_explains(y, total, pre) for c in earlier for y in c.outputs):
-                    normed = [y for y in (_like(y, pre) for y in call.outputs) if y is not None]
-                    return self._place(call, "input", x), [total, *normed]
+                parts = [c for c in self.calls if c.end < call.start and (c.start >= since or projection.inside(c))]
+                if total is None or not any(_explains(y, total, b) for c in parts for y in c.outputs for b in current):
+                    continue
+                middle = middle or self._place(call, "input", x)
+                # What comes next, a decoder's cross-attention or the MLP, adds to this sum or to the norm of it.
+                current = [total, *(y for y in (_like(y, pre) for y in call.outputs) if y is not None)]
+                bases, since = [*current, *bases], call.start
+                break
+        if middle is not None:
+            return middle, bases
         reason = (
             "no module receives the residual between attention and MLP: "
             "the two run in parallel, or the sum is not a module's input"
         )
+        attention = [c for c in self.calls if c is projection or projection.inside(c) or c.start > projection.end]
         sums = (_like(y, pre) for c in attention for y in c.outputs)
         return Missing(reason), [*(pre + y for y in sums if y is not None), pre]
 
@@ -157,8 +173,8 @@ class _Block:
 
 
 def _linear_source(call: Call, calls: list[Call]) -> Call | None:
-    """Step back over norms, scales and dropouts to the module that holds the linear maps."""
-    while not any(is_linear(module) for module in call.module.modules()):
+    """Step back over norms, scales and dropouts to the module that holds the weight matrices."""
+    while not any(parameter.ndim >= 2 for parameter in call.module.parameters()):
         earlier = [c for c in calls if c.end < call.start and c.outputs and call.inputs]
         source = next((c for c in earlier if _same(c.outputs[0], call.inputs[0])), None)
         if source is None:
@@ -180,14 +196,15 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _explains(y: Tensor, total: Tensor, base: Tensor) -> bool:
-    """Whether `total` is `base` plus a multiple of `y`, up to the rounding of the sum."""
+    """Whether `total` is `base` plus a multiple of `y` (one for each channel), up to the rounding of the sum."""
     part, base_like = _like(y, total), _like(base, total)
     if part is None or base_like is None:
         return False
-    difference, part = (total - base_like).double(), part.double()
-    power = part.square().sum()
-    if power == 0 or not torch.isfinite(power):
+    difference, part = (total - base_like).double().flatten(0, -2), part.double().flatten(0, -2)
+    power = part.square().sum(0)
+    if power.sum() == 0 or not power.isfinite().all():
         return False
-    scale = (difference * part).sum() / power
-    rounding = 8 * torch.finfo(total.dtype).eps * (total.abs() + base_like.abs() + (scale * part).abs())
-    return bool(((difference - scale * part).abs() <= rounding + 1e-30).all() and scale.abs() > 1e-3)
+    scale = (difference * part).sum(0) / power.clamp(min=1e-300)  # one a channel, as a layer scale has
+    summands = ((total.abs() + base_like.abs()).flatten(0, -2) + (scale * part).abs()).amax(0)
+    rounding = 8 * torch.finfo(total.dtype).eps * summands
+    return bool(((difference - scale * part).abs() <= rounding + 1e-30).all() and scale.abs().max() > 1e-3)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import torch
 from torch import nn
 
 from entangle.models.trace import Call, Trace
@@ -29,10 +31,16 @@ def find_stacks(model: nn.Module, trace: Trace) -> list[Stack]:
             continue
         names = [f"{path}.{name}" if path else name for name, _ in module.named_children()]
         calls = sorted((call for name in names for call in calls_of.get(name, [])), key=lambda call: call.start)
-        if calls and all(_keeps_shape(call) for call in calls):
+        if calls and all(_keeps_shape(call) for call in calls) and _is_chain(calls):
             kernels = sum(len(trace.kernels_within(call)) for call in calls)
             stacks.append(Stack(path, tuple(calls), kernels))
     return sorted(stacks, key=lambda stack: stack.blocks[0].start)
+
+
+def _is_chain(calls: list[Call]) -> bool:
+    """Whether each block takes what the one before it returned, as a list of attentions without their MLPs does not."""
+    pairs = [(a, b) for a, b in pairwise(calls) if b.path != calls[0].path]  # a list that runs again may start anew
+    return all(any(torch.equal(x, before.outputs[0]) for x in after.inputs) for before, after in pairs)
 
 
 def _keeps_shape(call: Call) -> bool:

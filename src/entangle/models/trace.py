@@ -54,11 +54,13 @@ class Trace:
 
     Attributes:
         batch: number of examples that were run.
+        fused: when `multi_head_attention_forward` ran, which is kernel and output projection in one.
     """
 
     batch: int
     calls: list[Call] = field(default_factory=list)
     kernels: list[Kernel] = field(default_factory=list)
+    fused: list[int] = field(default_factory=list)
 
     def within(self, call: Call) -> list[Call]:
         """The calls made during `call`, in the order they began."""
@@ -93,6 +95,8 @@ class _KernelWatch(TorchFunctionMode):
         out = func(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention:
             return self._kernel(out)
+        if func is F.multi_head_attention_forward:
+            self.trace.fused.append(self.clock.tick())
         if func in SOFTMAXES or (func in PASSES and self._is_weights(args[0]) and isinstance(out, Tensor)):
             self.weights[id(out)] = out
         elif (func in PRODUCTS and self._is_weights(args[0])) or (
