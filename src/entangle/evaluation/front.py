@@ -97,10 +97,10 @@ def matched(
             raise EntangleError(f"no method {method!r} in this sweep; it has {', '.join(result.methods)}")
         conditions = [result.plain, *(c for c in result.changed if c.method == method and not c.error)]
         toxicity, paid = _points(conditions, result.scorer(scorer), measure, n_resamples, seed)
-        low, high = paid[0].min(), paid[0].max()
+        low, high = float(paid[0].min()), float(paid[0].max())
         if not low <= cost <= high:
             raise EntangleError(
-                f"{method} costs {low:.3g} to {high:.3g} here; compare at a cost in that range, not {cost:g}"
+                f"{method} costs {low:.3g} to {high:.3g}; compare at a cost in that range, not {cost:g}"
             )
         order = np.argsort(paid, axis=1)
         x, y = (np.take_along_axis(v, order, 1) for v in (paid, toxicity))
