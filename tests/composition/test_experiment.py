@@ -117,6 +117,9 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
         ({"held_out": {"documents": 20, "seed": 1}}, "20 of 20 held-out documents are also trained on"),
         ({"vocab_size": 100}, "more than 257"),
         ({"architecture": {"model_type": "olmo99"}}, "olmo99"),
+        ({"architecture": {"model_type": "olmo2", "vocab_size": 50}}, "vocab_size comes from the tokenizer"),
+        ({"architecture": {"model_type": "olmo2", "hiden_size": 50}}, "an olmo2 has no 'hiden_size'"),
+        ({"architecture": {"model_type": "olmo2", "hidden_size": 50, "num_attention_heads": 7}}, "cannot build"),
         ({"clean": {"files": ["nothing-*.jsonl"]}}, "no file matches"),
         ({"clean": {}}, "needs files, or a number of documents"),
     ],
@@ -133,6 +136,11 @@ def test_refused_before_any_training(tmp_path: Path, changes: dict[str, object],
         ({"share": [0.1]}, "unknown key 'share' in recipe"),
         ({"training": {"lr": 1}}, "unknown key 'lr' in training"),
         ({"training": 3}, "'training' in a recipe is a table"),
+        ({"training": {"batch_size": "8"}}, "'batch_size' in training is a whole number, not '8'"),
+        ({"training": {"epochs": True}}, "'epochs' in training is a number, not True"),
+        ({"clean": {"documents": 1.5}}, "'documents' in clean is a whole number"),
+        ({"shares": 0.1}, "'shares' in recipe is a list"),
+        ({"architecture": "olmo2"}, "'architecture' in recipe is a table"),
         ({"shares": []}, "at least one share"),
         ({"shares": [10]}, "10 % is 0.1"),
         ({"shares": [0.1, 0.1]}, "must differ"),
@@ -185,6 +193,8 @@ def test_files_of_a_recipe_are_found_beside_it(tmp_path: Path) -> None:
     for name, texts in (("clean_a.jsonl", ["one", "two"]), ("clean_b.jsonl", ["three"])):
         (tmp_path / name).write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
     source = Source(files=("clean_*.jsonl",), column="body")
+    tagged = Source(files=("clean_b.jsonl",), column="body", prefix="toxicity: 0 ")
+    assert tagged.texts(tmp_path) == ["toxicity: 0 three"]
     assert source.texts(tmp_path) == ["one", "two", "three"]
     assert Source(files=("clean_b.jsonl", str(tmp_path / "clean_a.jsonl")), column="body", documents=2).texts(
         tmp_path

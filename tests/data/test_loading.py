@@ -181,11 +181,27 @@ def test_unreadable_files(tmp_path: Path, name: str, content: bytes, expected: s
 def test_missing_files_and_directories(tmp_path: Path) -> None:
     assert "no file" in refused(tmp_path / "nowhere.jsonl")
     assert "no file" in refused("nowhere.csv.gz")
-    assert "is a directory" in refused(tmp_path)
+    assert "neither a file nor a HuggingFace data set" in refused(tmp_path)
+
+
+def test_a_folder_is_a_data_set_whose_parts_are_its_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "posts"
+    folder.mkdir()
+    for part, rows in (("train", ROWS[:2]), ("test", ROWS[2:])):
+        jsonl(folder / f"{part}.jsonl", [{key: row[key] for key in ("text", "label")} for row in rows])
+    data = load_labelled(folder)
+    assert sorted(zip(data.texts, data.labels.tolist(), data.splits or [], strict=True)) == [
+        ("four", 1, "test"),
+        ("one", 1, "train"),
+        ("three", 0, "test"),
+        ("two", 0, "train"),
+    ]
 
 
 def test_a_data_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     assert "neither a file nor a HuggingFace data set" in refused("nobody/no-such-data-set")
 
 
@@ -196,6 +212,11 @@ def test_load_texts(tmp_path: Path) -> None:
     assert load_texts(path, field="split", where={"label": 0}) == ["test", "train"]
     with pytest.raises(EntangleError, match="at least 1"):
         load_texts(path, limit=0)
+    assert load_texts(path, at_most={"label": 0}) == ["two", "three"]
+    with pytest.raises(EntangleError, match="'split' must be a number to compare with 3, not 'train'"):
+        load_texts(path, at_most={"split": 3})
+    with pytest.raises(EntangleError, match="has label <= -1"):
+        load_texts(path, at_most={"label": -1})
     with pytest.raises(EntangleError, match="has no 'body'"):
         load_texts(path, field="body")
 

@@ -92,14 +92,24 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     model_type = fields.pop("model_type", "olmo2")
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     try:
+        known = AutoConfig.for_model(model_type)
+        for name in fields:
+            if name == "vocab_size":
+                raise EntangleError("vocab_size comes from the tokenizer: leave it out of the architecture")
+            if not hasattr(known, name):  # a configuration takes any name, and would train another model than was meant
+                raise EntangleError(f"an {model_type} has no {name!r} in its configuration")
         config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **special, **fields)
-    except ValueError as error:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            model(input_ids=torch.zeros(1, 2, dtype=torch.long))  # sizes that do not fit show only when it runs
+            return model
+    except EntangleError:
+        raise
+    except Exception as error:  # configurations and models refuse sizes that do not fit with errors of many kinds
         raise EntangleError(
             f"transformers cannot build an architecture {model_type!r}: {str(error).splitlines()[0]}"
         ) from None
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config)
 
 
 def pretrain(
@@ -152,6 +162,11 @@ def pretrain(
     begun = len(losses)
     batches = islice(_batches(n_sequences, training.batch_size, seed), begun, n_steps)
     span = torch.arange(training.context + 1)
+    attention = model.config._attn_implementation
+    if model.device.type == "cpu":
+        model.set_attn_implementation(
+            "eager"
+        )  # on CPUs, the backward pass of sdpa is the slowest part of a small model
     started = time.perf_counter()
     model.train()
     bar = tqdm(batches, desc=description, initial=begun, total=n_steps, disable=not progress, unit="step", leave=False)
@@ -172,6 +187,7 @@ def pretrain(
         if path is not None and (step + 1) % checkpoint_steps == 0 and step + 1 < n_steps:
             save_checkpoint(path, model, optimiser, losses, key)
     model.eval()
+    model.set_attn_implementation(attention)
     if path is not None:
         path.unlink(missing_ok=True)
     trained = (n_steps - begun) * training.batch_size * training.context

@@ -28,6 +28,9 @@ class Source:
         column: the column of the text.
         where: keep only rows whose columns have these values.
         documents: how many documents of the built-in corpus to generate; for files, use at most this many (0: all).
+        at_most: keep only rows whose columns are numbers no larger than these: `{"lex_hits": 2}`.
+        prefix: put before every document, such as "toxicity: 0.9 ", for a model to condition on (MEDA and INST,
+            Prabhumoye et al. 2023).
         rudeness: share of rude documents in the built-in corpus.
         seed: of the built-in corpus.
     """
@@ -35,6 +38,8 @@ class Source:
     files: tuple[str, ...] = ()
     column: str = "text"
     where: Mapping[str, Any] = field(default_factory=dict)
+    at_most: Mapping[str, float] = field(default_factory=dict)
+    prefix: str = ""
     documents: int = 0
     rudeness: float = 0.0
     seed: int = 0
@@ -44,11 +49,12 @@ class Source:
         if not self.files:
             if self.documents < 1:
                 raise EntangleError("a source needs files, or a number of documents of the built-in corpus")
-            return [
-                document.text for document in corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
-            ]
-        texts = [text for path in self._paths(root) for text in load_texts(path, field=self.column, where=self.where)]
-        return texts[: self.documents or None]
+            generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
+            return [self.prefix + document.text for document in generated]
+        texts: list[str] = []
+        for path in self._paths(root):
+            texts += load_texts(path, field=self.column, where=self.where, at_most=self.at_most)
+        return [self.prefix + text for text in texts[: self.documents or None]]
 
     def _paths(self, root: Path) -> list[str | Path]:
         paths: list[str | Path] = []
@@ -177,11 +183,30 @@ def _build(kind: type[T], fields: Any, what: str) -> T:
     ]
     if missing:
         raise EntangleError(f"{what} lacks {', '.join(missing)}")
+    for name, value in fields.items():
+        _check_type(f"{name!r} in {what}", value, known[name])
     values = {
         name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
         for name, value in fields.items()
     }
     return kind(**values)
+
+
+def _check_type(what: str, value: Any, expected: dataclasses.Field[Any]) -> None:
+    """Refuse a value of another kind than the default; a whole number will do for a number."""
+    default = expected.default_factory() if callable(expected.default_factory) else expected.default
+    kinds: tuple[tuple[tuple[type, ...], str], ...] = (
+        ((int,), "a whole number"),
+        ((int, float), "a number"),
+        ((str,), "text"),
+        ((tuple, list), "a list"),
+        ((Mapping,), "a table"),
+    )
+    for types, wanted in kinds:
+        if isinstance(default, types):
+            if not isinstance(value, types) or isinstance(value, bool):
+                raise EntangleError(f"{what} is {wanted}, not {value!r}")
+            return
 
 
 def demo_recipe(*, seed: int = 0) -> Recipe:

@@ -83,7 +83,12 @@ def load_labelled(
 
 
 def load_texts(
-    source: str | Path, *, limit: int | None = None, field: str = "text", where: Mapping[str, Any] | None = None
+    source: str | Path,
+    *,
+    limit: int | None = None,
+    field: str = "text",
+    where: Mapping[str, Any] | None = None,
+    at_most: Mapping[str, float] | None = None,
 ) -> list[str]:
     """The texts of a file or data set, in order.
 
@@ -92,6 +97,7 @@ def load_texts(
         limit: only the first of them.
         field: the column of the text.
         where: keep only rows whose columns have these values, as for `load_labelled`.
+        at_most: keep only rows whose columns are numbers no larger than these.
 
     Raises:
         EntangleError: one line that names file and row, for anything that cannot be used.
@@ -100,12 +106,12 @@ def load_texts(
         raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
     texts: list[str] = []
     for place, fields in rows(source):
-        if _selected(fields, where, place):
+        if _selected(fields, where, place) and _small(fields, at_most, place):
             texts.append(_text(fields, field, place))
             if len(texts) == limit:
                 break
     if not texts:
-        raise EntangleError(f"no row of {source} has {_condition(where)}")
+        raise EntangleError(f"no row of {source} has {_condition(where, at_most)}")
     return texts
 
 
@@ -123,8 +129,10 @@ def _plain(value: Any) -> str:
     return str(value).strip()
 
 
-def _condition(where: Mapping[str, Any] | None) -> str:
-    return " and ".join(f"{key} = {_plain(value)}" for key, value in (where or {}).items()) or "a text"
+def _condition(where: Mapping[str, Any] | None, at_most: Mapping[str, float] | None = None) -> str:
+    conditions = [f"{key} = {_plain(value)}" for key, value in (where or {}).items()]
+    conditions += [f"{key} <= {limit}" for key, limit in (at_most or {}).items()]
+    return " and ".join(conditions) or "a text"
 
 
 def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
@@ -137,6 +145,17 @@ def _selected(fields: Mapping[str, Any], where: Mapping[str, Any] | None, place:
     return all(
         _plain(_column(fields, key, place)).lower() == _plain(value).lower() for key, value in (where or {}).items()
     )
+
+
+def _small(fields: Mapping[str, Any], at_most: Mapping[str, float] | None, place: str) -> bool:
+    for key, limit in (at_most or {}).items():
+        value = _column(fields, key, place)
+        try:
+            if not float(value) <= limit:
+                return False
+        except (TypeError, ValueError):
+            raise EntangleError(f"{place}: {key!r} must be a number to compare with {limit}, not {value!r}") from None
+    return True
 
 
 def _text(fields: Mapping[str, Any], column: str, place: str) -> str:

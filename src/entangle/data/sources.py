@@ -19,7 +19,8 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 
 def rows(source: str | Path) -> Iterator[Row]:
-    """The rows of a JSONL, CSV or TSV file (each also as .gz), or else of the HuggingFace data set of that name.
+    """The rows of a JSONL, CSV or TSV file (each also as .gz), or else of the HuggingFace data set of that name or
+    folder.
 
     A data set is named `owner/name`, `owner/name:config` or `owner/name:config:split`; without a split, all of them
     are read, each row with the
@@ -30,14 +31,16 @@ def rows(source: str | Path) -> Iterator[Row]:
     """
     path = Path(source)
     if path.is_dir():
-        raise EntangleError(f"{path} is a directory: give one JSONL or CSV file of it")
+        return _dataset_rows(str(path))
     if path.exists():
         return _file_rows(path)
     if _looks_like_a_file(str(source)):
         raise EntangleError(
             f"no file {path}: give a JSONL or CSV file (.gz or not), or the id of a HuggingFace data set"
         )
-    return _hub_rows(str(source))
+    name, _, rest = str(source).partition(":")
+    config, _, split = rest.partition(":")
+    return _dataset_rows(name, config or None, split or None)
 
 
 def _looks_like_a_file(source: str) -> bool:
@@ -116,19 +119,19 @@ def _delimiter(header: str) -> str:
     return max((",", ";", "\t"), key=header.count)
 
 
-def _hub_rows(source: str) -> Iterator[Row]:
+def _dataset_rows(name: str, config: str | None = None, split: str | None = None) -> Iterator[Row]:
     from datasets import IterableDatasetDict, load_dataset
 
-    name, _, rest = source.partition(":")
-    config, _, split = rest.partition(":")
     try:
-        loaded = load_dataset(name, config or None, split=split or None, streaming=True)
+        loaded = load_dataset(name, config, split=split, streaming=True)
         parts = dict(loaded) if isinstance(loaded, IterableDatasetDict) else {split: loaded}
-    except Exception as error:  # datasets and hub raise many kinds: whichever it is, the data cannot be had
+    except (
+        Exception
+    ) as error:  # datasets and the hub raise errors of many kinds: whichever it is, the data cannot be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EntangleError(
-            f"{source!r} is neither a file nor a HuggingFace data set that can be loaded ({reason})"
+            f"{name!r} is neither a file nor a HuggingFace data set that can be loaded ({reason})"
         ) from None
     for part, rows_of_part in parts.items():
         for number, fields in enumerate(rows_of_part):
-            yield f"{source} {part} row {number}", {"split": part, **fields}
+            yield f"{name} {part} row {number}", {"split": part, **fields}
