@@ -102,6 +102,23 @@ def test_interval_of_the_measured_entanglement_is_as_wide_as_its_spread(strength
     assert float(((lows < values.mean()) & (values.mean() < highs)).double().mean()) > 0.85
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.5])
+def test_the_interval_holds_where_noise_lies_along_one_axis(strength):
+    """Noise along one axis makes any two measured directions alike; the interval of E must not trust that."""
+    scale = torch.ones(DIMS).index_fill_(0, torch.tensor([0]), 6.0)
+    found = []
+    for seed in range(40):
+        examples = {
+            name: concept(torch.eye(DIMS)[i + 1], 300, seed=5 * seed + i, strength=strength, scale=scale)
+            for i, name in enumerate("abc")
+        }
+        found.append(small(examples, seed=seed))
+    values, lows, highs = (torch.stack([r.entanglement[k] for r in found])[:, 0] for k in range(3))
+    assert float(((lows <= values.mean()) & (values.mean() <= highs)).double().mean()) > 0.9
+    assert bool(((lows <= values + 1e-6) & (values <= highs + 1e-6)).all())
+    assert 0.6 < float((highs - lows).mean() / (4 * values.std())) < 1.5
+
+
 def test_percentiles_are_uniform_where_concepts_are_unrelated():
     isotropic, stretched = [], []
     scale = torch.linspace(0.1, 3, DIMS) ** 2
@@ -236,7 +253,7 @@ def test_logistic_directions_get_intervals():
         [refits.full(refits.Sample(x, y == 1), refits.logistic) for x, y in examples.values()]
     )
     result = entanglement_report(directions, examples, n_resamples=100, n_permutations=20, n_splits=2)
-    assert float(result.cosine.low[0, 1]) < 0.8 < float(result.cosine.high[0, 1])
+    assert float(result.corrected.low[0, 1]) < 0.8 < float(result.corrected.high[0, 1])
     assert float(result.agreement.min()) == pytest.approx(1, abs=1e-4)
     assert result.settings["estimator"] == "logistic"
 

@@ -15,12 +15,11 @@ from torch import Tensor
 from entangle import plots
 from entangle.errors import EntangleError
 from entangle.evaluation import refits
+from entangle.evaluation.intervals import intervals, off_diagonal
 from entangle.evaluation.refits import ESTIMATORS, Refit, Sample
 from entangle.metrics import (
     Estimate,
-    bias_corrected_interval,
     cosines,
-    gram_cosines,
     random_cosine_cdf,
     random_entanglement_cdf,
     random_entanglement_draws,
@@ -110,7 +109,7 @@ class EntanglementReport:
             "permutation_percentile": self.permutation_percentile,
             "split_half": self.split_half,
             "agreement": self.agreement,
-            "whitened": None if self.whitened is None else _off_diagonal(self.whitened).amax(1),
+            "whitened": None if self.whitened is None else off_diagonal(self.whitened).amax(1),
             "variance_share": self.variance_share,
             "component_overlap": self.component_overlap,
             "n_examples": self.n_examples,
@@ -206,7 +205,7 @@ def entanglement_report(
     shared, samples = _inputs(directions, activations, labels, n_dims)
     names = _names(directions, samples, n_concepts)
     gram = cosines(vectors)
-    off = _off_diagonal(gram)
+    off = off_diagonal(gram)
     value, partner = off.max(1)
     findings: dict[str, Any] = {}
     missing = torch.full_like(gram, torch.nan)
@@ -216,7 +215,7 @@ def entanglement_report(
         refit = _refit(directions, estimator)
         listed = [samples[name] for name in names]
         seeds = _seeds(listed, seed)
-        of_cosine, of_value, findings["corrected"] = _intervals(names, listed, seeds, refit, n_resamples, level)
+        of_cosine, of_value, findings["corrected"] = intervals(names, listed, seeds, refit, n_resamples, level)
         cosine, measured = Estimate(gram, *of_cosine[1:]), Estimate(value, *of_value[1:])
         shuffled = torch.stack([refits.permuted(s, refit, n_permutations, seed + 1 + i) for i, s in enumerate(listed)])
         findings |= {
@@ -332,36 +331,6 @@ def _seeds(samples: Sequence[Sample], seed: int) -> list[int]:
     return [seed + own.setdefault(id(s.x), len(own)) for s in samples]
 
 
-def _intervals(
-    names: Sequence[str],
-    samples: Sequence[Sample],
-    seeds: Sequence[int],
-    refit: Refit,
-    n_resamples: int,
-    level: float,
-) -> tuple[Estimate, Estimate, Estimate]:
-    """Intervals of every cosine and every E, and the cosines corrected for the noise of the directions.
-
-    Inner products of noisy directions are those of the true ones plus the noise's, which a resample adds once more:
-    `noise` is that surplus. Taking it from the resamples centres their cosines on the measured ones; taking it from
-    both gives the cosines of the true directions (Spearman's correction for attenuation, also where noise is shared).
-    """
-    measured = torch.stack([refits.full(s, refit) for s in samples]).double().cpu()
-    resampled = torch.stack(
-        [refits.bootstrapped(n, s, refit, n_resamples, k) for n, s, k in zip(names, samples, seeds, strict=True)], dim=1
-    ).to(measured)
-    # A penalised probe is longer on a resample, which holds fewer distinct examples: that is no noise.
-    resampled *= (measured.square().sum(1) / (resampled.mean(0) * measured).sum(1))[:, None]
-    gram, grams = measured @ measured.T, resampled @ resampled.mT
-    noise = grams.mean(0) - gram
-    cosine = bias_corrected_interval(gram_cosines(gram), gram_cosines(grams - noise), level=level)
-    entanglement = bias_corrected_interval(
-        _off_diagonal(gram_cosines(gram)).amax(-1), _off_diagonal(gram_cosines(grams - noise)).amax(-1), level=level
-    )
-    true = bias_corrected_interval(gram_cosines(gram - noise), gram_cosines(grams - 2 * noise), level=level)
-    return cosine, entanglement, true
-
-
 def _permuted_entanglement(
     vectors: Float[Tensor, "concept d"], shuffled: Float[Tensor, "concept permutation d"]
 ) -> Float[Tensor, "permutation concept"]:
@@ -389,11 +358,6 @@ def _covariances(x: Float[Tensor, "example d"]) -> tuple[Float[Tensor, "d d"], F
         raise EntangleError("the activations do not vary at all; give other examples or another place")
     identity = torch.eye(len(covariance), dtype=torch.float64) * covariance.trace() / len(covariance)
     return covariance, (1 - shrinkage) * covariance + shrinkage * identity
-
-
-def _off_diagonal(grams: Float[Tensor, "*batch concept concept"]) -> Float[Tensor, "*batch concept concept"]:
-    """Absolute values with zeros on the diagonal."""
-    return grams.abs() * (1 - torch.eye(grams.shape[-1], dtype=grams.dtype))
 
 
 def _share_below(draws: Float[Tensor, "draw concept"], value: Vector) -> Vector:
