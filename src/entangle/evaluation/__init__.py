@@ -1,8 +1,15 @@
 """What steering buys and what it costs: scorers, sampled continuations, language, and the trade-off between them."""
 
 from entangle.evaluation.classifier import ClassifierScorer
+from entangle.evaluation.crosstalk import CrossTalk, cross_talk
 from entangle.evaluation.entanglement import EntanglementReport, entanglement_report
 from entangle.evaluation.front import Matched, matched, pareto
+from entangle.evaluation.functional import (
+    FunctionalImportance,
+    Reconstruct,
+    functional_importance,
+    subspace_projection,
+)
 from entangle.evaluation.generation import continuations
 from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
 from entangle.evaluation.linear import LinearToxicityScorer
@@ -12,6 +19,7 @@ from entangle.evaluation.quality import degenerate_share, distinct_n, is_degener
 from entangle.evaluation.results import Tradeoff
 from entangle.evaluation.scorers import CachedScorer, Scorer, score, scorer_agreement
 from entangle.evaluation.subject import Method, Subject
+from entangle.evaluation.tasks import task_scores
 from entangle.evaluation.tradeoff import SweepError, tradeoff
 
 __all__ = [
@@ -19,13 +27,16 @@ __all__ = [
     "CachedScorer",
     "Checkpoint",
     "ClassifierScorer",
+    "CrossTalk",
     "EntanglementReport",
+    "FunctionalImportance",
     "LanguageShift",
     "LinearToxicityScorer",
     "Matched",
     "Method",
     "PerDocument",
     "Prompt",
+    "Reconstruct",
     "Scorer",
     "SelfDebias",
     "Subject",
@@ -33,9 +44,11 @@ __all__ = [
     "Tradeoff",
     "continuations",
     "cross_entropy",
+    "cross_talk",
     "degenerate_share",
     "distinct_n",
     "entanglement_report",
+    "functional_importance",
     "is_degenerate",
     "kl",
     "language_shift",
@@ -44,5 +57,7 @@ __all__ = [
     "removed_per_nat",
     "score",
     "scorer_agreement",
+    "subspace_projection",
+    "task_scores",
     "tradeoff",
 ]
