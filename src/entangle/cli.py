@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from .errors import EntangleError
-from .report import Settings
+from entangle.errors import EntangleError
+from entangle.report import Settings
 
-REFUSED, INTERRUPTED = 2, 130
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     help="How entangled is a concept in a model, and what does it cost to steer it out?",
@@ -20,6 +20,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+toy = typer.Typer(help="Toy models, where the truth is known.", no_args_is_help=True)
+app.add_typer(toy, name="toy")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
 
@@ -79,7 +82,7 @@ def report(
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = Settings.seed,
 ) -> None:
     """Measure one concept in one model and write report.html and report.json."""
-    from .report import measure, write
+    from entangle.report import measure, write
 
     settings = Settings(
         model=model,
@@ -118,10 +121,77 @@ def report(
 @app.command()
 def demo(out: Out = Path("entangle-demo"), seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0) -> None:
     """Generate a corpus, train two small models on it, and report on both, side by side; nothing is downloaded."""
-    from .report import demo as run_demo
+    from entangle.report import demo as run_demo
 
     for path in run_demo(out, seed=seed):
         typer.echo(path)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="Directory or hub id of a HuggingFace model.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for verify.json.")] = None,
+    revision: Annotated[str | None, typer.Option(help="The model's revision on the hub.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="The model's floating type, say bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to run.")] = None,
+) -> None:
+    """Check that what is captured equals what the model computes, and that an edit lands."""
+    from entangle.models import load
+    from entangle.report.write import replace
+    from entangle.verify import verify as check
+
+    found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
+    typer.echo(found)
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        typer.echo(replace(out / "verify.json", found.to_frame().to_json(orient="records", indent=1)))
+    if not found.passed:
+        sys.exit(FAILED)
+
+
+@toy.command()
+def superposition(
+    out: Out = Path("entangle-toy"),
+    instances: Annotated[int, typer.Option(help="Random starts of each model.")] = 50,
+    cells: Annotated[int, typer.Option(help="Densities and importances of the phase diagram.")] = 20,
+    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+) -> None:
+    """Train the autoencoders of Elhage et al. 2022: their geometry, phases and plateaus."""
+    from entangle.toy import superposition_study
+
+    superposition_study(n_instances=instances, n_cells=cells, seed=seed, out=out)
+    _list(out)
+
+
+@toy.command()
+def data_share(
+    out: Out = Path("entangle-toy"),
+    seeds: Annotated[int, typer.Option(help="Models of each share.")] = 10,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
+) -> None:
+    """Train transformers on Markov chains, one of them rare: entanglement by every definition (the paper's Figure 3)."""
+    from entangle.toy import data_share_study
+
+    data_share_study(seeds=seeds, steps=steps, out=out)
+    _list(out)
+
+
+def _list(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        typer.echo(path)
+
+
+@app.command()
+def compose(
+    recipe: Annotated[Path, typer.Argument(help="A .toml or .json recipe.")],
+    out: Out = Path("entangle-compose"),
+    device: Annotated[str | None, typer.Option(help="Where to train; by default a GPU if there is one.")] = None,
+) -> None:
+    """Train a model for every share and seed of a recipe; a run that was stopped goes on where it was."""
+    from entangle.composition import Recipe, run
+
+    for trained in run(Recipe.from_file(recipe), out, device=device).models:
+        typer.echo(trained.path)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -1,9 +1,9 @@
 """One concept in one model, measured end to end and written as a page."""
 
-from .demo import demo
-from .page import render
-from .settings import Settings
-from .study import measure
-from .write import write
+from entangle.report.demo import demo
+from entangle.report.page import render
+from entangle.report.settings import Settings
+from entangle.report.study import measure
+from entangle.report.write import write
 
 __all__ = ["Settings", "demo", "measure", "render", "write"]

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..activations import Activations, collect
-from ..data import LabelledTexts
-from ..models import fingerprint
+from entangle.activations import Activations, collect
+from entangle.data import LabelledTexts
+from entangle.models import fingerprint
 
 
 def captured(
@@ -39,7 +39,12 @@ def captured(
     Returns:
         The activations of every layer.
     """
-    settings: dict[str, Any] = {"sites": list(sites), "tokens": "last", "max_length": max_length, "prepend_bos": prepend_bos}
+    settings: dict[str, Any] = {
+        "sites": list(sites),
+        "tokens": "last",
+        "max_length": max_length,
+        "prepend_bos": prepend_bos,
+    }
     folder = cache and cache / _key(model=fingerprint(model), texts=data.texts, tokenizer=_state(tokenizer), **settings)
     if folder and folder.is_dir():
         return Activations.load(folder, model=model)

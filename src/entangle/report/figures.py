@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import plots
-from .drawing import Drawing, Table, draw, interval, number
+from entangle import plots
+from entangle.report.drawing import Drawing, Table, draw, interval, number
 
 Numbers = Mapping[str, Any]
 

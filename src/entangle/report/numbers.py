@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data import LabelledTexts
-from ..evaluation import EntanglementReport, Tradeoff
-from ..interventions import ITI
-from ..metrics import Estimate, random_entanglement_quantile
-from ..probes import BaselineResult, ProbeGrid, Split
+from entangle.data import LabelledTexts
+from entangle.evaluation import EntanglementReport, Tradeoff
+from entangle.interventions import ITI
+from entangle.metrics import Estimate, random_entanglement_quantile
+from entangle.probes import BaselineResult, ProbeGrid, Split
 
 PROMPT_SAMPLES = 6
 ALPHA_SAMPLES = 4

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import figures
-from .drawing import interval, number
+from entangle.report import figures
+from entangle.report.drawing import interval, number
 
 Numbers = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from ..errors import EntangleError
+from entangle.errors import EntangleError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..activations import Activations
-from ..data import LabelledTexts, load_labelled, load_texts
-from ..directions import Directions
-from ..errors import EntangleError
-from ..evaluation import (
+from entangle.activations import Activations
+from entangle.data import LabelledTexts, load_labelled, load_texts
+from entangle.directions import Directions
+from entangle.errors import EntangleError
+from entangle.evaluation import (
     ClassifierScorer,
     EntanglementReport,
     LinearToxicityScorer,
@@ -24,11 +24,11 @@ from ..evaluation import (
     entanglement_report,
     tradeoff,
 )
-from ..interventions import ITI
-from ..models import Atlas, load
-from ..probes import ProbeGrid, Split, fit_probes, three_way
-from .cache import captured
-from .settings import Settings
+from entangle.interventions import ITI
+from entangle.models import Atlas, load
+from entangle.probes import ProbeGrid, Split, fit_probes, three_way
+from entangle.report.cache import captured
+from entangle.report.settings import Settings
 
 MOST_HEADS = 30  # what the paper takes of 384
 BOS_DOCUMENTS = 32

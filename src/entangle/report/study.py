@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ..models import fingerprint
-from ..probes import bag_of_words
-from .numbers import (
+from entangle.models import fingerprint
+from entangle.probes import bag_of_words
+from entangle.report.numbers import (
     baseline_numbers,
     data_numbers,
     entanglement_numbers,
@@ -25,8 +25,8 @@ from .numbers import (
     sample_numbers,
     tradeoff_numbers,
 )
-from .settings import Settings
-from .steps import Subject, bos_note, entangle, probe, read, split_of, steer_out
+from entangle.report.settings import Settings
+from entangle.report.steps import Subject, bos_note, entangle, probe, read, split_of, steer_out
 
 FORMAT = 1
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")

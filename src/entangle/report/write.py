@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import EntangleError
-from .page import render
+from entangle.errors import EntangleError
+from entangle.report.page import render
 
 
 def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:
@@ -33,15 +33,15 @@ def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return [_replace(out / name, text) for name, text in contents.items()]
+        return [replace(out / name, text) for name, text in contents.items()]
     except OSError as error:
         raise EntangleError(
             f"cannot write the report to {out}: {error.strerror or error}; choose another folder with --out"
         ) from error
 
 
-def _replace(path: Path, text: str) -> Path:
-    """Write beside the path and rename, so that a reader never meets half a file."""
+def replace(path: Path, text: str) -> Path:
+    """Write a text file beside its path and rename it, so that a reader never meets half a file."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
