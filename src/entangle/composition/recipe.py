@@ -29,6 +29,7 @@ class Source:
         where: keep only rows whose columns have these values.
         documents: how many documents of the built-in corpus to generate; for files, use at most this many (0: all).
         at_most: keep only rows whose columns are numbers no larger than these: `{"lex_hits": 2}`.
+        without: files whose texts are left out, such as those held out.
         prefix: put before every document, such as "toxicity: 0.9 ", for a model to condition on (MEDA and INST,
             Prabhumoye et al. 2023).
         rudeness: share of rude documents in the built-in corpus.
@@ -39,6 +40,7 @@ class Source:
     column: str = "text"
     where: Mapping[str, Any] = field(default_factory=dict)
     at_most: Mapping[str, float] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
     prefix: str = ""
     documents: int = 0
     rudeness: float = 0.0
@@ -51,23 +53,28 @@ class Source:
                 raise EntangleError("a source needs files, or a number of documents of the built-in corpus")
             generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
             return [self.prefix + document.text for document in generated]
+        left_out = {text for path in _paths(self.without, root) for text in load_texts(path, field=self.column)}
         texts: list[str] = []
-        for path in self._paths(root):
-            texts += load_texts(path, field=self.column, where=self.where, at_most=self.at_most)
+        for path in _paths(self.files, root):
+            found = load_texts(path, field=self.column, where=self.where, at_most=self.at_most)
+            texts += [text for text in found if text not in left_out]
         return [self.prefix + text for text in texts[: self.documents or None]]
 
-    def _paths(self, root: Path) -> list[str | Path]:
-        paths: list[str | Path] = []
-        for name in self.files:
-            if any(character in name for character in "*?["):
-                folder = Path(name).anchor or root
-                found = sorted(Path(folder).glob(str(Path(name).relative_to(Path(name).anchor))))
-                if not found:
-                    raise EntangleError(f"no file matches {name!r} in {Path(folder).resolve()}")
-                paths.extend(found)
-            else:
-                paths.append(root / name if (root / name).exists() else name)
-        return paths
+
+def _paths(names: Sequence[str], root: Path) -> list[str | Path]:
+    """Files, with patterns spelt out and relative paths taken from `root`; what is no file there may name a data
+    set."""
+    paths: list[str | Path] = []
+    for name in names:
+        if any(character in name for character in "*?["):
+            anchor = Path(name).anchor
+            found = sorted(Path(anchor or root).glob(str(Path(name).relative_to(anchor))))
+            if not found:
+                raise EntangleError(f"no file matches {name!r} in {Path(anchor or root).resolve()}")
+            paths.extend(found)
+        else:
+            paths.append(root / name if (root / name).exists() else name)
+    return paths
 
 
 SMALL = {
