@@ -19,7 +19,7 @@ Tokens = str | int | Tensor
 Keep = bool | Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Pass:
     """One forward pass: the columns of the padded text it computes.
 
@@ -27,21 +27,27 @@ class Pass:
         start: columns before these, computed in earlier passes and cached.
         size: columns computed now.
         prompt: columns of the prompt; the columns after it are generated.
-        mask: True at real tokens, False at padding, for all columns up to the last one computed; `None` where nothing
-            is padded.
+        given: the mask, 0 at padding, for all columns up to the last one computed; `None` where
+            nothing is padded.
         generating: whether `generate` runs it.
     """
 
     start: int
     size: int
     prompt: int
-    mask: Bool[Tensor, "row column"] | None
+    given: Tensor | None
     generating: bool
 
+    @functools.cached_property
+    def mask(self) -> Bool[Tensor, "row column"] | None:
+        """The mask as bool."""
+        return None if self.given is None else self.given.bool()
+
     @property
-    def real(self) -> Bool[Tensor, "row pos"]:
-        """True at real tokens among those computed now. Needs a mask."""
-        return self.mask[:, self.start :]  # type: ignore[index]
+    def real(self) -> Bool[Tensor, "row pos"] | None:
+        """True at real tokens among those computed now; `None` where all are."""
+        generated = self.generating and self.start >= self.prompt  # generate() pads prompts only
+        return None if generated or self.mask is None else self.mask[:, self.start :]
 
     def columns(self, device: torch.device) -> Int[Tensor, "1 pos"]:
         """The column of each token computed now."""
@@ -219,7 +225,7 @@ class Timeline:
             return None
         size, mask, cache = ids.shape[1], inputs.get("attention_mask"), inputs.get("past_key_values")
         if isinstance(mask, Tensor) and mask.ndim == 2:
-            start, mask = mask.shape[1] - size, mask.bool()
+            start = mask.shape[1] - size
         else:
             start, mask = (0 if cache is None else int(cache.get_seq_length())), None
         if self._prompt is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -193,45 +194,52 @@ class Steering:
 
     def _hook(self, stop: Stop) -> Function:
         apply = _Prepared(stop.forms, stop.place)
-        if self._scope.is_all and not stop.counted:
-            return apply
 
-        def edit(x: Tensor) -> Tensor:
-            now = self._timeline.now if self._timeline is not None else None
-            keep = self._keep(now, x)
+        def edit_all(x: Tensor) -> Tensor:
+            edited = apply(x)
+            self._count(stop, True, x)
+            return edited
+
+        def edit_some(x: Tensor) -> Tensor:
+            keep = self._keep(x)
             if keep is False:
                 return x
             edited = apply(x)
-            if stop.counted:
-                self._count(stop, now, keep, x)
+            self._count(stop, keep, x)
             return edited if keep is True else torch.where(keep[..., None], edited, x)
 
-        return edit
+        if not self._scope.is_all:
+            return edit_some
+        return edit_all if stop.counted else apply
 
-    def _keep(self, now: Pass | None, x: Tensor) -> bool | Tensor:
-        """The tokens of x to edit: True for all, False for none, or bool shaped as x without its last axis."""
-        if self._scope.is_all:
-            return True
+    @property
+    def _now(self) -> Pass | None:
+        return None if self._timeline is None else self._timeline.now
+
+    def _keep(self, x: Tensor) -> bool | Tensor:
+        """The tokens of x `[row pos d]` to edit: True for all, False for none, or a mask `[row or 1, pos]`."""
+        now = self._now
         if now is None:
             raise EntangleError(
                 f"tokens={self._scope.tokens!r} needs the model's own forward to be run, with input_ids"
             )
-        keep = self._scope.keep(now, x.shape[0] if x.ndim == 3 else x.shape[0] // now.size, x.device)
-        return keep if isinstance(keep, bool) else _shaped(keep, x, now)
+        keep = self._scope.keep(now, len(x), x.device)
+        if isinstance(keep, Tensor) and (x.shape[1] != now.size or keep.shape[0] not in (1, len(x))):
+            raise EntangleError(
+                f"this pass computes {now.size} tokens a row, but the place sees {list(x.shape[:-1])}: use tokens='all'"
+            )
+        return keep
 
-    def _count(self, stop: Stop, now: Pass | None, keep: bool | Tensor, x: Tensor) -> None:
-        real = None if now is None or now.mask is None else now.real
-        n_positions = x[..., 0].numel()
+    def _count(self, stop: Stop, keep: bool | Tensor, x: Tensor) -> None:
+        real = None if self._now is None else self._now.real
         for index, condition in stop.counted:
             fired = condition.fired() if condition is not None and condition.fired is not None else None
-            masks = [
-                mask.reshape(-1) for mask in (real, fired, None if keep is True else keep) if isinstance(mask, Tensor)
-            ]
-            masks = [mask.to(x.device) for mask in masks if mask.numel() == n_positions]
-            if not masks:
-                self._counts[index] += n_positions
+            masks = [mask for mask in (real, fired, keep) if isinstance(mask, Tensor)]
+            if masks and (real is None or real.shape == x.shape[:2]):
+                both = functools.reduce(torch.Tensor.__and__, [mask.to(x.device) for mask in masks])
+                self._counts[index] += both.expand(x.shape[:2]).sum()
             else:
-                self._counts[index] += (masks[0] if len(masks) == 1 else torch.stack(masks).all(0)).sum()
+                self._counts[index] += x.shape[0] * x.shape[1]
 
 
 class _Prepared:
@@ -241,13 +249,14 @@ class _Prepared:
 
     def __init__(self, forms: Sequence[Form], place: Place) -> None:
         self.forms, self.place = forms, place
-        self.key: tuple[torch.device, torch.dtype] | None = None
+        self.device: torch.device | None = None
+        self.dtype: torch.dtype | None = None
         self.functions: list[Function] = []
 
     def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        if self.key != (x.device, x.dtype):
-            self.key = x.device, x.dtype
-            self.functions = [self._whole(form, form.prepare(*self.key)) for form in self.forms]
+        if x.dtype is not self.dtype or x.device != self.device:
+            self.device, self.dtype = x.device, x.dtype
+            self.functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
         for function in self.functions:
             x = function(x)
         return x
@@ -263,14 +272,3 @@ class _Prepared:
             return torch.cat([x[..., :start], edited, x[..., start + size :]], dim=-1)
 
         return on_head
-
-
-def _shaped(keep: Tensor, x: Tensor, now: Pass) -> Tensor:
-    """`keep` `[row or 1, pos]` as a mask of x's tokens, which some modules see with rows and positions in one axis."""
-    n_rows = x[..., 0].numel() // now.size
-    keep = keep.expand(n_rows, now.size)
-    if x[..., 0].numel() != keep.numel() or (x.ndim == 3 and x.shape[:2] != keep.shape):
-        raise EntangleError(
-            f"this pass has {n_rows} x {now.size} tokens, but the place sees {list(x.shape[:-1])}: use tokens='all'"
-        )
-    return keep.reshape(x.shape[:-1])
