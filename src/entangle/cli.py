@@ -12,7 +12,7 @@ import typer
 from entangle.errors import EntangleError
 from entangle.report import Settings
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+FAILED, REFUSED = 1, 2
 
 app = typer.Typer(
     help="How entangled is a concept in a model, and what does it cost to steer it out?",
@@ -169,7 +169,7 @@ def data_share(
     seeds: Annotated[int, typer.Option(help="Models of each share.")] = 10,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
 ) -> None:
-    """Train transformers on Markov chains, one of them rare: entanglement by every definition (the paper's Figure 3)."""
+    """Train transformers on Markov chains, one of them rare: entanglement by every definition (Figure 3)."""
     from entangle.toy import data_share_study
 
     data_share_study(seeds=seeds, steps=steps, out=out)
@@ -197,13 +197,10 @@ def compose(
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line; a refused input is one line on stderr and exit code 2."""
     try:
-        app(words, prog_name="entangle", standalone_mode=True)
+        app(words, prog_name="entangle")
     except EntangleError as error:
         typer.secho(f"entangle: {' '.join(str(error).split())}", err=True, fg=typer.colors.RED)
         sys.exit(REFUSED)
-    except KeyboardInterrupt:
-        typer.secho("entangle: interrupted; no report was written", err=True)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import EntangleError
+from entangle.errors import EntangleError
 
 Axes = Any  # matplotlib.axes.Axes, which stays unimported until something is drawn
 Array = npt.ArrayLike
