@@ -219,8 +219,12 @@ def test_save_and_load(tiny_model, tiny_tokenizer, tmp_path):
     acts.save(directory)  # in the place of the former
     with pytest.raises(EntangleError, match="holds no activations"):
         Activations.load(tmp_path / "none")
-    (directory / "activations.safetensors").write_bytes(b"torn")
-    with pytest.raises(EntangleError, match="damaged"):
+    shard = directory / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(EntangleError, match="is damaged"):
+        Activations.load(directory)
+    shard.unlink()
+    with pytest.raises(EntangleError, match="1 of 1 shards are missing"):
         Activations.load(directory)
     with pytest.raises(EntangleError, match="holds no activations: choose"):
         acts.save(tmp_path)

@@ -1,37 +1,32 @@
-"""Activations: what was captured, where and from which texts; saved as safetensors beside a JSON description."""
+"""Activations: what was captured, where and from which texts."""
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from entangle.activations.store import MANIFEST, ShardedData, Store, writing
 from entangle.errors import EntangleError
 from entangle.models.fingerprint import check_fingerprint
-
-FORMAT = "entangle-activations"
-VERSION = 1
-TENSORS, DESCRIPTION = "activations.safetensors", "activations.json"
 
 
 @dataclass(frozen=True)
 class Activations:
-    """Activations of some texts at some sites of a model.
+    """Activations of some texts at some sites of a model, in memory or in a store on disk.
 
     `acts["z"]` is `[example, layer, head, d_head]`, every other site `[example, layer, size]`; where several tokens of
     an example were selected (`tokens="all"`, a mask, spans) the first axis is tokens.
 
     Attributes:
-        data: the tensor of each site.
+        data: the tensor of each site; read when asked for, if it lies on disk.
         site_layers: the layers along each tensor's second axis.
         rows: `[row, 2]`: example and position of each entry of the first axis; positions count from the example's own
             first token, and `-1` stands for the mean over them.
@@ -40,7 +35,7 @@ class Activations:
         meta: how they were collected: JSON-able.
     """
 
-    data: dict[str, Float[Tensor, "row layer ..."]]
+    data: Mapping[str, Float[Tensor, "row layer ..."]]
     site_layers: dict[str, list[int]]
     rows: Int[Tensor, "row 2"]
     input_ids: list[list[int]]
@@ -48,29 +43,39 @@ class Activations:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, site: str) -> Tensor:
-        """The tensor of a site."""
-        if site not in self.data:
-            raise EntangleError(
-                f"these activations hold {', '.join(self.data)}, not {site!r}: collect it with sites=[...]"
-            )
+        """The tensor of a site, whole."""
+        self._check(site)
         return self.data[site]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{site} {tuple(x.shape)}" for site, x in self.data.items())
-        return f"Activations({shapes}; {len(self.input_ids)} examples of {self.fingerprint.get('architecture')})"
+        sites = ", ".join(f"{site} in {len(layers)} layers" for site, layers in self.site_layers.items())
+        return f"Activations({len(self)} rows of {sites}; {len(self.input_ids)} examples)"
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that were collected."""
-        return tuple(self.data)
+        return tuple(self.site_layers)
 
     def layers(self, site: str) -> list[int]:
         """The layers along the second axis of `acts[site]`, in order."""
-        self[site]
+        self._check(site)
         return list(self.site_layers[site])
+
+    def read(self, site: str, start: int = 0, end: int | None = None) -> Tensor:
+        """Rows `start` to `end` of a site; from a store, only these are read."""
+        self._check(site)
+        start, end, _ = slice(start, end).indices(len(self))
+        if isinstance(self.data, ShardedData):
+            return self.data.read(site, start, max(start, end))
+        return self.data[site][start:end]
+
+    def batches(self, site: str, size: int = 4096) -> Iterator[Tensor]:
+        """The rows of a site, `size` at a time: for results larger than memory."""
+        for start in range(0, len(self), size):
+            yield self.read(site, start, start + size)
 
     def save(self, directory: str | Path) -> Path:
         """Write to a directory, whole or not at all; earlier activations there stay until these are complete.
@@ -79,64 +84,58 @@ class Activations:
             EntangleError: the directory holds something else, or cannot be written.
         """
         target = Path(directory)
-        if target.exists() and not (target / DESCRIPTION).is_file():
+        if target.exists() and not (target / MANIFEST).is_file():
             raise EntangleError(f"{target} exists and holds no activations: choose another directory")
-        lengths = torch.tensor([len(row) for row in self.input_ids])
-        flat = torch.tensor([token for row in self.input_ids for token in row], dtype=torch.long)
-        tensors = {f"site.{site}": x.contiguous() for site, x in self.data.items()}
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            "layers": self.site_layers,
-            "fingerprint": self.fingerprint,
-            "meta": self.meta,
-        }
-        try:
+        with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-                new = Path(temporary) / "new"
-                new.mkdir()
-                save_file({**tensors, "rows": self.rows, "lengths": lengths, "tokens": flat}, new / TENSORS)
-                (new / DESCRIPTION).write_text(json.dumps(description, indent=1))
+                store = Store.create(
+                    Path(temporary) / "new",
+                    input_ids=self.input_ids,
+                    rows=self.rows,
+                    bounds=[(0, len(self.input_ids))],
+                    layers=self.site_layers,
+                    fingerprint=self.fingerprint,
+                    meta=self.meta,
+                )
+                store.write(0, {site: self[site] for site in self.sites})
                 if target.exists():
                     os.replace(target, Path(temporary) / "old")
-                os.replace(new, target)
-        except (OSError, SafetensorError) as error:
-            raise EntangleError(f"activations could not be written to {target}: {error}") from error
+                os.replace(store.directory, target)
         return target
 
     @classmethod
-    def load(cls, directory: str | Path, *, model: nn.Module | None = None) -> Activations:
-        """Read what `save` wrote.
+    def load(cls, directory: str | Path, *, model: nn.Module | None = None, check: bool = True) -> Activations:
+        """Open what `save` or `collect(save_to=...)` wrote; sites are read when asked for.
 
         Args:
             directory: where they are.
             model: if given, must be the model they were collected from.
+            check: compare every shard with its checksum first, which reads them once.
 
         Raises:
-            EntangleError: there are none, they are damaged, from a newer version, or from another model.
+            EntangleError: there are none, they are incomplete or damaged, or from another version or model.
         """
-        source = Path(directory)
-        try:
-            description = json.loads((source / DESCRIPTION).read_text())
-            tensors = load_file(source / TENSORS)
-        except FileNotFoundError as error:
-            raise EntangleError(
-                f"{source} holds no activations ({DESCRIPTION} and {TENSORS}): collect and save them first"
-            ) from error
-        except (OSError, ValueError, SafetensorError) as error:
-            raise EntangleError(f"the activations in {source} are damaged: collect them again ({error})") from error
-        if description.get("format") != FORMAT or description.get("version") != VERSION:
-            found = f"{description.get('format')} version {description.get('version')}"
-            raise EntangleError(f"{source} holds {found}, but {FORMAT} version {VERSION} is needed: collect them again")
+        store = Store.open(directory)
         if model is not None:
-            check_fingerprint(description["fingerprint"], model, what=f"the activations in {source}")
-        data = {name.removeprefix("site."): x for name, x in tensors.items() if name.startswith("site.")}
+            check_fingerprint(store.manifest["fingerprint"], model, what=f"the activations in {store.directory}")
+        if check:
+            store.check()
+        examples = store.examples()
+        rows = examples["rows"]
+        ends = torch.tensor([0, *(end for _, end in store.manifest["bounds"])])
+        starts = torch.searchsorted(rows[:, 0].contiguous(), ends).tolist()
         return cls(
-            data={site: data[site] for site in description["layers"]},
-            site_layers=description["layers"],
-            rows=tensors["rows"],
-            input_ids=[row.tolist() for row in torch.split(tensors["tokens"], tensors["lengths"].tolist())],
-            fingerprint=description["fingerprint"],
-            meta=description["meta"],
+            data=ShardedData(store, starts),
+            site_layers=store.manifest["layers"],
+            rows=rows,
+            input_ids=[row.tolist() for row in torch.split(examples["tokens"], examples["lengths"].tolist())],
+            fingerprint=store.manifest["fingerprint"],
+            meta=store.manifest["meta"],
         )
+
+    def _check(self, site: str) -> None:
+        if site not in self.site_layers:
+            raise EntangleError(
+                f"these activations hold {', '.join(self.site_layers)}, not {site!r}: collect it with sites=[...]"
+            )

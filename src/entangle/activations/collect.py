@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from tqdm import tqdm
 from entangle.activations.activations import Activations
 from entangle.activations.batching import accepts, token_batches
 from entangle.activations.inputs import Examples, examples_from
+from entangle.activations.shards import fill, shard_bounds
+from entangle.activations.store import Store
 from entangle.activations.tokens import Selection, Tokens, select
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas, AtlasError, Place
@@ -35,6 +39,8 @@ def collect(
     dtype: torch.dtype | None = None,
     prepend_bos: bool = False,
     atlas: Atlas | None = None,
+    save_to: str | Path | None = None,
+    shard_bytes: int = 256 * 2**20,
     progress: bool = True,
 ) -> Activations:
     """Activations of texts at one or several sites of a model, on the user's untouched model.
@@ -59,10 +65,13 @@ def collect(
             default.
         prepend_bos: begin every text with the beginning-of-sequence token where the tokenizer does not.
         atlas: where the sites are, if you have built one (of another stack, say).
+        save_to: stream to this directory in shards, for results larger than memory or a run that may be killed: the
+            same call goes on where it stopped. Under `torchrun` or `accelerate launch` the processes share the shards.
+        shard_bytes: about how large a shard may be; one is held in memory at a time.
         progress: show a bar after two seconds.
 
     Returns:
-        Activations, in the order of the texts, on the CPU.
+        Activations, in the order of the texts, on the CPU; with `save_to`, read from disk when asked for.
 
     Raises:
         AtlasError: a site or layer that the model does not have.
@@ -73,7 +82,6 @@ def collect(
     wanted = resolve_sites(atlas, sites, layers)
     examples = examples_from(texts, tokenizer, model, max_length=max_length, prepend_bos=prepend_bos)
     selection = select(tokens, examples, texts=texts, tokenizer=tokenizer)
-    data = capture(model, atlas, wanted, examples, selection, batch_tokens=batch_tokens, dtype=dtype, progress=progress)
     meta = {
         "sites": list(wanted),
         "tokens": tokens if isinstance(tokens, str | int) else "selected",
@@ -83,7 +91,23 @@ def collect(
         "stack": atlas.stack,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    return Activations(data, wanted, selection.rows, examples.ids, fingerprint(model), meta)
+    run = partial(capture, model, atlas, wanted, examples, selection, batch_tokens=batch_tokens, dtype=dtype)
+    if save_to is None:
+        data = run(progress=progress)
+        return Activations(data, wanted, selection.rows, examples.ids, fingerprint(model), meta)
+    places = [atlas.place(site, layer) for site, here in wanted.items() for layer in here]
+    element = torch.empty((), dtype=dtype or next(model.parameters()).dtype).element_size()
+    store = Store.create(
+        save_to,
+        input_ids=examples.ids,
+        rows=selection.rows,
+        bounds=shard_bounds(selection, element * sum(place.size for place in places), shard_bytes),
+        layers=wanted,
+        fingerprint=fingerprint(model),
+        meta=meta,
+    )
+    fill(store, run, progress=progress)
+    return Activations.load(store.directory, check=False)
 
 
 def resolve_sites(
@@ -124,34 +148,37 @@ def capture(
     batch_tokens: int = 8192,
     dtype: torch.dtype | None = None,
     progress: bool = True,
+    only: range | None = None,
 ) -> dict[str, Tensor]:
-    """The selected rows of each site, `[row, layer, ...]`, as one tensor in memory; `collect` describes the rest."""
+    """The selected rows of each site, `[row, layer, ...]`, as one tensor in memory; `collect` describes the rest.
+
+    Args:
+        only: a range of examples, to run these alone; all of them by default.
+    """
     places = {site: [atlas.place(site, layer) for layer in layers] for site, layers in wanted.items()}
+    only = range(len(examples)) if only is None else only
+    first_row, n_rows = selection.starts[only.start], selection.starts[only.stop] - selection.starts[only.start]
     data: dict[str, Tensor] = {}
-    batches = token_batches(examples.lengths, batch_tokens)
+    lengths = examples.lengths
+    device = model_device(model)
 
     def keep(place: Place, column: int, indices: Sequence[int]) -> Callable[[Tensor], None]:
         def fn(x: Tensor) -> None:
-            width = max(examples.lengths[i] for i in indices)
-            if x.shape[:2] != (len(indices), width):
-                raise EntangleError(
-                    f"{place.site} of layer {place.layer} has {tuple(x.shape[:2])} positions for "
-                    f"{(len(indices), width)} "
-                    "tokens: the model adds or merges some, so that they cannot be matched to the text"
-                )
+            _check_positions(x, place, (len(indices), max(lengths[i] for i in indices)))
             numbers, picked = selection.pick(x, indices)
             _check_finite(picked, place, selection.rows[numbers, 0])
             if place.site not in data:
-                shape = (len(selection.rows), len(places[place.site]), place.size)
+                shape = (n_rows, len(places[place.site]), place.size)
                 data[place.site] = torch.empty(shape, dtype=dtype or x.dtype)
-            data[place.site][numbers, column] = picked.to("cpu", data[place.site].dtype)
+            data[place.site][numbers - first_row, column] = picked.to("cpu", data[place.site].dtype)
 
         return fn
 
-    with tqdm(total=len(examples), desc="capture", unit="text", delay=2, disable=not progress) as bar:
-        for indices in batches:
+    with tqdm(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
+        for batch in token_batches([lengths[i] for i in only], batch_tokens):
+            indices = [only[i] for i in batch]
             hooks = [(p, keep(p, i, indices)) for here in places.values() for i, p in enumerate(here)]
-            run_until_seen(model, examples.batch(indices, model, model_device(model)), hooks, dtype=dtype)
+            run_until_seen(model, examples.batch(indices, model, device), hooks, dtype=dtype)
             bar.update(len(indices))
     return {site: data[site].reshape(*data[site].shape[:2], *here[0].shape) for site, here in places.items()}
 
@@ -206,6 +233,15 @@ def _same_shape(site: str, places: Sequence[Place]) -> None:
                 f"{site} has {what[1]} {what[0]} in layer {first.layer} but {what[2]} in layer {place.layer}; "
                 "collect them separately with layers=[...]"
             )
+
+
+def _check_positions(x: Tensor, place: Place, expected: tuple[int, int]) -> None:
+    if x.shape[:2] != expected:
+        raise EntangleError(
+            f"{place.site} of layer {place.layer} has {tuple(x.shape[:2])} positions for {expected} tokens: the model "
+            "adds "
+            "or merges some, so that they cannot be matched to the text"
+        )
 
 
 def _check_finite(picked: Tensor, place: Place, examples: Tensor) -> None:
