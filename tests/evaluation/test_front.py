@@ -19,7 +19,8 @@ def condition(method, alpha, toxicity, cost, *, noise=0.1, seed=0):
     tokens = np.full(DOCUMENTS, TOKENS)
     shift = LanguageShift(tokens, nats, plain, TOKENS * cost * np.ones(DOCUMENTS), tokens.astype(float))
     texts = [["word"]] * PROMPTS
-    return Condition(method, alpha, "", texts, shift, scores={"s": scores.tolist()})
+    fluency = [[20.0]] * PROMPTS, [[5]] * PROMPTS
+    return Condition(method, alpha, "", texts, shift, fluency, scores={"s": scores.tolist()})
 
 
 def result(*changed, plain=None, settings=None):

@@ -116,6 +116,13 @@ def test_samples_are_kept_side_by_side(sweep):
     assert shown["score"].iloc[0] == max(row[0] for row in result.plain.scores["vowels"])
 
 
+def test_a_part_of_the_prompts_is_a_sweep_of_its_own(sweep):
+    part = sweep().only([0, 3, 5]).to_frame()
+    pd.testing.assert_frame_equal(part, sweep(prompts=[PROMPTS[i] for i in (0, 3, 5)]).to_frame())
+    with pytest.raises(EntangleError, match="two prompts"):
+        sweep().only(np.array([True] + 7 * [False]))
+
+
 def test_it_draws_and_prints(sweep):
     import matplotlib as mpl
 

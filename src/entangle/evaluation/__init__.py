@@ -1,5 +1,6 @@
 """What steering buys and what it costs: scorers, sampled continuations, language, and the trade-off between them."""
 
+from entangle.evaluation.baselines import baseline_methods
 from entangle.evaluation.classifier import ClassifierScorer
 from entangle.evaluation.crosstalk import CrossTalk, cross_talk
 from entangle.evaluation.entanglement import EntanglementReport, entanglement_report
@@ -11,6 +12,7 @@ from entangle.evaluation.functional import (
     subspace_projection,
 )
 from entangle.evaluation.generation import continuations
+from entangle.evaluation.interaction import interaction_gradients
 from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
 from entangle.evaluation.linear import LinearToxicityScorer
 from entangle.evaluation.methods import AtStrengths, Checkpoint, Prompt, SelfDebias
@@ -19,6 +21,7 @@ from entangle.evaluation.quality import degenerate_share, distinct_n, is_degener
 from entangle.evaluation.results import Tradeoff
 from entangle.evaluation.scorers import CachedScorer, Scorer, score, scorer_agreement
 from entangle.evaluation.subject import Method, Subject
+from entangle.evaluation.subspaces import nullspace_subspace
 from entangle.evaluation.tasks import task_scores
 from entangle.evaluation.tradeoff import SweepError, tradeoff
 
@@ -42,6 +45,7 @@ __all__ = [
     "Subject",
     "SweepError",
     "Tradeoff",
+    "baseline_methods",
     "continuations",
     "cross_entropy",
     "cross_talk",
@@ -49,10 +53,12 @@ __all__ = [
     "distinct_n",
     "entanglement_report",
     "functional_importance",
+    "interaction_gradients",
     "is_degenerate",
     "kl",
     "language_shift",
     "matched",
+    "nullspace_subspace",
     "pareto",
     "removed_per_nat",
     "score",

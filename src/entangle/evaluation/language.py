@@ -180,6 +180,42 @@ def kl(
     return PerDocument(shift.kl, shift.tokens)
 
 
+@torch.no_grad()
+def continuation_nats(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    continuations: Sequence[Sequence[str]],
+    *,
+    batch_tokens: int = 8192,
+    progress: bool = True,
+) -> tuple[Float[np.ndarray, "prompt sample"], Int[np.ndarray, "prompt sample"]]:
+    """How unexpected continuations are to a model, such as the plain one reading what a changed one wrote.
+
+    Args:
+        subject: Who reads.
+        prompts: Rows of token ids.
+        continuations: Continuations of each; a blank one has no tokens.
+        batch_tokens: Tokens in one batch.
+        progress: Show a progress bar.
+
+    Returns:
+        Nats summed over each continuation's tokens, and the number of tokens; a token beyond the context is not read.
+    """
+    context = context_length(subject.model, subject.tokenizer)
+    jobs = [(i, k) for i, row in enumerate(continuations) for k, text in enumerate(row) if text.strip()]
+    shape = len(continuations), len(continuations[0])
+    nats, tokens = np.zeros(shape), np.zeros(shape, dtype=np.int64)
+    new = [subject.tokenizer(continuations[i][k], add_special_tokens=False)["input_ids"] for i, k in jobs]
+    rows = [[*prompts[i], *ids][:context] for (i, _), ids in zip(jobs, new, strict=True)]
+    for batch in _batches(rows, subject.model, batch_tokens, progress):
+        logp = _log_probs(subject, [rows[j] for j in batch])
+        for place, j in enumerate(batch):
+            start = len(prompts[jobs[j][0]])
+            tokens[jobs[j]] = len(rows[j]) - start
+            nats[jobs[j]] = _nats(logp[place], rows[j])[start - 1 :].sum().item()
+    return nats, tokens
+
+
 def document_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

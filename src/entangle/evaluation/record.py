@@ -29,6 +29,7 @@ class Condition:
         digest: Hash of the method's content.
         continuations: Samples of each prompt; none where the changed model broke.
         shift: Cross-entropy and KL of each document; None where the changed model broke.
+        fluency: Nats and tokens of each continuation as the plain model reads it after its prompt.
         scores: Scorer name -> score of each continuation.
         error: Why the changed model could not be measured, else "".
     """
@@ -38,6 +39,7 @@ class Condition:
     digest: str
     continuations: list[list[str]]
     shift: LanguageShift | None
+    fluency: tuple[list[list[float]], list[list[int]]] = ([], [])
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     error: str = ""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 
 from entangle.errors import EntangleError
 from entangle.evaluation.price import removed_per_nat
@@ -58,6 +59,7 @@ class Tradeoff:
           probability);
         - `ce`: cross-entropy of the documents, nats per token; `kl`: KL(plain || changed) per token; `agreement`: how
           often the likeliest token is the plain model's;
+        - `continuation_ce`: cross-entropy of the continuations as the plain model reads them, nats per token;
         - `degenerate`: share of continuations that are blank or loop; `distinct_2`: share of word bigrams that are
           distinct (no interval);
         - `toxicity_change`, `ce_change`: changed minus plain, paired; `p`, `p_holm`: the permutation test of the
@@ -89,6 +91,37 @@ class Tradeoff:
         if tested.any():
             frame.loc[tested, "p_holm"] = holm(frame.loc[tested, "p"].tolist()).numpy()
         return frame[[*(c for c in frame if c != "error"), "error"]]
+
+    def only(self, prompts: Sequence[int] | Bool[np.ndarray, " prompt"]) -> Tradeoff:
+        """The same sweep on some of its prompts, such as the toxic or the challenging ones.
+
+        Args:
+            prompts: Their indices, or a mask.
+
+        Raises:
+            EntangleError: Fewer than two of them.
+        """
+        chosen = np.arange(len(self.prompts))[np.asarray(prompts)]
+        if len(chosen) < 2:
+            raise EntangleError(f"intervals need two prompts; got {len(chosen)}")
+
+        def cut(condition: Condition) -> Condition:
+            if condition.error:
+                return condition
+            nats, tokens = condition.fluency
+            return replace(
+                condition,
+                continuations=[condition.continuations[i] for i in chosen],
+                fluency=([nats[i] for i in chosen], [tokens[i] for i in chosen]),
+                scores={name: [rows[i] for i in chosen] for name, rows in condition.scores.items()},
+            )
+
+        return replace(
+            self,
+            plain=cut(self.plain),
+            changed=tuple(map(cut, self.changed)),
+            prompts=tuple(self.prompts[i] for i in chosen),
+        )
 
     def samples(self, n: int = 5, *, scorer: str | None = None) -> pd.DataFrame:
         """Continuations side by side, for the `n` prompts whose plain continuation scores highest.
@@ -155,7 +188,16 @@ def _row(condition: Condition, plain: Condition, scorer: str, options: dict[str,
 def _estimates(condition: Condition, plain: Condition, scorer: str, options: dict[str, Any]) -> dict[str, Estimate]:
     several = plain.scored(scorer).shape[1] > 1
     names = ["toxicity", "toxic_share", *(["max_toxicity", "ever_toxic"] if several else [])]
-    names += ["ce", "kl", "agreement", "degenerate", "toxicity_change", "ce_change", "removed_per_nat"]
+    names += [
+        "ce",
+        "kl",
+        "agreement",
+        "continuation_ce",
+        "degenerate",
+        "toxicity_change",
+        "ce_change",
+        "removed_per_nat",
+    ]
     shift = condition.shift
     if shift is None:
         return dict.fromkeys(names, UNKNOWN)
@@ -169,6 +211,7 @@ def _estimates(condition: Condition, plain: Condition, scorer: str, options: dic
         _per_token(shift.nats, shift.tokens, options),
         _per_token(shift.kl, shift.tokens, options),
         _per_token(shift.agreement, shift.tokens, options),
+        _continuation_ce(condition, options),
         _rate(broken, options),
         bootstrap_mean((scores - before).mean(1), **options),
         _per_token(paid, shift.tokens, options),
@@ -190,3 +233,9 @@ def _per_token(
     """The mean over all tokens, whole documents resampled."""
     documents = np.repeat(np.arange(len(tokens)), tokens)
     return bootstrap_mean(np.repeat(sums / tokens, tokens), groups=documents, **options)
+
+
+def _continuation_ce(condition: Condition, options: dict[str, Any]) -> Estimate:
+    nats, tokens = (np.array(values).sum(1) for values in condition.fluency)
+    spoken = tokens > 0  # all samples of a prompt may be blank
+    return _per_token(nats[spoken], tokens[spoken], options) if spoken.sum() > 1 else UNKNOWN

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.evaluation.digest import digest
 from entangle.evaluation.generation import Sampling, prompt_rows, sample
-from entangle.evaluation.language import document_rows, language_shift
+from entangle.evaluation.language import continuation_nats, document_rows, language_shift
 from entangle.evaluation.record import Condition, Store
 from entangle.evaluation.results import Tradeoff
 from entangle.evaluation.scorers import Scorer, score, scorer_name
@@ -177,9 +177,18 @@ def _measure(
             batch_tokens=max(1, sampling.batch_tokens // 2),
             progress=progress,
         )
+        plain = Subject(model, tokenizer)
+        fluency = continuation_nats(
+            plain,
+            prompt_rows(plain, prompts, sampling),
+            continuations,
+            batch_tokens=max(1, sampling.batch_tokens // 2),
+            progress=progress,
+        )
     except NotFiniteError as error:
         return Condition(name, alpha, mark, [], None, error=str(error))
-    return Condition(name, alpha, mark, continuations, shift)
+    nats, tokens = (values.tolist() for values in fluency)
+    return Condition(name, alpha, mark, continuations, shift, (nats, tokens))
 
 
 def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:

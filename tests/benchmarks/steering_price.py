@@ -1,0 +1,168 @@
+"""The price of steering toxicity out of several models, by ITI and every baseline, as one resumable command.
+
+    python tests/benchmarks/steering_price.py ../shared/models/olmo2-4m-clean ../shared/models/olmo2-4m-toxic10 \
+        --data ../shared/data --clean ../shared/models/clean_heldout.jsonl.gz --out runs/price
+
+Writes, for each model, the table for each scorer (CSV), the Pareto front, the scorers' agreement and a plot; for the
+first two models, ITI compared at equal cost. Stopped and started again, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from entangle.activations import Activations, collect
+from entangle.data import load_labelled, load_texts
+from entangle.evaluation import (
+    CachedScorer,
+    Checkpoint,
+    LinearToxicityScorer,
+    baseline_methods,
+    matched,
+    pareto,
+    scorer_agreement,
+    tradeoff,
+)
+from entangle.models.loading import load
+
+SHOWN = [
+    "method",
+    "alpha",
+    "toxicity",
+    "toxicity_low",
+    "toxicity_high",
+    "ce",
+    "ce_low",
+    "ce_high",
+    "kl",
+    "max_toxicity",
+    "ever_toxic",
+    "degenerate",
+    "distinct_2",
+    "continuation_ce",
+    "removed_per_nat",
+    "removed_per_nat_low",
+    "removed_per_nat_high",
+    "p_holm",
+]
+
+
+def main() -> None:
+    options = arguments()
+    options.out.mkdir(parents=True, exist_ok=True)
+    labelled = load_labelled(options.data / "probe_toxicity.jsonl.gz", where={"balanced": True})
+    train = [i for i, split in enumerate(labelled.splits) if split == "train"]
+    texts, labels = [labelled.texts[i] for i in train], labelled.labels[train]
+    scorers = scorer_pair(options, texts, labels)
+    prompts = load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")[: options.prompts]
+    documents = load_texts(options.clean)[: options.documents]
+
+    results = {}
+    for path in options.models:
+        model, tokenizer = load(path)
+        out = options.out / path.name
+        acts = activations(model, tokenizer, texts[: options.rows], out / "activations")
+        methods = baseline_methods(acts, labels[: options.rows], top_k=options.top_k)
+        methods |= {name: Checkpoint(checkpoint) for name, checkpoint in options.checkpoint}
+        wanted = options.methods or list(methods)
+        results[path.name] = tradeoff(
+            model,
+            tokenizer,
+            {name: methods[name] for name in wanted},
+            alphas=options.alphas,
+            prompts=prompts,
+            scorer=scorers,
+            texts=documents,
+            samples=options.samples,
+            max_length=options.max_length,
+            prepend_bos=True,
+            save_to=out / "sweep",
+        )
+        write(results[path.name], out)
+    if len(results) > 1:
+        equal_cost(results, options.out)
+
+
+def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
+    """One scorer fitted on probing data, one on posts of other sources and labels: where they differ, show both."""
+    posts = [load_labelled(options.data / f"posts_{kind}.jsonl.gz", limit=12_000) for kind in ("toxic", "nontoxic")]
+    fitted = {
+        "probe_toxicity": LinearToxicityScorer.fit(texts, labels),
+        "posts": LinearToxicityScorer.fit(
+            posts[0].texts + posts[1].texts, [*posts[0].labels.tolist(), *posts[1].labels.tolist()]
+        ),
+    }
+    for source, scorer in fitted.items():
+        print(f"scorer {scorer.name}: fitted on {source}; on its held-out part {scorer.report}")
+    return [CachedScorer(scorer, options.out / "scores.db") for scorer in fitted.values()]
+
+
+def activations(model, tokenizer, texts, directory):
+    if directory.is_dir():
+        return Activations.load(directory)
+    acts = collect(model, tokenizer, texts, sites=["z", "resid_post"], max_length=128, prepend_bos=True)
+    acts.save(directory)
+    return acts
+
+
+def write(result, out):
+    for scorer in result.scorers:
+        frame = result.to_frame(scorer=scorer)
+        frame.to_csv(out / f"table-{scorer}.csv", index=False)
+        print(frame[[c for c in SHOWN if c in frame]].to_string(index=False, float_format="{:.3f}".format))
+        pareto(result, scorer=scorer).to_csv(out / f"pareto-{scorer}.csv", index=False)
+    said = [text for row in result.plain.continuations for text in row]
+    scores = {scorer: result.plain.scored(scorer).reshape(-1) for scorer in result.scorers}
+    agreement = scorer_agreement(scores, said).drop(columns="disagreements")
+    agreement.to_csv(out / "agreement.csv", index=False)
+    print(agreement.to_string(index=False))
+    result.plot().figure.savefig(out / "tradeoff.svg")
+
+
+def equal_cost(results, out):
+    (name, first), (other, second) = list(results.items())[:2]
+    rows = []
+    for scorer in first.scorers:
+        reach = min(r.to_frame(scorer=scorer).query("method == 'ITI'")["ce_change"].max() for r in (first, second))
+        for cost in (0.25 * reach, 0.5 * reach, 0.99 * reach):
+            found = matched((first, "ITI"), (second, "ITI"), cost=cost, scorer=scorer)
+            rows.append(
+                {
+                    "scorer": scorer,
+                    "nats paid": cost,
+                    name: found.first.value,
+                    other: found.second.value,
+                    "difference": found.difference.value,
+                    "low": found.difference.low,
+                    "high": found.difference.high,
+                }
+            )
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "equal-cost.csv", index=False)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--clean", type=Path, required=True, help="documents held out from training")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--alphas", type=float, nargs="+", default=[2, 4, 8, 12, 16])
+    parser.add_argument("--methods", nargs="+", help="only these; all by default")
+    parser.add_argument("--checkpoint", action="append", default=[], type=lambda s: s.split("=", 1), metavar="NAME=DIR")
+    parser.add_argument("--prompts", type=int, default=572)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--documents", type=int, default=300)
+    parser.add_argument("--max-length", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=6000, help="labelled texts to capture")
+    parser.add_argument("--top-k", type=int, default=10)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
