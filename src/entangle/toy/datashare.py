@@ -227,8 +227,8 @@ def _rows(
                 scope=classes.scope,
                 site=f"blocks.{layer}.hook_resid_post",
                 partners=partners,
-                minority=values[0][:, layer].numpy(),
-                control=values[1][:, layer].numpy(),
+                minority=values[0][:, layer].double().numpy(),
+                control=values[1][:, layer].double().numpy(),
             )
             for layer in range(vectors.shape[1])
         ]

@@ -73,6 +73,7 @@ class SuperpositionStudy:
         }
         record = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
         write_text(directory / "superposition.json", json.dumps({"settings": self.settings} | record, indent=1))
+        write_figure(directory / "geometry.png", figures.geometry_census(self.geometry_table()))
         write_figure(directory / "phase_diagram.png", figures.phases(self.phases))
         write_figure(directory / "plateaus.png", figures.plateaus(self.plateaus))
         write_figure(directory / "rarity.png", figures.rarity(self.rarity))

@@ -68,6 +68,17 @@ def gram(model: SuperpositionModel, instances: Sequence[int] = (0,), titles: Seq
     return figure
 
 
+def geometry_census(table: pd.DataFrame) -> Figure:
+    """Share of random starts that found each known optimum, with its interval."""
+    figure, (ax,) = _panels(1, 5, 2.6)
+    names = [f"{row.n_features} in {row.n_hidden}: {row.expected}" for row in table.itertuples()]
+    error = np.stack([table["at_optimum"] - table["low"], table["high"] - table["at_optimum"]])
+    ax.barh(names, table["at_optimum"], xerr=error.clip(0), color=BLUE)
+    ax.set_xlim(0, 1.05)
+    _tidy(ax, "random starts that found the optimum", "share", "")
+    return figure
+
+
 def phases(diagram: PhaseDiagram) -> Figure:
     """Phase of the extra feature by sparsity and importance, beside how surely training found the optimum."""
     from matplotlib.colors import ListedColormap

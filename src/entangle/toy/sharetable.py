@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from entangle.errors import EntangleError
-from entangle.metrics import holm, paired_difference, paired_permutation_test
+from entangle.metrics import bootstrap_mean, max_statistic_p
 from entangle.toy.files import folder, write_figure, write_text
 
+Array = npt.NDArray[np.float64]
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
 LITERAL = {"feature": "chain, start", "direction": "logistic", "scope": "per token", "partners": "all"}
 MOTIVATED = {
@@ -74,8 +75,8 @@ class DataShareStudy:
     def table(self, *, role: str = "report", n_permutations: int = 10_000) -> pd.DataFrame:
         """One row per definition and budget: is the minority more entangled where it is rare, and does that fade?
 
-        Seeds are the units of both tests, which swap signs (`paired_permutation_test`). Every row is shown, whatever
-        it says; `p_holm` corrects `p_difference` for having looked at all of them.
+        Seeds are the units of both tests, which flip signs. Every row is shown, whatever it says; p_family corrects
+        p_difference for having looked at all of them.
 
         Columns besides the definition and step: share (the smallest above 0) and there minority, control, difference
         with its 95 % interval over seeds (low, high) and p_difference; trend: mean over seeds of Spearman's
@@ -86,39 +87,40 @@ class DataShareStudy:
         rows = self.frame[self.frame["role"] == role]
         if rows.empty:
             raise EntangleError(f"there are no seeds to {role}; give some to data_share_study")
-        low_share = min(share for share in self.settings["shares"] if share > 0)
-        random = (
-            rows[rows["direction"] == "random"].groupby(["feature", "scope", "partners"])["minority"].mean().to_dict()
+        random = rows[rows["direction"] == "random"].groupby(["feature", "scope", "partners"])["minority"].mean()
+        values = rows[rows["direction"] != "random"].pivot(
+            index=[*DEFINITION, "step"], columns=["seed", "share"], values=["minority", "control", "minority_loss"]
         )
-        found = []
-        for keys, group in rows[rows["direction"] != "random"].groupby([*DEFINITION, "step"], sort=False):
-            definition = dict(zip([*DEFINITION, "step"], keys, strict=True))
-            rare = group[group["share"] == low_share].dropna(subset=["minority", "control"])
-            if len(rare) < 2:
-                continue
-            minority, control = rare["minority"].to_numpy(copy=True), rare["control"].to_numpy(copy=True)
-            interval = paired_difference(minority, control)
-            trends = _trends(group)
-            found.append(
-                definition
-                | {
-                    "share": low_share,
-                    "minority": minority.mean(),
-                    "control": control.mean(),
-                    "difference": interval.value,
-                    "low": interval.low,
-                    "high": interval.high,
-                    "p_difference": paired_permutation_test(minority, control, n_permutations=n_permutations),
-                    "trend": trends.mean(),
-                    "p_trend": paired_permutation_test(trends, np.zeros_like(trends), n_permutations=n_permutations),
-                    "random": random[tuple(definition[key] for key in ("feature", "scope", "partners"))],
-                    "loss_correlation": _spearman(group["minority"], group["minority_loss"]),
-                }
-            )
-        table = pd.DataFrame(found)
+        values = values.dropna().sort_index(axis=1)  # definitions that some mixture leaves without partners
+        shares = np.array(sorted(rows["share"].unique()))
+        rare = int(np.flatnonzero(shares > 0)[0])
+        minority, control, loss = (
+            values[name].to_numpy().reshape(len(values), -1, len(shares))
+            for name in ("minority", "control", "minority_loss")
+        )  # [definition, seed, share]
+        difference = minority - control
+        at_rare = difference[..., rare].T
+        interval = bootstrap_mean(at_rare)
+        p_difference, p_family = _sign_flips(at_rare, n_permutations)
+        trends = _spearman(np.broadcast_to(shares, difference.shape), difference).T
+        table = pd.DataFrame(
+            {
+                "share": shares[rare],
+                "minority": minority[..., rare].mean(1),
+                "control": control[..., rare].mean(1),
+                "difference": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "p_difference": p_difference,
+                "p_family": p_family,
+                "trend": trends.mean(0),
+                "p_trend": _sign_flips(trends, n_permutations)[0],
+                "loss_correlation": _spearman(minority.reshape(len(values), -1), loss.reshape(len(values), -1)),
+            },
+            index=values.index,
+        ).reset_index()
         before = table[table["step"] == 0].set_index(DEFINITION)["difference"].rename("untrained")
-        table = table.join(before, on=DEFINITION)
-        return table.assign(p_holm=holm(torch.from_numpy(table["p_difference"].to_numpy(copy=True))).numpy())
+        return table.join(before, on=DEFINITION).join(random.rename("random"), on=["feature", "scope", "partners"])
 
     def selected(self) -> pd.Series[Any]:
         """The trained definition with the largest effect on the selection seeds, as the reporting seeds have it.
@@ -147,13 +149,29 @@ class DataShareStudy:
         write_figure(directory / "budgets.png", figures.budgets(self))
 
 
-def _trends(group: pd.DataFrame) -> np.ndarray:
-    """Per seed, Spearman's correlation of share and minority - control; 0 where either is constant."""
-    difference = group.assign(difference=group["minority"] - group["control"]).dropna(subset=["difference"])
-    return np.array([_spearman(seed["share"], seed["difference"]) for _, seed in difference.groupby("seed")])
+def _sign_flips(values: Array, n_permutations: int) -> tuple[Array, Array]:
+    """Two-sided p-values of the mean over seeds of [seed, definition], alone and corrected for all definitions.
+
+    Seeds flip their signs together for all definitions, so the correction knows how these move together.
+    """
+    n = len(values)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (n_permutations, n))
+    squares = (values**2).mean(0)
+
+    def t(mean: Array) -> Array:
+        # Flipping signs leaves the squares as they are. Values that never vary have no t: call it zero.
+        spread = np.sqrt(np.maximum(squares - mean**2, 1e-12) / (n - 1))
+        return np.where(squares > 1e-12, np.abs(mean) / spread, 0.0)
+
+    observed, null = t(values.mean(0)), t(signs @ values / n)
+    alone = (1 + (null >= observed - 1e-9).sum(0)) / (1 + n_permutations)
+    return alone, max_statistic_p(observed, null).numpy()
 
 
-def _spearman(a: pd.Series[float], b: pd.Series[float]) -> float:
-    if a.nunique() < 2 or b.nunique() < 2:
-        return 0.0
-    return float(spearmanr(a, b, nan_policy="omit").statistic)
+def _spearman(a: Array, b: Array) -> Array:
+    """Spearman's correlation along the last axis; 0 where either is constant."""
+    ranks = [rankdata(x, axis=-1) for x in (a, b)]
+    x, y = (r - r.mean(-1, keepdims=True) for r in ranks)
+    norm = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    correlation: Array = np.where(norm > 0, (x * y).sum(-1) / np.where(norm > 0, norm, 1), 0.0)
+    return correlation
