@@ -19,7 +19,7 @@ N, D, CELLS = 600, 24, 3
 
 @pytest.fixture(scope="module")
 def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Cells far from the origin, with variances over five orders of magnitude; labels that the first cell knows well."""
+    """Cells far from the origin, with variances over five orders of magnitude; the first knows the labels well."""
     rng = np.random.default_rng(0)
     scales = np.geomspace(5, 0.02, D)
     rotations = [np.linalg.qr(rng.normal(size=(D, D)))[0] for _ in range(CELLS)]

@@ -37,9 +37,8 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
     if shrinkage != "oas" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
         raise EntangleError(f'shrinkage must be "oas" or lie in [0, 1], not {shrinkage!r}')
     means, share = _class_means(design, labels, n_classes)
-    scale = design.scale.double()
     weight = float(design.weights.sum(dtype=torch.float64))
-    total = scale.unsqueeze(-1) * design.gram * scale.unsqueeze(-2) / weight
+    total = design.gram / weight
     identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
     coefs = []
     for response in range(labels.shape[1]):  # a covariance each: keep one labelling's in memory
@@ -64,7 +63,7 @@ def _class_means(
     member = F.one_hot(labels, n_classes).to(design.rows) * design.weights.unsqueeze(-1)
     mass = member.sum(0, dtype=torch.float64)
     sums = torch.einsum("nrk,cnd->crkd", member, design.rows).double()
-    means = sums / mass.unsqueeze(-1) * design.scale.double()[:, None, None]
+    means = sums / mass.unsqueeze(-1)
     return means, mass / mass.sum(-1, keepdim=True)
 
 

@@ -296,7 +296,7 @@ class MeanDifferenceProbe(LinearProbe):
     """
 
     def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
-        """The examples are standardised once; each labelling takes its class means."""
+        """The examples are centred once; each labelling takes its class means."""
         design = Design.of(x, None if sample_weight is None else sample_weight[:, None])
         return lambda labels: mean_difference(design, labels, len(classes))
 

@@ -58,7 +58,7 @@ class Cells:
             block = block[examples.to(block.device)]
         block = block.to(self.device, torch.float64 if block.dtype == torch.float64 else torch.float32).transpose(0, 1)
         # A sum is finite only if its terms are: one pass, and only a failure looks closer.
-        if not bool(block.sum(dtype=torch.float64).isfinite()) and not bool(block.isfinite().all()):
+        if not bool(block.sum().isfinite()) and not bool(block.isfinite().all()):
             cell, row, feature = (int(i) for i in (~block.isfinite()).nonzero()[0])
             example = row if examples is None else int(examples[row])
             raise EntangleError(

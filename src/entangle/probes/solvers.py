@@ -26,44 +26,44 @@ TOLERANCE = {torch.float32: 1e-10, torch.float64: 1e-16}
 
 @dataclass(frozen=True)
 class Design:
-    """The examples of some cells, standardised: what every solver starts from, whatever the labels.
+    """The examples of some cells, centred: what every solver starts from, whatever the labels.
 
     Attributes:
-        rows: `(x - mean) / scale`.
+        rows: `x - mean`; features without variance are 0.
         mean: Weighted mean of each feature.
-        scale: Weighted standard deviation of each feature, 1 for a constant one.
         gram: Weighted `rows' rows` in float64.
         weights: Of the examples; each labelling may have its own, `[example, 1]` where all share them.
     """
 
     rows: Rows
     mean: Float[Tensor, "cell feature"]
-    scale: Float[Tensor, "cell feature"]
     gram: Float[Tensor, "cell feature feature"]
     weights: Weights
 
     @classmethod
     def of(cls, x: Rows, weights: Weights | None = None) -> Design:
-        """Standardise a copy of `x`, in float64 if it is that and else in float32."""
-        rows = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
-        n = rows.shape[1]
-        weights = rows.new_ones(n, 1) if weights is None else weights.to(rows)
-        share = weights.mean(1) / weights.mean(1).sum()
-        mean = torch.einsum("n,cnd->cd", share, rows)
-        rows -= mean.unsqueeze(1)
-        variance = torch.einsum("n,cnd->cd", share, rows.square())
-        # A constant feature leaves only the rounding of its mean: it carries nothing, whatever its size.
-        noise = torch.finfo(rows.dtype).eps * mean.abs() * n**0.5
-        constant = variance.sqrt() <= noise
-        scale = variance.sqrt().masked_fill_(constant, 1)
-        rows.mul_(scale.reciprocal().masked_fill(constant, 0).unsqueeze(1))
-        weighted = (
-            rows if bool((weights == weights.flatten()[0]).all()) else rows * weights.mean(1).sqrt().unsqueeze(-1)
-        )
-        gram = (weighted.mT @ weighted).double()
-        if weighted is rows:
-            gram *= weights.flatten()[0].item()
-        return cls(rows, mean, scale, gram, weights)
+        """Centre a copy of `x`, in float64 if it is that and else in float32."""
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        rows = x.to(dtype).clone(memory_format=torch.contiguous_format)
+        if weights is None:
+            weights = rows.new_ones(rows.shape[1], 1)
+            mean = rows.mean(1)
+            rows -= mean.unsqueeze(1)
+            gram = (rows.mT @ rows).double()
+        else:
+            weights = weights.to(rows)
+            weight = weights.mean(1)
+            mean = torch.einsum("n,cnd->cd", weight / weight.sum(), rows)
+            rows -= mean.unsqueeze(1)
+            weighted = rows * weight.sqrt().unsqueeze(-1)
+            gram = (weighted.mT @ weighted).double()
+        # A constant feature leaves only the rounding of its mean.
+        noise = 10 * torch.finfo(dtype).eps * mean.double().abs()
+        constant = gram.diagonal(dim1=-2, dim2=-1) <= noise.square() * float(weights.mean(1).sum())
+        if bool(constant.any()):
+            rows.masked_fill_(constant.unsqueeze(1), 0)
+            gram.masked_fill_(constant.unsqueeze(1) | constant.unsqueeze(2), 0)
+        return cls(rows, mean, gram, weights)
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,6 @@ class Solution:
     gap: Float[Tensor, "cell response"]
     n_iter: int
     converged: Bool[Tensor, "cell response"]
-
-
-def unstandardise(design: Design, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the raw features from those of the standardised ones; `coef` is `[cell, response, output, feature]`."""
-    coef = coef.double() / design.scale.double()[:, None, None]
-    return coef, intercept.double() - torch.einsum("crod,cd->cro", coef, design.mean.double())
 
 
 def minimise(
@@ -127,17 +121,18 @@ def minimise(
     targets = loss.targets(labels, n_classes, rows.dtype)
     shape = (n_cells, n_features + 1, *targets.shape[1:])
     total = weights.sum((0, 2)).expand(shape[2])
-    ridge = torch.cat([design.scale.double().pow(-2), design.scale.new_zeros(n_cells, 1)], 1)
-    inverse = _inverse_factor(
-        C * loss.curvature * design.gram, ridge, float(total.mean()) * loss.curvature, torch.finfo(rows.dtype).eps
-    ).to(rows)
-    ridge = ridge.to(rows)[:, :, None, None]
+    bound = C * loss.curvature * design.gram
+    inverse = _inverse_factor(bound, float(total.mean()) * loss.curvature, torch.finfo(rows.dtype).eps).to(rows)
+    ridge = torch.cat([rows.new_ones(n_features), rows.new_zeros(1)])[:, None, None]
 
     def precondition(g: Tensor) -> Tensor:
         return (inverse.mT @ (inverse @ g.flatten(2))).view(shape)
 
     def scores(v: Tensor) -> Tensor:
-        return torch.baddbmm(v[:, -1:].flatten(2), rows, v[:, :-1].flatten(2)).view(n_cells, n_examples, *shape[2:])
+        coef, intercept = v[:, :-1].flatten(2), v[:, -1:].flatten(2)
+        # Transposed, a product with one column reads the rows as they lie, four times as fast.
+        product = (coef.mT @ rows.mT).mT if coef.shape[-1] == 1 else rows @ coef
+        return product.add_(intercept).reshape(n_cells, n_examples, *shape[2:])
 
     def gradient(slope: Tensor, v: Tensor) -> Tensor:
         flat = slope.flatten(2)
@@ -163,7 +158,8 @@ def minimise(
         v = v + step
         previous, g = g, gradient(slope, v)
         history.add(step, g - previous)
-    coef, intercept = unstandardise(design, v[:, :-1].movedim(1, -1), v[:, -1])
+    coef = v[:, :-1].movedim(1, -1).double()
+    intercept = v[:, -1].double() - torch.einsum("crod,cd->cro", coef, design.mean.double())
     objective = 0.5 * coef.square().sum((-2, -1)) + (loss.value(z, targets) * weights.squeeze(-1)).sum(
         1, dtype=torch.float64
     )
@@ -237,16 +233,17 @@ def _inner(a: Tensor, b: Tensor) -> Float[Tensor, "cell response"]:
     return (a * b).sum((1, 3))
 
 
-def _inverse_factor(curvature: Tensor, ridge: Tensor, intercept: float, eps: float) -> Tensor:
+def _inverse_factor(curvature: Tensor, intercept: float, eps: float) -> Tensor:
     """`inv(L)` for the bound `LL'` on the Hessian in coefficients and intercept, which centring makes independent."""
     n_cells, n_features, _ = curvature.shape
     bound = curvature.new_zeros(n_cells, n_features + 1, n_features + 1)
     bound[:, :-1, :-1] = curvature
-    bound[:, -1, -1] = intercept
     diagonal = bound.diagonal(dim1=-2, dim2=-1)
     # Keep the rounding of the Gram matrix from making the bound indefinite: it need only be near.
-    diagonal += ridge + 10 * n_features * eps * diagonal.amax(-1, keepdim=True)
-    identity = torch.eye(n_features + 1, dtype=bound.dtype, device=bound.device)
+    diagonal *= 1 + 10 * n_features * eps
+    diagonal += 1
+    diagonal[:, -1] = intercept
     factor = torch.linalg.cholesky(bound)
+    identity = torch.eye(n_features + 1, dtype=bound.dtype, device=bound.device)
     inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(bound), upper=False)
     return inverse
