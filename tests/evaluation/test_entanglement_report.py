@@ -211,6 +211,34 @@ def test_activations_are_looked_up_at_the_directions_place():
         entanglement_report(directions, Held(x))
 
 
+def test_concepts_that_co_occur_are_told_from_concepts_that_overlap():
+    """Labels that agree on most examples make orthogonal concepts look alike, until the other one is held fixed."""
+    generator = torch.Generator().manual_seed(0)
+    y, other = torch.randint(2, (2, 2000), generator=generator)
+    z = torch.where(torch.rand(2000, generator=generator) < 0.7, y, other)
+    x = torch.randn(2000, DIMS, generator=generator)
+    x[:, 0] += 2 * y
+    x[:, 1] += 2 * z
+    shown = fitted({"a": (x, y), "b": (x, z)})
+    found = entanglement_report(shown, x, {"a": y, "b": z}, n_resamples=50, n_permutations=20)
+    assert float(found.label_correlation[0, 1]) == pytest.approx(float(torch.corrcoef(torch.stack([y, z]))[0, 1]))
+    assert float(found.cosine.value[0, 1]) > 0.5
+    assert abs(float(found.conditional[0, 1])) < 0.1
+    assert small(planted(0.5, n=60)).conditional is None
+
+
+def test_causal_cosines_need_the_unembedding():
+    unembedding = torch.randn(300, DIMS, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 3, DIMS)
+    vectors = torch.randn(3, DIMS, generator=torch.Generator().manual_seed(1))
+    found = entanglement_report(vectors, unembedding=unembedding).causal
+    covariance = torch.from_numpy(np.cov(unembedding.numpy().T, bias=True)).float()
+    expected = vectors @ covariance @ vectors.T
+    assert found.numpy() == pytest.approx(
+        (expected / expected.diag().sqrt() / expected.diag().sqrt()[:, None]).numpy(), abs=1e-5
+    )
+    assert entanglement_report(vectors).causal is None
+
+
 def test_groups_widen_the_interval():
     examples = planted(0.3, n=40)
     repeated = {k: (x.repeat(10, 1), y.repeat(10)) for k, (x, y) in examples.items()}
@@ -286,7 +314,7 @@ def test_plot_writes_every_cell(report):
     assert len([t for t in axes.texts if t.get_text()]) >= 6
     assert "resid_post" in axes.get_title(loc="left")
     report.plot("whitened")
-    with pytest.raises(EntangleError, match="given activations"):
+    with pytest.raises(EntangleError, match="given what they need"):
         entanglement_report(torch.eye(3, 5)).plot("whitened")
 
 

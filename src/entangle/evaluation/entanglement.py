@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from entangle.evaluation.intervals import intervals, off_diagonal
 from entangle.evaluation.refits import ESTIMATORS, Refit, Sample
 from entangle.metrics import (
     Estimate,
+    causal_gram,
+    conditional_cosines,
     cosines,
+    gram_cosines,
     random_cosine_cdf,
     random_entanglement_cdf,
     random_entanglement_draws,
@@ -33,6 +37,7 @@ from entangle.metrics.vectors import DirectionsLike, as_vectors
 
 Matrix = Float[Tensor, "concept concept"]
 Vector = Float[Tensor, " concept"]
+_MATRICES = ("whitened", "readout", "causal", "conditional", "label_correlation")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,10 @@ class EntanglementReport:
             describe another estimator than the directions came from.
         whitened: Cosine after whitening (Mahalanobis): inverse covariance as the metric.
         readout: Correlation of the projections on two directions over the activations: covariance as the metric.
+        causal: Cosine in the causal inner product at the unembedding (Park et al. 2023).
+        conditional: Cosine of a pair's directions with the other concept held fixed, for concepts labelled on the same
+            examples; NaN for other pairs.
+        label_correlation: Correlation of a pair's labels, likewise.
         variance_share: Share of the activations' variance along the direction.
         component_overlap: Share of the direction inside the leading principal components.
         n_examples: Examples each concept was resampled on.
@@ -80,6 +89,9 @@ class EntanglementReport:
     agreement: Vector | None = None
     whitened: Matrix | None = None
     readout: Matrix | None = None
+    causal: Matrix | None = None
+    conditional: Matrix | None = None
+    label_correlation: Matrix | None = None
     variance_share: Vector | None = None
     component_overlap: Vector | None = None
     n_examples: tuple[int, ...] | None = None
@@ -130,6 +142,9 @@ class EntanglementReport:
             "corrected_high": self.corrected and self.corrected.high,
             "whitened": self.whitened,
             "readout": self.readout,
+            "causal": self.causal,
+            "conditional": self.conditional,
+            "label_correlation": self.label_correlation,
         }
         frame = pd.DataFrame({"first": np.array(self.names)[first], "second": np.array(self.names)[second]})
         return frame.assign(
@@ -145,10 +160,12 @@ class EntanglementReport:
         return {k: _plain(v) for k, v in found.items()}
 
     def plot(self, what: str = "cosine", **style: Any) -> Any:
-        """The concept x concept matrix; `what` is "cosine", "whitened" or "readout"."""
-        shown = self.cosine.value if what == "cosine" else getattr(self, what, None)
-        if what not in ("cosine", "whitened", "readout") or not isinstance(shown, Tensor):
-            raise EntangleError(f'plot shows "cosine", and "whitened" or "readout" given activations; not {what!r}')
+        """A concept x concept matrix: the cosine, or another field of that shape, by name."""
+        shown = self.cosine.value if what == "cosine" else getattr(self, what) if what in _MATRICES else None
+        if not isinstance(shown, Tensor):
+            raise EntangleError(
+                f"plot shows cosine, and {', '.join(_MATRICES)} where the report was given what they need; not {what!r}"
+            )
         where = " ".join(str(self.settings[k]) for k in ("site", "layer") if self.settings.get(k) is not None)
         style = {"title": f"{what} {where}".strip(), "label": what} | style
         return plots.matrix(shown.numpy(), self.names, **style)
@@ -160,6 +177,7 @@ def entanglement_report(
     labels: Mapping[str, Any] | None = None,
     *,
     estimator: str | Refit | None = None,
+    unembedding: Float[Tensor, "vocabulary d"] | None = None,
     n_components: int = 5,
     n_resamples: int = 1000,
     n_permutations: int = 1000,
@@ -185,6 +203,8 @@ def entanglement_report(
             resamples) or "logistic" (solved side by side; other probes are refitted one resample at a time), or a
             function of (activations, labels [resample, example], weights [resample, example]) giving [resample, d].
             By default what `directions.estimator` says.
+        unembedding: Rows of the vocabulary, `model.get_output_embeddings().weight`; adds `causal`, which is meant for
+            directions of the residual stream at the last layers.
         n_components: Leading principal components for `component_overlap`.
         n_resamples: Bootstrap resamples.
         n_permutations: Draws of the covariance null and of the permutation null.
@@ -226,6 +246,7 @@ def entanglement_report(
             ),
             "n_examples": tuple(len(s.x) for s in listed),
         }
+        findings |= _together(listed)
     if shared is not None:
         covariance, shrunk = _covariances(shared)
         draws = random_entanglement_draws(n_concepts, n_dims, covariance=covariance, n_draws=n_permutations, seed=seed)
@@ -238,6 +259,8 @@ def entanglement_report(
             "variance_share": ((unit @ covariance) * unit).sum(1) / covariance.trace(),
             "component_overlap": (unit @ components).square().sum(1),
         }
+    if unembedding is not None:
+        findings["causal"] = gram_cosines(causal_gram(vectors, unembedding.detach().cpu(), space="residual"))
     return EntanglementReport(
         names=names,
         entanglement=measured,
@@ -345,6 +368,20 @@ def _permuted_entanglement(
 def _split_half(sample: Sample, refit: Refit, n_splits: int, seed: int) -> Tensor:
     first, second = refits.halves(sample, refit, n_splits, seed)
     return torch.nn.functional.cosine_similarity(first, second, dim=1).mean().double().cpu()
+
+
+def _together(samples: Sequence[Sample]) -> dict[str, Matrix]:
+    """What concepts labelled on the same examples say of one another."""
+    conditional = torch.full((len(samples), len(samples)), torch.nan, dtype=torch.float64)
+    correlation = conditional.clone()
+    for i, j in combinations(range(len(samples)), 2):
+        if samples[i].x is samples[j].x:
+            labels = torch.stack([samples[i].positive, samples[j].positive], dim=1).double()
+            conditional[i, j] = conditional[j, i] = conditional_cosines(samples[i].x, labels)[0, 1].cpu()
+            correlation[i, j] = correlation[j, i] = torch.corrcoef(labels.T)[0, 1].cpu()
+    if bool(correlation.isnan().all()):
+        return {}
+    return {"conditional": conditional.fill_diagonal_(1), "label_correlation": correlation.fill_diagonal_(1)}
 
 
 def _covariances(x: Float[Tensor, "example d"]) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:

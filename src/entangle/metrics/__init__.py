@@ -1,6 +1,7 @@
 """Entanglement, superposition and similarity, each with its bound and its null: tensors in, tensors out."""
 
 from entangle.metrics.bounds import coherence_bound, orthoplex_bound, welch_bound
+from entangle.metrics.correlated import conditional_cosines
 from entangle.metrics.dimension import intrinsic_dimension
 from entangle.metrics.entanglement import babel, clusters, coherence, entanglement, interference
 from entangle.metrics.inner_products import (
@@ -11,6 +12,7 @@ from entangle.metrics.inner_products import (
     subspace_overlap,
     whitened_cosines,
 )
+from entangle.metrics.interaction import interaction_cosines, local_interaction_basis
 from entangle.metrics.neighbours import Partners, nearest_partners
 from entangle.metrics.nulls import (
     random_cosine_cdf,
@@ -66,6 +68,7 @@ __all__ = [
     "clusters",
     "coherence",
     "coherence_bound",
+    "conditional_cosines",
     "cosines",
     "dims_for_linear_access",
     "effective_features",
@@ -75,9 +78,11 @@ __all__ = [
     "features_per_dimension",
     "gram_cosines",
     "holm",
+    "interaction_cosines",
     "interference",
     "intrinsic_dimension",
     "leverage",
+    "local_interaction_basis",
     "max_statistic_p",
     "mmcs",
     "mutual_knn",
