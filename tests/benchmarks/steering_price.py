@@ -89,12 +89,10 @@ def main() -> None:
 
 def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
     """One scorer fitted on probing data, one on posts of other sources and labels: where they differ, show both."""
-    posts = [load_labelled(options.data / f"posts_{kind}.jsonl.gz", limit=12_000) for kind in ("toxic", "nontoxic")]
+    toxic, clean = (load_texts(options.data / f"posts_{kind}.jsonl.gz")[:12_000] for kind in ("toxic", "nontoxic"))
     fitted = {
         "probe_toxicity": LinearToxicityScorer.fit(texts, labels),
-        "posts": LinearToxicityScorer.fit(
-            posts[0].texts + posts[1].texts, [*posts[0].labels.tolist(), *posts[1].labels.tolist()]
-        ),
+        "posts": LinearToxicityScorer.fit(toxic + clean, [1] * len(toxic) + [0] * len(clean)),
     }
     for source, scorer in fitted.items():
         print(f"scorer {scorer.name}: fitted on {source}; on its held-out part {scorer.report}")

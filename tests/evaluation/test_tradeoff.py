@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from entangle.errors import EntangleError
-from entangle.evaluation import Subject, SweepError, continuations, cross_entropy, kl, tradeoff
+from entangle.evaluation import Prompt, Subject, SweepError, continuations, cross_entropy, kl, tradeoff
 from entangle.interventions import AddDirection, steer
 
 PROMPTS = ["the cat", "a quick brown fox", "moon", "the mat", "the lazy dog", "sat on", "looked at", "over"]
@@ -182,6 +182,12 @@ def test_nothing_is_lost_when_a_scorer_fails(sweep, tmp_path):
     calls.clear()
     assert sweep(scorer=fails_later, save_to=tmp_path).to_frame()["alpha"].tolist() == [0, 1, 3]
     assert len(calls) == 1
+
+
+def test_nothing_is_lost_when_a_method_fails(sweep):
+    with pytest.raises(SweepError, match=r"long at alpha=1: prompt \d has .* leave room") as caught:
+        sweep({"add": edit(), "long": Prompt("the cat " * 40)})
+    assert caught.value.partial.to_frame()["alpha"].tolist() == [0, 1, 3]
 
 
 class Overflows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from entangle.errors import EntangleError
 from entangle.models.fingerprint import fingerprint
 
 
@@ -39,11 +41,16 @@ def _bytes(value: Any) -> bytes:
         case _ if dataclasses.is_dataclass(value):
             fields = dataclasses.fields(value)
             body = b"".join(_part(field.name) + _part(getattr(value, field.name)) for field in fields)
-        case _ if hasattr(value, "__dict__") and not callable(value):
+        case np.generic() | torch.dtype() | torch.device() | os.PathLike():
+            body = str(value).encode()
+        case _ if callable(value) and hasattr(value, "__qualname__"):
+            body = f"{value.__module__}.{value.__qualname__}".encode()  # a function or a class goes by its name
+        case _ if hasattr(value, "__dict__"):
             body = _bytes(vars(value))
         case _:
-            # What has no content to look at (functions, classes) goes by its name.
-            body = getattr(value, "__qualname__", kind.decode()).encode()
+            raise EntangleError(
+                f"a {kind.decode()} has no content that can be compared; use a dataclass of numbers and texts"
+            )
     return kind + b":" + body
 
 

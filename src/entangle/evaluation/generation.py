@@ -142,7 +142,7 @@ def prompt_rows(subject: Subject, prompts: Sequence[str], sampling: Sampling) ->
     model, tokenizer = subject.model, subject.tokenizer
     if not prompts:
         raise EntangleError("continuations need at least one prompt; got none")
-    if not (hasattr(model, "generate") and model.can_generate()):
+    if not (hasattr(model, "generate") and model.can_generate()) or model.config.is_encoder_decoder:
         raise EntangleError(f"{type(model).__name__} cannot generate; give a causal language model")
     for i, prompt in enumerate(prompts):
         if not prompt.strip():
@@ -223,6 +223,10 @@ def _generation_config(
     return GenerationConfig(
         do_sample=False,
         num_beams=1,
+        num_return_sequences=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
         max_new_tokens=max_new_tokens,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,

@@ -87,7 +87,7 @@ def tradeoff(
 
     Raises:
         EntangleError: No alphas, prompts or documents, or any too long; alphas that are not finite; no methods.
-        SweepError: A scorer failed; `.partial` and `save_to` have what was measured before.
+        SweepError: A method or a scorer failed; `.partial` and `save_to` have what was measured before.
     """
     methods = _methods(edit)
     scorers = {scorer_name(s): s for s in ([scorer] if callable(scorer) else scorer)}
@@ -124,8 +124,8 @@ def tradeoff(
             mark = digest(change)
             condition = store.find(name, alpha, mark)
             if condition is None:
-                condition = store.keep(
-                    _measure(
+                try:
+                    measured = _measure(
                         model,
                         tokenizer,
                         (name, change, alpha, mark),
@@ -135,7 +135,9 @@ def tradeoff(
                         max_length=max_length,
                         progress=progress,
                     )
-                )
+                except EntangleError as error:
+                    raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
+                condition = store.keep(measured)
             for scorer_id, ask in scorers.items():
                 if scorer_id in condition.scores or condition.error:
                     continue

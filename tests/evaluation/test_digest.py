@@ -1,0 +1,70 @@
+"""The content hash: equal for equal content, different for any difference that could change a result."""
+
+import copy
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entangle.errors import EntangleError
+from entangle.evaluation.digest import digest
+from entangle.evaluation.methods import Checkpoint, Prompt
+from entangle.interventions import AddDirection
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(plain)
+def test_the_digest_is_a_function_of_content(value):
+    assert digest(value) == digest(copy.deepcopy(value))
+
+
+@given(plain, plain)
+def test_different_content_has_different_digests(a, b):
+    if a != b:
+        assert digest(a) != digest(b)
+
+
+def test_everything_that_matters_matters(tiny_model):
+    @dataclass(frozen=True)
+    class Settings:
+        value: object
+
+    values = [
+        AddDirection(torch.ones(4), site="resid_post", layer=1),
+        AddDirection(torch.ones(4), site="resid_post", layer=2),
+        AddDirection(2 * torch.ones(4), site="resid_post", layer=1),
+        Prompt("a"),
+        Prompt("b"),
+        Checkpoint(Path("a")),
+        Checkpoint(Path("b")),
+        Checkpoint("a"),
+        Checkpoint(tiny_model("llama")),
+        Checkpoint(tiny_model("llama", seed=1)),
+        Settings(np.int64(1)),
+        Settings(np.int64(2)),
+        Settings({"a", "b"}),
+        Settings(["ab"]),
+        Settings(["a", "b"]),
+        Settings(np.array([1.0, 2.0])),
+        Settings(np.array([[1.0, 2.0]])),
+        Settings(torch.float32),
+        Settings(digest),
+    ]
+    for a, b in combinations(values, 2):
+        assert digest(a) != digest(b), (a, b)
+    assert digest(values[0]) == digest(AddDirection(torch.ones(4), site="resid_post", layer=1))
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(EntangleError, match="object has no content"):
+        digest(object())
