@@ -18,8 +18,8 @@ def nullspace_subspace(
 ) -> Float[Tensor, "n_dims d"]:
     """The dimensions a concept can be read from, one after another (Ravfogel et al. 2020).
 
-    Iterated null-space projection: each probe is fitted where the earlier ones' directions have been projected out. `subspace_overlap` compares the
-    results of two concepts.
+    Iterated null-space projection: each probe is fitted where the earlier ones' directions have been projected out.
+    `subspace_overlap` compares the results of two concepts.
 
     Args:
         x: Activations.
