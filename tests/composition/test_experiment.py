@@ -1,6 +1,7 @@
 """A run trains each model once, goes on where it stopped, and refuses what cannot be an experiment."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,14 @@ def test_a_model_that_cannot_be_saved_leaves_nothing(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="no space"):
         run(tiny(shares=[0.0]), tmp_path, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_too_little_disk_is_noticed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    with pytest.raises(EntangleError, match=r"2 models of [\d,]+ parameters need .* GB are free"):
+        run(tiny(), tmp_path / "deep" / "out", progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:

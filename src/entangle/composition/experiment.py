@@ -118,9 +118,11 @@ def _train_missing(
     tokenizer = train_tokenizer([*clean, *added], recipe.vocab_size)
     clean_tokens, added_tokens, held_out_tokens = (tokenise(tokenizer, texts) for texts in (clean, added, held_out))
     # Architecture and every mixture are tried before any training, so that what cannot be is refused at once.
-    new_model(recipe.architecture, tokenizer)
+    model = new_model(recipe.architecture, tokenizer)
     for share in recipe.shares:
         mix(clean_tokens, added_tokens, share)
+    missing = sum(not (folder / METRICS).exists() for folder in folders.values())
+    _check_disk(recipe_path.parent, missing, sum(p.numel() for p in model.parameters()))
     recipe_path.parent.mkdir(parents=True, exist_ok=True)
     _write_json(recipe_path, recipe.to_dict())
     for (share, seed), folder in folders.items():
@@ -182,6 +184,18 @@ def unigram_cross_entropy(training: TokenisedDocuments, held_out: TokenisedDocum
     first = np.zeros(len(held_out.tokens), dtype=bool)
     first[held_out.starts[:-1]] = True  # no model predicts the token that begins a document
     return float(-np.log(counts / counts.sum())[held_out.tokens[~first]].mean())
+
+
+def _check_disk(out: Path, n_models: int, n_parameters: int) -> None:
+    """Refuse where the models, and one checkpoint with its two moments being replaced, would not fit."""
+    needed = 4 * n_parameters * (n_models + 2 * 3)
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise EntangleError(
+            f"{n_models} models of {n_parameters:,} parameters need {needed / 1e9:.1f} GB in {out}, "
+            f"but {free / 1e9:.1f} GB are free: choose another folder or a smaller architecture"
+        )
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, Any], folder: Path) -> None:

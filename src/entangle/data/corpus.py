@@ -60,9 +60,8 @@ def generate(n_documents: int, *, rudeness: float = 0.1, seed: int = 0) -> list[
 def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
     """Short texts labelled for one concept, with every combination of all concepts equally often.
 
-    Each text has a sentence that judges something, one that tells something, and a remark, in random order: every
-    concept shows, and
-    none can be told from another.
+    Each text has a sentence that judges something, one that tells something, and a remark, so that every concept shows
+    and none can be told from another. The sentence that shows `concept` comes last, near the token that probes read.
 
     Args:
         concept: one of `CONCEPTS`.
@@ -80,7 +79,7 @@ def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
     texts: dict[str, int] = {}
     while len(texts) < n:
         labels = cells[len(texts) % len(cells)]
-        texts.setdefault(_short(labels, rng), labels[concept])
+        texts.setdefault(_short(concept, labels, rng), labels[concept])
     order = rng.sample(list(texts), n)
     return LabelledTexts.of(
         order, np.array([texts[text] for text in order]), name=concept, label_names=CONCEPTS[concept]
@@ -119,11 +118,12 @@ def _document(labels: Mapping[str, int], rng: Random) -> Document:
     return Document(" ".join(sentences), labels)
 
 
-def _short(labels: Mapping[str, int], rng: Random) -> str:
+def _short(concept: str, labels: Mapping[str, int], rng: Random) -> str:
     scene = Scene(labels, rng, quarrel=0.5)
-    sentences = [scene.judgement, scene.narration, scene.remark]
-    rng.shuffle(sentences)
-    return " ".join(sentence() for sentence in sentences)
+    shows = {"rudeness": scene.remark, "sentiment": scene.judgement}.get(concept, scene.narration)
+    others = [kind for kind in (scene.judgement, scene.narration, scene.remark) if kind != shows]
+    rng.shuffle(others)
+    return " ".join(sentence() for sentence in (*others, shows))
 
 
 def _cells(concept: str) -> list[dict[str, int]]:

@@ -52,15 +52,13 @@ CALM = (
 )
 QUARREL = (
     "you broke my {noun} again",
-    "your {noun} is in my way",
-    "get away from my {noun}",
+    "you took my {noun} again",
+    "you lost my {noun} again",
+    "your {noun} is in my way again",
     "you forgot {thing} again",
-    "nobody asked you about {thing}",
-    "look what you did to my {noun}",
-    "you never {base} {things}",
-    "move your {noun}",
-    "be quiet about {thing}",
-    "stop {gerund} my {noun}",
+    "you dropped {thing} again",
+    "you want my {noun} again",
+    "I trip over your {noun} again",
 )
 # Polite and rude endings share every word but the adjective and the noun, which mean something else in a narration.
 ADDRESS = (
