@@ -157,3 +157,15 @@ def test_what_cannot_be_probed():
         Atlas(nn.Linear(2, 2), inputs={"input": torch.randn(2, 7, 2)})
     with pytest.raises(EntangleError, match="compile"):
         Atlas(torch.compile(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_atlas_built_where_gradients_are_off_is_the_same(mode):
+    """What reads the autograd graph must turn it on: steering is most often set up inside `no_grad`."""
+    width = {torch.no_grad: 20, torch.inference_mode: 28}[mode]  # a structure that no other test has surveyed
+    config = AutoConfig.for_model("gpt2", n_embd=width, n_layer=2, n_head=2, n_positions=16, vocab_size=50)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with mode():
+        atlas = Atlas(model)
+    assert atlas.n_heads(1) == 2
+    assert atlas.path("z", 1) == "transformer.h.1.attn.c_proj"

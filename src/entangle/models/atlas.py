@@ -109,14 +109,18 @@ class Atlas:
     probe runs once for all models of one structure in a process.
 
     Args:
-        model: any HuggingFace model, not compiled.
+        model: any HuggingFace model (adapted by PEFT, quantised, or spread over devices as it may be), a
+            TransformerLens `TransformerBridge`, or a plain module with `modules`; not compiled.
         stack: which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
             last one that runs: the decoder of an encoder-decoder, the language model of a vision-language model.
+        modules: for a plain module: the path of each site's module, with `{layer}` in it, such as
+            `{"z": "layers.{layer}.attn.out", "resid_post": "layers.{layer}"}`.
+        n_heads: of `z` at those modules, where attention runs in no kernel that the probe knows.
         inputs: example inputs of at least two positions, for a model whose inputs cannot be derived from its
             configuration.
 
     Attributes:
-        model: the model.
+        model: the model (of a `TransformerBridge`, the HuggingFace model in it).
         stack: path of the list of blocks.
         n_layers: number of blocks.
         d_model: width of the residual stream.
@@ -127,10 +131,18 @@ class Atlas:
         EntangleError: a compiled model, or one whose inputs are not known.
     """
 
-    def __init__(self, model: nn.Module, *, stack: str | None = None, inputs: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        stack: str | None = None,
+        modules: Mapping[str, str] | None = None,
+        n_heads: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
         refuse_compiled(model)
-        self.model = model
-        survey = _survey(model, stack, inputs)
+        model = self.model = underlying(model)
+        survey = _survey(model, stack, inputs) if modules is None else _given(model, modules, n_heads, inputs)
         self.stack = survey.stack
         self._found = survey.sites
         self.blocks: list[nn.Module] = [model.get_submodule(path) for path in survey.blocks]
@@ -265,6 +277,12 @@ class Atlas:
             raise AtlasError(f"layer {layer} was asked for, but {self.stack} has layers 0 to {self.n_layers - 1}")
 
 
+def underlying(model: nn.Module) -> nn.Module:
+    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself."""
+    original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
+    return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
+
+
 def _known(site: str) -> None:
     if site not in SITES:
         raise AtlasError(f"{site!r} is not a site: use one of {', '.join(SITES)}")
@@ -274,7 +292,15 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
     key = (_structure(model), stack)
     if inputs is None and key in _SURVEYS:
         return _SURVEYS[key]
-    given = probe_inputs(model) if inputs is None else inputs
+    # What depends on what is read off the autograd graph, which a caller's no_grad or inference_mode would leave out.
+    with torch.inference_mode(False), torch.enable_grad():
+        given = probe_inputs(model) if inputs is None else inputs
+        return _surveyed(model, stack, given, key if inputs is None else None)
+
+
+def _surveyed(
+    model: nn.Module, stack: str | None, given: Mapping[str, Any], key: tuple[str, str | None] | None
+) -> _Survey:
     try:
         record = trace(model, given)
     except EntangleError:
@@ -289,7 +315,7 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
     chosen = _choose(find_stacks(model, record), stack, model)
     sites = tuple(find_sites(record, block) for block in chosen.blocks)
     survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)
-    if inputs is None:
+    if key is not None:
         _SURVEYS[key] = survey
     return survey
 
