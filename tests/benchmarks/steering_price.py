@@ -89,14 +89,24 @@ def main() -> None:
 
 def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
     """One scorer fitted on probing data, one on posts of other sources and labels: where they differ, show both."""
-    toxic, clean = (load_texts(options.data / f"posts_{kind}.jsonl.gz")[:12_000] for kind in ("toxic", "nontoxic"))
     fitted = {
-        "probe_toxicity": LinearToxicityScorer.fit(texts, labels),
-        "posts": LinearToxicityScorer.fit(toxic + clean, [1] * len(toxic) + [0] * len(clean)),
+        "probe_toxicity": scorer(options.out / "scorer-probe_toxicity", lambda: (texts, labels)),
+        "posts": scorer(options.out / "scorer-posts", lambda: posts(options.data)),
     }
-    for source, scorer in fitted.items():
-        print(f"scorer {scorer.name}: fitted on {source}; on its held-out part {scorer.report}")
-    return [CachedScorer(scorer, options.out / "scores.db") for scorer in fitted.values()]
+    for source, linear in fitted.items():
+        print(f"scorer {linear.name}: fitted on {source}; on its held-out part {linear.report}")
+    return [CachedScorer(linear, options.out / "scores.db") for linear in fitted.values()]
+
+
+def scorer(directory, data):
+    if not directory.is_dir():
+        LinearToxicityScorer.fit(*data()).save(directory)
+    return LinearToxicityScorer.load(directory)
+
+
+def posts(data):
+    toxic, clean = (load_texts(data / f"posts_{kind}.jsonl.gz")[:12_000] for kind in ("toxic", "nontoxic"))
+    return toxic + clean, [1] * len(toxic) + [0] * len(clean)
 
 
 def activations(model, tokenizer, texts, directory):

@@ -76,6 +76,7 @@ def test_no_strength_no_change_and_no_hook_left(tasks, tiny_model, tiny_tokenize
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+@pytest.mark.slow  # reads all of the harness's own task definitions
 def test_what_the_harness_cannot_do(tasks, tiny_model, tiny_tokenizer):
     with pytest.raises(EntangleError, match="no task 'nothing_of_the_kind'"):
         task_scores(tiny_model("llama"), tiny_tokenizer, ["nothing_of_the_kind"], Prompt(), include_path=tasks)

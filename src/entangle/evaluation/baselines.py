@@ -32,6 +32,7 @@ def baseline_methods(
     - "CAA": one residual-stream vector (Rimsky et al. 2024), the difference of class means at the layer where it
       separates best on the selection split; alpha counts standard deviations along it, as for ITI;
     - "ablation": that direction removed at that layer, set to its mean (Arditi et al. 2024);
+    - "LEACE": the concept erased at that layer (Belrose et al. 2023);
     - "prompting": an instruction before the text;
     - "self-debias": Schick et al. (2021).
 
@@ -50,7 +51,7 @@ def baseline_methods(
     Raises:
         EntangleError: Activations without those sites, or anything `ITI.fit` refuses.
     """
-    from entangle.interventions import ITI, Ablate, AddDirection
+    from entangle.interventions import ITI, Ablate, AddDirection, Erase
     from entangle.probes import fit_probes
 
     missing = [site for site in ("z", "resid_post") if site not in acts.sites]
@@ -71,6 +72,7 @@ def baseline_methods(
         "random directions": ITI.fit(acts["z"], y, grid=heads, direction="random", **iti),
         "CAA": AddDirection(vector, **place),
         "ablation": AtStrengths(Ablate(vector, mean=mean, **place)),
+        "LEACE": AtStrengths(Erase.fit(resid[:, best][layers.split.fit], y[layers.split.fit], **place)),
         "prompting": Prompt(),
         "self-debias": SelfDebias(),
     }
