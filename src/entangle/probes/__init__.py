@@ -1,6 +1,14 @@
 """Activations and labels to linear probes, leak-free, with a null beside every number."""
 
-from entangle.probes.baselines import BaselineResult, bag_of_words
+from entangle.probes.baselines import (
+    BaselineResult,
+    bag_of_words,
+    majority_class,
+    mean_embeddings,
+    random_direction,
+)
+from entangle.probes.compare import Comparison, compare
+from entangle.probes.control import Selectivity, control_labels, selectivity
 from entangle.probes.estimators import (
     LDAProbe,
     LinearProbe,
@@ -11,10 +19,13 @@ from entangle.probes.estimators import (
 )
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
+from entangle.probes.mdl import CodeLength, online_mdl
 from entangle.probes.splits import Split, three_way
 
 __all__ = [
     "BaselineResult",
+    "CodeLength",
+    "Comparison",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",
@@ -22,8 +33,16 @@ __all__ = [
     "MeanDifferenceProbe",
     "ProbeGrid",
     "RidgeProbe",
+    "Selectivity",
     "Split",
     "bag_of_words",
+    "compare",
+    "control_labels",
     "fit_probes",
+    "majority_class",
+    "mean_embeddings",
+    "online_mdl",
+    "random_direction",
+    "selectivity",
     "three_way",
 ]

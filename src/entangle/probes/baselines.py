@@ -13,7 +13,10 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate, bootstrap_mean
-from entangle.probes.inputs import encode_groups, encode_labels
+from entangle.probes.estimators import BLOCK_BYTES
+from entangle.probes.fit import fit_probes
+from entangle.probes.grid import ProbeGrid
+from entangle.probes.inputs import Cells, encode_groups, encode_labels
 from entangle.probes.scores import area_interval, correct
 from entangle.probes.splits import Split
 
@@ -77,6 +80,63 @@ def bag_of_words(
     model = LogisticRegression(C=C, max_iter=2000).fit(x, codes[split.fit].numpy())
     scores = torch.from_numpy(np.asarray(model.decision_function(vectorizer.transform([texts[i] for i in report]))))
     return _judge("bag of words", scores.float(), codes, split, len(classes), groups, n_resamples, level, seed)
+
+
+def majority_class(
+    labels: Any, split: Split, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> BaselineResult:
+    """Always the class that is most frequent in the fit part; AUROC is 0.5 by definition.
+
+    Args:
+        labels: One per example.
+        split: The very split of the probes.
+        n_resamples: Bootstrap resamples.
+        level: Coverage of the intervals.
+        seed: Seed of the resamples.
+    """
+    codes, classes = encode_labels(labels)
+    split.check(codes)
+    share = torch.bincount(codes[split.fit], minlength=len(classes)).float() / len(split.fit)
+    scores = (share[1] - share[0]).expand(1) if len(classes) == 2 else share[None]
+    scores = scores.expand(len(split.report), *scores.shape[1:])
+    return _judge("majority class", scores, codes, split, len(classes), None, n_resamples, level, seed)
+
+
+def random_direction(x: Any, y: Any, *, seed: int = 0, **options: Any) -> ProbeGrid:
+    """Probes that see one random direction of each cell: what any direction at all would read.
+
+    Args:
+        x: Activations `[example, *grid, feature]`.
+        y: One label per example.
+        seed: Seed of the directions, of the split and of the null.
+        **options: For `fit_probes`; give `split` the split of the probes.
+    """
+    cells = Cells(x)
+    generator = torch.Generator().manual_seed(seed)
+    coordinates = []
+    for start, stop in cells.blocks(BLOCK_BYTES):
+        rows = cells.read(start, stop)
+        direction = torch.randn(stop - start, cells.n_features, 1, generator=generator).to(rows)
+        coordinates.append((rows @ (direction / direction.norm(dim=1, keepdim=True))).transpose(0, 1))
+    return fit_probes(torch.cat(coordinates, 1).reshape(cells.n_examples, *cells.grid, 1), y, seed=seed, **options)
+
+
+def mean_embeddings(
+    table: Float[Tensor, "vocabulary d"], input_ids: Sequence[Sequence[int]]
+) -> Float[Tensor, "example d"]:
+    """Mean input embedding of each text's tokens: fit probes on these for what the model had before its first layer.
+
+    Args:
+        table: `model.get_input_embeddings().weight`.
+        input_ids: Tokens of each text, without padding.
+
+    Raises:
+        EntangleError: A text has no tokens.
+    """
+    for number, tokens in enumerate(input_ids):
+        if not len(tokens):
+            raise EntangleError(f"text {number} has no tokens; leave it out")
+    return torch.stack([table.detach()[torch.as_tensor(tokens)].mean(0) for tokens in input_ids])
 
 
 def _judge(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate, bootstrap_mean, max_statistic_p
+from entangle.probes import calibration
 from entangle.probes.files import check_same_model, read, write
 from entangle.probes.scores import area, area_interval, correct
 from entangle.probes.splits import PARTS, Split
@@ -112,6 +113,38 @@ class ProbeGrid:
     def auroc_interval(self) -> Estimate:
         """AUROC with its percentile bootstrap interval over examples or groups: three tensors shaped like the grid."""
         return area_interval(self.report_scores, self.report_labels, self.n_classes, **self._resampling)
+
+    @cached_property
+    def log_loss(self) -> Float[Tensor, "*grid"]:
+        """Mean negative log-probability of the true class in nats, reading scores as log-odds (logistic and LDA)."""
+        return calibration.log_loss(self.report_scores, self.report_labels, self.n_classes)
+
+    @cached_property
+    def ece(self) -> Float[Tensor, "*grid"]:
+        """Expected calibration error, in 15 bins, reading scores as log-odds (logistic and LDA)."""
+        return calibration.expected_calibration_error(self.report_scores, self.report_labels, self.n_classes)
+
+    @cached_property
+    def temperature(self) -> Float[Tensor, "*grid"]:
+        """What to divide scores by, fitted on the select part; above 1 where the probes are too sure of themselves."""
+        return calibration.temperature(self.selection_scores, self.labels[self.split.select], self.n_classes)
+
+    def reliability(self, *, n_bins: int = 15) -> calibration.Reliability:
+        """Reliability curves on the report part: confidence, accuracy and size, each `[bin, *grid]`."""
+        return calibration.reliability(self.report_scores, self.report_labels, self.n_classes, n_bins=n_bins)
+
+    def recall_at(self, false_positive_rate: float = 0.01) -> calibration.Recall:
+        """Recall on the report part, at thresholds that the select part sets; two classes only.
+
+        Raises:
+            EntangleError: More than two classes, or too few examples for such a threshold.
+        """
+        if self.n_classes != 2:
+            raise EntangleError(f"recall at a false positive rate is for two classes, not {self.n_classes}")
+        select = self.labels[self.split.select]
+        return calibration.recall_at(
+            self.selection_scores, select, self.report_scores, self.report_labels, false_positive_rate
+        )
 
     @cached_property
     def p_values(self) -> Float[Tensor, "*grid"]:
