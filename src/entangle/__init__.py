@@ -1,6 +1,6 @@
 """How entangled is a concept in a model, and what does it cost to steer it out?"""
 
-from entangle import composition, data, metrics, toy
+from entangle import composition, data, metrics, probes, toy
 from entangle.activations import Activations, collect
 from entangle.directions import Directions
 from entangle.errors import EntangleError
@@ -56,6 +56,7 @@ __all__ = [
     "entanglement_report",
     "fit_probes",
     "metrics",
+    "probes",
     "steer",
     "toy",
     "tradeoff",

@@ -197,7 +197,7 @@ def tradeoff_drawing(studies: Sequence[Numbers]) -> Drawing:
             curves,
             ylabel=f"{concept} of continuations (mean score)",
             name="tradeoff",
-            size=(5.6, 3.8),
+            size=(4.8, 3.4),
         ),
         "What steering wins against what it costs: a point a strength (alpha, written beside it), 95 % intervals. "
         f"Down is less {concept}, right is worse language.",
