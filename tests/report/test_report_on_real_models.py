@@ -57,11 +57,6 @@ def test_steering_removes_toxicity_and_costs_language(studies: dict[str, dict[st
         assert steered["degenerate"] < 0.1
 
 
-def test_the_same_strength_costs_less_in_the_model_that_read_toxic_text(studies: dict[str, dict[str, Any]]) -> None:
-    paid = {name: study["tradeoff"][1] for name, study in studies.items()}
-    assert paid["toxic10"]["ce_change_high"] < paid["clean"]["ce_change_low"]
-
-
 def test_a_report_without_the_token_the_model_was_trained_with_says_so(shared: Path) -> None:
     settings = Settings(
         model=str(shared / "models" / "olmo2-4m-clean"),
