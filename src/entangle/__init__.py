@@ -12,7 +12,7 @@ from entangle.evaluation import (
     entanglement_report,
     tradeoff,
 )
-from entangle.interventions import ITI, Ablate, AddDirection, Clamp, steer
+from entangle.interventions import ITI, Ablate, AddDirection, Clamp, Erase, When, steer
 from entangle.metrics import entanglement
 from entangle.models import Atlas, AtlasError
 from entangle.probes import (
@@ -40,6 +40,7 @@ __all__ = [
     "Directions",
     "EntangleError",
     "EntanglementReport",
+    "Erase",
     "LDAProbe",
     "LinearSVMProbe",
     "LinearToxicityScorer",
@@ -49,6 +50,7 @@ __all__ = [
     "RidgeProbe",
     "Tradeoff",
     "VerifyReport",
+    "When",
     "collect",
     "composition",
     "data",
