@@ -49,7 +49,7 @@ class Directions:
     layer: int | None = None
     head: int | None = None
     estimator: str | None = None
-    norms: Float[Tensor, direction] | None = None
+    norms: Float[Tensor, " direction"] | None = None
     split: Split | None = None
     fingerprint: Mapping[str, Any] | None = None
 

@@ -142,7 +142,7 @@ def mean_embeddings(
 def _judge(
     name: str,
     scores: Tensor,
-    codes: Int[Tensor, example],
+    codes: Int[Tensor, " example"],
     split: Split,
     n_classes: int,
     groups: Any,

@@ -27,9 +27,9 @@ class Reliability(NamedTuple):
         size: How many there were.
     """
 
-    confidence: Float[Tensor, bin * cell]
-    accuracy: Float[Tensor, bin * cell]
-    count: Float[Tensor, bin * cell]
+    confidence: Float[Tensor, " bin *cell"]
+    accuracy: Float[Tensor, " bin *cell"]
+    size: Float[Tensor, " bin *cell"]
 
 
 class Recall(NamedTuple):
@@ -72,7 +72,8 @@ def expected_calibration_error(scores: Scores, labels: Labels, n_classes: int, *
     """Mean gap between confidence and accuracy over the predictions, by bins (Guo et al. 2017, eq. 3)."""
     curve = reliability(scores, labels, n_classes, n_bins=n_bins)
     gap = (curve.confidence - curve.accuracy).abs().nan_to_num(0)
-    return (gap * curve.size).sum(0) / curve.size.sum(0)
+    error: Tensor = (gap * curve.size).sum(0) / curve.size.sum(0)
+    return error
 
 
 def temperature(scores: Scores, labels: Labels, n_classes: int) -> Float[Tensor, "*cell"]:

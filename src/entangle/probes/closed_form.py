@@ -78,7 +78,7 @@ def _discriminant(design: Design, coef: Tensor, intercept: Tensor) -> Solution:
     )
 
 
-def _oas(covariance: Float[Tensor, "cell feature feature"], n: float) -> Float[Tensor, cell]:
+def _oas(covariance: Float[Tensor, "cell feature feature"], n: float) -> Float[Tensor, " cell"]:
     """Chen et al. 2010, equation 23, without its 2/p terms, as in scikit-learn's `oas`."""
     p = covariance.shape[-1]
     alpha = covariance.square().mean((-2, -1))

@@ -56,11 +56,11 @@ class ProbeGrid:
     intercept_: Float[Tensor, "*grid"]
     classes_: npt.NDArray[Any]
     split: Split
-    labels: Int[Tensor, example]
-    groups: Int[Tensor, example] | None
+    labels: Int[Tensor, " example"]
+    groups: Int[Tensor, " example"] | None
     selection_scores: Shaped[Tensor, "selected ..."]
     report_scores: Shaped[Tensor, "reported ..."]
-    null: Float[Tensor, permutation * grid]
+    null: Float[Tensor, " permutation *grid"]
     C: Float[Tensor, "*grid"]
     gap: Float[Tensor, "*grid"]
     metric: str
@@ -79,7 +79,7 @@ class ProbeGrid:
         return len(self.classes_)
 
     @property
-    def report_labels(self) -> Int[Tensor, reported]:
+    def report_labels(self) -> Int[Tensor, " reported"]:
         """Class numbers of the report part."""
         return self.labels[self.split.report]
 

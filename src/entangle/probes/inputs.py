@@ -46,7 +46,7 @@ class Cells:
         return f"cell ({', '.join(str(int(i)) for i in index)})" if index else "the activations"
 
     def read(
-        self, start: int, stop: int, examples: Int[Tensor, row] | None = None
+        self, start: int, stop: int, examples: Int[Tensor, " row"] | None = None
     ) -> Float[Tensor, "cell row feature"]:
         """Cells `start` to `stop`, of the given examples or all, in float32 (float64 if they are that).
 
@@ -85,7 +85,7 @@ class Cells:
         return flat[:, start - first * inner : stop - first * inner]
 
 
-def encode_labels(y: Any, n_examples: int | None = None) -> tuple[Int[Tensor, example], Classes]:
+def encode_labels(y: Any, n_examples: int | None = None) -> tuple[Int[Tensor, " example"], Classes]:
     """Labels of any kind (bools, strings, whole numbers) as class numbers 0, 1, ... in sorted order.
 
     Args:
@@ -124,7 +124,7 @@ def encode_labels(y: Any, n_examples: int | None = None) -> tuple[Int[Tensor, ex
 
 def encode_groups(
     groups: Sequence[Any] | npt.ArrayLike | Tensor | None, n_examples: int
-) -> Int[Tensor, example] | None:
+) -> Int[Tensor, " example"] | None:
     """Groups of any kind as 0, 1, ..., or None.
 
     Raises:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from entangle.metrics.statistics import Estimate, auroc, bootstrap_counts
 
-Scores = Float[Tensor, "example *cell"]
+Scores = Float[Tensor, " example *cell"]
 Labels = Int[Tensor, "example"]
 
 
-def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, example * cell]:
+def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, " example *cell"]:
     """1 where the predicted class is the label, else 0."""
     predicted = (scores > 0).long() if n_classes == 2 else scores.argmax(-1)
     return (predicted == _beside(labels, predicted)).float()

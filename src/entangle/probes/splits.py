@@ -28,11 +28,11 @@ class Split:
         report: Give the numbers that are shown. Nothing is ever chosen with these.
     """
 
-    fit: Int[Tensor, example]
-    select: Int[Tensor, example]
-    report: Int[Tensor, example]
+    fit: Int[Tensor, " example"]
+    select: Int[Tensor, " example"]
+    report: Int[Tensor, " example"]
 
-    def check(self, labels: Int[Tensor, example], groups: Int[Tensor, example] | None = None) -> None:
+    def check(self, labels: Int[Tensor, " example"], groups: Int[Tensor, " example"] | None = None) -> None:
         """Refuse a split that leaks or cannot be used.
 
         Args:
