@@ -16,6 +16,7 @@ from entangle.evaluation.interaction import interaction_gradients
 from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
 from entangle.evaluation.linear import LinearToxicityScorer
 from entangle.evaluation.methods import AtStrengths, Checkpoint, Prompt, SelfDebias
+from entangle.evaluation.preference import preference_ches
 from entangle.evaluation.price import removed_per_nat
 from entangle.evaluation.quality import degenerate_share, distinct_n, is_degenerate
 from entangle.evaluation.results import Tradeoff
@@ -60,6 +61,7 @@ __all__ = [
     "matched",
     "nullspace_subspace",
     "pareto",
+    "preference_ches",
     "removed_per_nat",
     "score",
     "scorer_agreement",
