@@ -53,7 +53,7 @@ class Unmasked(nn.Module):
         super().__init__()
         self.model, self.config, self.main_input_name = model, model.config, "input_ids"
 
-    def forward(self, input_ids):
+    def forward(self, input_ids, attention_mask=None):
         return self.model(input_ids, attention_mask=torch.ones_like(input_ids))
 
 

@@ -105,6 +105,7 @@ def verify(
     """
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
+    model = atlas.model
     examples = examples_from(texts, tokenizer, model)
     if len(set(examples.lengths)) < 2:
         raise EntangleError("verifying needs at least two texts of different lengths, so that one of them is padded")

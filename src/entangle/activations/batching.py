@@ -85,17 +85,19 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def token_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def token_batches(lengths: Sequence[int], batch_tokens: int, *, same_length: bool = False) -> list[list[int]]:
     """Indices of texts in batches of similar length, each at most `batch_tokens` with its padding (or one longer text).
 
-    The longest come first, so that a batch that does not fit in memory fails at once.
+    The longest come first, so that a batch that does not fit in memory fails at once. `same_length` puts only texts of
+    one length together, so that nothing is padded.
     """
     if batch_tokens < 1:
         raise EntangleError(f"batch_tokens must be at least 1, but is {batch_tokens}")
     batches: list[list[int]] = []
     width = 0
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batches and (len(batches[-1]) + 1) * width <= batch_tokens:
+        fits = batches and (len(batches[-1]) + 1) * width <= batch_tokens
+        if fits and (lengths[i] == width or not same_length):
             batches[-1].append(i)
         else:
             batches.append([i])
@@ -149,6 +151,14 @@ def accepts(model: nn.Module, name: str) -> bool:
     """Whether the model's forward takes an argument of this name."""
     forward = getattr(model, "forward", model)
     return name in inspect.signature(forward).parameters
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether the model makes use of an argument of this name: its own, or one it hands on (as PEFT's wrappers do)."""
+    if accepts(model, name):
+        return True
+    inner = getattr(model, "get_base_model", None)
+    return inner is not None and inner() is not model and takes(inner(), name)
 
 
 def _context(tokenizer: Any) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from entangle.activations.activations import Activations
-from entangle.activations.batching import accepts, token_batches
+from entangle.activations.batching import accepts, takes, token_batches
 from entangle.activations.inputs import Examples, examples_from
 from entangle.activations.shards import fill, shard_bounds
 from entangle.activations.store import Store
@@ -79,6 +79,7 @@ def collect(
     """
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
+    model = atlas.model
     wanted = resolve_sites(atlas, sites, layers)
     examples = examples_from(texts, tokenizer, model, max_length=max_length, prepend_bos=prepend_bos)
     selection = select(tokens, examples, texts=texts, tokenizer=tokenizer)
@@ -175,7 +176,8 @@ def capture(
         return fn
 
     with tqdm(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
-        for batch in token_batches([lengths[i] for i in only], batch_tokens):
+        same = not takes(model, "attention_mask")  # it could not tell padding from text
+        for batch in token_batches([lengths[i] for i in only], batch_tokens, same_length=same):
             indices = [only[i] for i in batch]
             hooks = [(p, keep(p, i, indices)) for here in places.values() for i, p in enumerate(here)]
             run_until_seen(model, examples.batch(indices, model, device), hooks, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from entangle.activations.batching import accepts, context_length, encode, pad, pad_id
+from entangle.activations.batching import context_length, encode, pad, pad_id, takes
 from entangle.errors import EntangleError
 
 
@@ -45,7 +46,9 @@ class Examples:
         be its own (RoBERTa's starts at 2).
         """
         padded = pad([self.ids[i] for i in indices], self.pad_id)
-        batch = {name: padded[name] for name in ("input_ids", "attention_mask") if accepts(model, name)}
+        batch = {name: padded[name] for name in ("input_ids", "attention_mask") if takes(model, name)}
+        if "input_ids" not in batch:  # a plain module has a name of its own for it
+            batch[next(iter(inspect.signature(model.forward).parameters))] = padded["input_ids"]
         for name, rows in self.per_token.items():
             batch[name] = pad([rows[i] for i in indices], 0)["input_ids"]
         return {name: tensor.to(device) for name, tensor in batch.items()}

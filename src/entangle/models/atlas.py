@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from entangle.errors import EntangleError
+from entangle.models.explicit import explicit_sites
 from entangle.models.hooks import refuse_compiled
 from entangle.models.probe import probe_inputs
 from entangle.models.sites import SITES, Found, Layout, Missing, Side, find_sites
 from entangle.models.stacks import Stack, find_stacks
-from entangle.models.trace import trace
+from entangle.models.trace import Trace, trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -294,15 +295,30 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
         return _SURVEYS[key]
     # What depends on what is read off the autograd graph, which a caller's no_grad or inference_mode would leave out.
     with torch.inference_mode(False), torch.enable_grad():
-        given = probe_inputs(model) if inputs is None else inputs
-        return _surveyed(model, stack, given, key if inputs is None else None)
+        # What depends on what is read off the autograd graph, which a caller's no_grad or inference_mode would leave
+        # out.
+    with torch.inference_mode(False), torch.enable_grad():
+        record = _probe(model, inputs)
+        chosen = _choose(find_stacks(model, record), stack, model)
+        sites = tuple(find_sites(record, block) for block in chosen.blocks)
+    survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)
+    if inputs is None:
+        _SURVEYS[key] = survey
+    return survey
 
 
-def _surveyed(
-    model: nn.Module, stack: str | None, given: Mapping[str, Any], key: tuple[str, str | None] | None
+def _given(
+    model: nn.Module, modules: Mapping[str, str], n_heads: int | None, inputs: Mapping[str, Any] | None
 ) -> _Survey:
+    with torch.inference_mode(False), torch.enable_grad():
+        blocks, sites = explicit_sites(model, _probe(model, inputs), modules, n_heads)
+    return _Survey("the modules given", blocks, sites)
+
+
+def _probe(model: nn.Module, inputs: Mapping[str, Any] | None) -> Trace:
+    given = probe_inputs(model) if inputs is None else inputs
     try:
-        record = trace(model, given)
+        return trace(model, given)
     except EntangleError:
         raise
     except Exception as error:  # whatever the model raises, on inputs that may not be for it
@@ -312,12 +328,6 @@ def _surveyed(
             f"{type(model).__name__} did not run on the example inputs {shapes} ({why[0]}): pass inputs it takes, "
             "Atlas(model, inputs={...})"
         ) from error
-    chosen = _choose(find_stacks(model, record), stack, model)
-    sites = tuple(find_sites(record, block) for block in chosen.blocks)
-    survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)
-    if key is not None:
-        _SURVEYS[key] = survey
-    return survey
 
 
 def _choose(stacks: list[Stack], name: str | None, model: nn.Module) -> Stack:

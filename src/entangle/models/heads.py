@@ -40,7 +40,7 @@ def find_projection(kernels: list[Kernel], calls: list[Call]) -> Projection | st
         z = call.inputs[0]
         if _gradient(z.sum(), kernel) is None:
             continue
-        heads = _heads(kernel, z)
+        heads = heads_of(kernel, z)
         if heads is None:
             return "what the output projection receives is not the attention's result, head by head"
         others = f"the first of {len(kernels)} attention kernels of the block" if len(kernels) > 1 else ""
@@ -64,7 +64,7 @@ def outermost_adapter(call: Call) -> Call:
     return call
 
 
-def _heads(kernel: Kernel, z: Tensor) -> tuple[int, str] | None:
+def heads_of(kernel: Kernel, z: Tensor) -> tuple[int, str] | None:
     """The number of heads in `z`, and how it differs from what the kernel returned."""
     layouts = _layouts(kernel.output, z)
     for layout in layouts:

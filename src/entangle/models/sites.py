@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from entangle.models.heads import Projection, find_projection, is_linear, outermost_adapter
 from entangle.models.trace import Call, Trace
@@ -174,13 +174,17 @@ class _Block:
 
 def _linear_source(call: Call, calls: list[Call]) -> Call | None:
     """Step back over norms, scales and dropouts to the module that holds the weight matrices."""
-    while not any(parameter.ndim >= 2 for parameter in call.module.parameters()):
+    while not _has_matrices(call.module):
         earlier = [c for c in calls if c.end < call.start and c.outputs and call.inputs]
         source = next((c for c in earlier if _same(c.outputs[0], call.inputs[0])), None)
         if source is None:
             return None
         call = source
     return call
+
+
+def _has_matrices(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for p in module.parameters()) or any(is_linear(m) for m in module.modules())
 
 
 def _like(x: Tensor, reference: Tensor) -> Tensor | None:
