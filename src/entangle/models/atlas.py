@@ -295,9 +295,6 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
         return _SURVEYS[key]
     # What depends on what is read off the autograd graph, which a caller's no_grad or inference_mode would leave out.
     with torch.inference_mode(False), torch.enable_grad():
-        # What depends on what is read off the autograd graph, which a caller's no_grad or inference_mode would leave
-        # out.
-    with torch.inference_mode(False), torch.enable_grad():
         record = _probe(model, inputs)
         chosen = _choose(find_stacks(model, record), stack, model)
         sites = tuple(find_sites(record, block) for block in chosen.blocks)
