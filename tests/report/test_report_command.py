@@ -6,6 +6,9 @@ import json
 import math
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from entangle import cli
 from entangle.errors import EntangleError
@@ -156,6 +159,39 @@ def test_an_encoder_is_probed_and_not_steered(world: dict[str, Path], tmp_path: 
     assert np.shape(study["probes"]["z"]["accuracy"]) == (3, 4)
 
 
+def test_any_text_classifier_can_be_the_scorer(
+    world: dict[str, Path],
+    words: list[str],
+    tmp_path: Path,
+    tiny_tokenizer: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = {0: "fine", 1: "rude"}
+    config = AutoConfig.from_pretrained(world["encoder"], id2label=names, label2id={v: k for k, v in names.items()})
+    scorer = tmp_path / "scorer"
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(scorer)
+    tiny_tokenizer.save_pretrained(scorer)
+    words = [*words, "--scorer", str(scorer), "--scorer-label"]
+    assert run([*words, "rude", "--out", tmp_path / "out"]) == 0
+    study = json.loads((tmp_path / "out" / "report.json").read_text())["studies"][0]
+    assert "scorer" in study["scorer"]["name"]
+    _refused([*words, "nasty", "--out", tmp_path / "none"], "fine.*rude", tmp_path / "none", capsys)
+
+
+def test_control_c_leaves_nothing_half_written(world: dict[str, Path], words: list[str], tmp_path: Path) -> None:
+    """A real process and a real signal."""
+    command = [sys.executable, "-m", "entangle.cli", *words, "--samples", "400", "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "generating" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cache"}
+    assert not list((tmp_path / "out").rglob(".*"))
+
+
 @pytest.fixture
 def plain_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "no-model"
@@ -238,6 +274,14 @@ def test_missing_things_are_one_line(
         out,
         capsys,
     )
+
+
+def test_prompts_that_leave_no_room_are_refused_before_anything_is_measured(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = _rows(tmp_path / "long.jsonl", [{"text": "dog " * 60}])
+    words = [word if not word.endswith("prompts.jsonl") else str(long) for word in words]
+    _refused([*words, "--out", tmp_path / "out"], "room", tmp_path / "out", capsys)
 
 
 def test_a_model_without_attention_is_refused(

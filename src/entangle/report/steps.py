@@ -24,6 +24,9 @@ from entangle.evaluation import (
     entanglement_report,
     tradeoff,
 )
+from entangle.evaluation.generation import Sampling, prompt_rows
+from entangle.evaluation.language import document_rows
+from entangle.evaluation.subject import Subject as Steerable
 from entangle.interventions import ITI
 from entangle.models import Atlas, load
 from entangle.probes import ProbeGrid, Split, fit_probes, three_way
@@ -37,16 +40,17 @@ PARTS = {"train": "fit", "valid": "select", "test": "report"}
 
 @dataclass(frozen=True)
 class Inputs:
-    """Every text a study reads."""
+    """Every text a study reads, and the scorer, where one is given."""
 
     data: LabelledTexts
     concepts: Mapping[str, LabelledTexts]
     prompts: list[str] | None
     clean: list[str] | None
+    scorer: Scorer | None
 
 
 def read(settings: Settings) -> Inputs:
-    """Load every text before the model, so that a wrong file costs nothing."""
+    """Load every text and the scorer before the model, so that a wrong file costs nothing."""
     rows: dict[str, Any] = {
         "limit": settings.limit,
         "seed": settings.seed,
@@ -59,7 +63,8 @@ def read(settings: Settings) -> Inputs:
         drawn = np.random.default_rng(settings.seed).permutation(len(prompts))[: settings.limit_prompts]
         prompts = [prompts[i] for i in sorted(drawn)]
     clean = load_texts(settings.clean, limit=settings.limit_clean) if settings.clean else None
-    return Inputs(data, concepts, prompts, clean)
+    scorer = ClassifierScorer(settings.scorer, labels=list(settings.scorer_labels)) if settings.scorer else None
+    return Inputs(data, concepts, prompts, clean, scorer)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,17 @@ class Subject:
         if settings.top_k is not None and settings.top_k > heads:
             raise EntangleError(f"top_k {settings.top_k} is more than the model's {heads} heads: choose fewer")
         return cls(model, tokenizer, atlas, settings, cache, progress)
+
+    def check(self, inputs: Inputs) -> None:
+        """Refuse prompts and documents that the model cannot take, before anything is measured."""
+        if not self.settings.steers:
+            return
+        settings = self.settings
+        sampling = Sampling(settings.samples, settings.max_new_tokens, prepend_bos=settings.bos)
+        prompt_rows(Steerable(self.model, self.tokenizer), inputs.prompts or [], sampling)
+        document_rows(
+            self.model, self.tokenizer, inputs.clean or [], max_length=settings.max_length, prepend_bos=settings.bos
+        )
 
     def activations(self, data: LabelledTexts, *sites: str) -> Activations:
         """The sites at the last token of each text, in every layer that has them."""
@@ -179,10 +195,8 @@ def steer_out(activations: Activations, grid: ProbeGrid, inputs: Inputs, split: 
     n_heads = grid.accuracy.numel()
     top_k = settings.top_k or min(MOST_HEADS, max(1, n_heads // 4))
     iti = ITI.fit(activations, torch.from_numpy(inputs.data.labels), top_k=top_k, grid=grid, seed=settings.seed)
-    scorer: Scorer
-    if settings.scorer:
-        scorer = ClassifierScorer(settings.scorer, labels=list(settings.scorer_labels))
-    else:
+    scorer = inputs.scorer
+    if scorer is None:
         fit = split.fit.tolist()
         texts = [inputs.data.texts[i] for i in fit]
         scorer = LinearToxicityScorer.fit(texts, inputs.data.labels[fit], seed=settings.seed)

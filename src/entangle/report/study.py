@@ -54,6 +54,7 @@ def measure(
     with clock("load"):
         inputs = read(settings)
         subject = Subject.of(settings, cache, progress)
+        subject.check(inputs)
     with clock("capture"):
         activations = subject.activations(inputs.data, "z", "resid_post")
         others = {name: (subject.activations(data, "resid_post"), data) for name, data in inputs.concepts.items()}
