@@ -127,11 +127,11 @@ def test_headline_definitions_are_in_the_study_and_unknown_ones_are_refused(stud
 def test_it_writes_figures_and_json(study, tmp_path):
     study.save(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"data_share.json", "data_share.csv", "data_share.png", "budgets.png"}
+    assert names == {"data_share.json", "data_share.csv.gz", "data_share.png", "budgets.png"}
     record = json.loads((tmp_path / "data_share.json").read_text())
     assert record["settings"]["seeds"] == list(range(50, 54))
     assert len(record["table"]) == 240
-    assert len(pd.read_csv(tmp_path / "data_share.csv")) == len(study.frame)
+    assert len(pd.read_csv(tmp_path / "data_share.csv.gz")) == len(study.frame)
 
 
 def test_batches_without_noise_draw_each_chain_as_often_as_its_share_says():

@@ -10,7 +10,6 @@ import pandas as pd
 
 from entangle import plots
 from entangle.errors import EntangleError
-from entangle.metrics import random_entanglement_mean
 from entangle.toy.sweeps import PHASES, PhaseDiagram
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def data_share(study: DataShareStudy, table: pd.DataFrame) -> Figure:
         feature, direction, scope, partners = definition.values()
         words = f"{feature}; {direction}, {scope};\npartners: {partners}"
         _tidy(ax, words, "minority's data, share of each other chain's", "entanglement")
-        ax.legend(frameon=False, fontsize=7)
+        ax.legend(frameon=False, fontsize=7, loc="center right")
     axes[0].text(0, 1.16, "literal reading", transform=axes[0].transAxes, weight="bold")
     axes[1].text(0, 1.16, "best-motivated reading", transform=axes[1].transAxes, weight="bold")
     last = table[table["step"] == steps].sort_values("difference").reset_index(drop=True)
@@ -184,10 +183,7 @@ def budgets(study: DataShareStudy) -> Figure:
 
     steps = sorted(study.frame["step"].unique())
     figure, axes = _panels(len(steps), 2.3, 2.8)
-    random = random_entanglement_mean(
-        study.settings["chains"]["n_chains"] * study.settings["chains"]["n_states"],
-        study.settings["architecture"]["d_model"],
-    )
+    random = study.of(MOTIVATED | {"direction": "random"})["minority"].mean()
     for ax, step in zip(axes, steps, strict=True):
         means = study.of(MOTIVATED, step=step).groupby("share")[["minority", "control"]].mean()
         ax.plot(range(len(means)), means["minority"], ".-", color=ORANGE, label="minority")

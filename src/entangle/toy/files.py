@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_gzip(path: Path, text: str) -> None:
+    """Write a text file, compressed."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     temporary.replace(path)
 
 

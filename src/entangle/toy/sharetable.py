@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_mean, max_statistic_p
-from entangle.toy.files import folder, write_figure, write_text
+from entangle.toy.files import folder, write_figure, write_gzip, write_text
 
 Array = npt.NDArray[np.float64]
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
@@ -135,7 +135,7 @@ class DataShareStudy:
         return table[same].iloc[0]
 
     def save(self, out: str | os.PathLike[str]) -> None:
-        """Write settings and table as JSON, all rows as CSV, and the figures as PNG, into the directory `out`."""
+        """Write settings and table as JSON, all rows as gzipped CSV, and figures as PNG, into the directory `out`."""
         from entangle.toy import figures
 
         directory = folder(out)
@@ -144,7 +144,7 @@ class DataShareStudy:
         if self.settings["selection_seeds"]:
             record["selected"] = json.loads(self.selected().to_json())
         write_text(directory / "data_share.json", json.dumps(record, indent=1))
-        write_text(directory / "data_share.csv", self.frame.to_csv(index=False))
+        write_gzip(directory / "data_share.csv.gz", self.frame.to_csv(index=False))
         write_figure(directory / "data_share.png", figures.data_share(self, table))
         write_figure(directory / "budgets.png", figures.budgets(self))
 
