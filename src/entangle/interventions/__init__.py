@@ -2,8 +2,13 @@
 
 from entangle.interventions.affine import AffineForm, Form, FunctionForm
 from entangle.interventions.base import Edit
+from entangle.interventions.compile import bake
+from entangle.interventions.conditional import When
 from entangle.interventions.edits import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
+from entangle.interventions.erase import Erase, OracleErase
+from entangle.interventions.export import export, transformer_lens_hooks
 from entangle.interventions.iti import ITI
+from entangle.interventions.sae import SAEFeature
 from entangle.interventions.steer import Steering, steer
 
 __all__ = [
@@ -15,10 +20,17 @@ __all__ = [
     "Clamp",
     "Compose",
     "Edit",
+    "Erase",
     "Form",
     "FunctionForm",
+    "OracleErase",
+    "SAEFeature",
     "Scale",
     "Set",
     "Steering",
+    "When",
+    "bake",
+    "export",
     "steer",
+    "transformer_lens_hooks",
 ]

@@ -53,12 +53,19 @@ class FunctionForm(Form):
             `head` is set).
         fired: after the function ran, the token positions `[batch pos]` that it changed; `None` where it changes them
             all.
+        width: the width of the tensor it acts on, where it is known.
         edits: False for a form that only looks.
     """
 
     make: Callable[[torch.device, torch.dtype], Function] = lambda device, dtype: lambda x: x
     fired: Callable[[], Tensor] | None = None
+    width: int | None = None
     edits: bool = True
+
+    @property
+    def size(self) -> int | None:
+        """`width`."""
+        return self.width
 
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Function:
         """What `make` gives."""

@@ -238,7 +238,7 @@ class Clamp(Edit):
 
             return clamp
 
-        return [FunctionForm(self.site, self.layer, self.head, make)]
+        return [FunctionForm(self.site, self.layer, self.head, make, width=len(self.direction))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ from entangle.interventions.scope import Pass, Scope, Timeline, Tokens
 from entangle.models.atlas import Atlas, Place
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import attach, refuse_compiled
+from entangle.models.sites import SITES
 
 
 def steer(
@@ -85,11 +86,14 @@ class Stop:
         place: the place.
         forms: what to do, in order, merged.
         counted: index of each edit that first acts here, with the condition it acts under.
+        carry: where the change must be added again. `resid_mid` is the input of the MLP's branch alone: the residual
+            stream goes round it to the end of the block.
     """
 
     place: Place
     forms: list[Form]
     counted: list[tuple[int, FunctionForm | None]] = field(default_factory=list)
+    carry: Place | None = None
 
 
 def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]:
@@ -120,10 +124,11 @@ def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]
             condition = first[1] if isinstance(first[1], FunctionForm) and first[1].fired else None
             counted.setdefault(first[0], []).append((index, condition))
     stops = []
-    for key in sorted(gathered, key=lambda key: key[1]):
+    for key in sorted(gathered, key=lambda key: (key[1], SITES.index(key[0]))):
         place = atlas.place(*key)
         forms = merged(gathered[key], head_size=place.d_head, n_heads=place.n_heads)
-        stops.append(Stop(place, forms, counted.get(key, [])))
+        carry = atlas.place("resid_post", place.layer) if place.site == "resid_mid" else None
+        stops.append(Stop(place, forms, counted.get(key, []), carry))
     return stops
 
 
@@ -173,7 +178,11 @@ class Steering:
             try:
                 self._timeline = Timeline.join(self._model)
                 for stop in self._plan:
-                    self._handles.append(attach(stop.place, self._hook(stop)))
+                    hook = self._hook(stop)
+                    if stop.carry is not None:
+                        hook, carry = _carried(hook)
+                        self._handles.append(attach(stop.carry, carry))
+                    self._handles.append(attach(stop.place, hook))
             except BaseException:
                 self.remove()
                 raise
@@ -240,6 +249,18 @@ class Steering:
                 self._counts[index] += both.expand(x.shape[:2]).sum()
             else:
                 self._counts[index] += x.shape[0] * x.shape[1]
+
+
+def _carried(hook: Function) -> tuple[Function, Function]:
+    """The hook, and one that adds the change it made to a tensor met later in the same pass."""
+    change: list[Tensor] = []
+
+    def edit(x: Tensor) -> Tensor:
+        edited = hook(x)
+        change[:] = [edited - x]
+        return edited
+
+    return edit, lambda x: x + change[0]
 
 
 class _Prepared:
