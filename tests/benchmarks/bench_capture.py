@@ -1,4 +1,4 @@
-"""Time capturing z of all heads at the last token: `python tests/benchmarks/bench_capture.py DATA.jsonl.gz TOKENIZER_DIR [N]`.
+"""Time capturing z of all heads at the last token: `python bench_capture.py DATA.jsonl.gz TOKENIZER_DIR [N]`.
 
 A random Llama of 8 layers x 512 on N texts (512 by default) in a seeded shuffle, each way in turn in one process: the
 bare model without its head over length-sorted batches of 32; `collect`; TransformerLens's `run_with_cache` over batches
