@@ -250,6 +250,7 @@ def _refused(words: Sequence[object], message: str, out: Path, capsys: pytest.Ca
         (["--concept", "rudeness=x.jsonl"], "two concepts"),
         (["--scorer", "somewhere"], "scorer-label"),
         (["--samples", "0"], "at least 1"),
+        (["--direction", "up"], "mean_difference"),
         (["--where", "label=7"], "label|row"),
     ],
 )

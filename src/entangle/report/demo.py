@@ -47,6 +47,7 @@ def demo(out: Path | str, *, seed: int = 0, progress: bool = True) -> list[Path]
             data=str(data[CONCEPT]),
             name=CONCEPT,
             concepts={name: str(data[name]) for name in corpus.CONCEPTS if name != CONCEPT},
+            direction="logistic",  # steadier than a difference of means on as few texts
             prompts=str(data["prompts"]),
             clean=str(data["clean"]),
             bos=True,

@@ -135,7 +135,7 @@ def entanglement_drawings(study: Numbers, name: str) -> list[Drawing]:
         "Entanglement of each concept's direction in the residual stream, with 95 % bootstrap intervals, over the band "
         "of random directions.",
         Table(
-            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", "percentile", "variance share"],
+            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", "percentile", "split-half", "variance share"],
             [
                 [
                     str(row["layer"]),
@@ -144,6 +144,7 @@ def entanglement_drawings(study: Numbers, name: str) -> list[Drawing]:
                     row["partner"],
                     f"{number(row['null_low'])} – {number(row['null_high'])}",
                     number(100 * row["percentile"], 1),
+                    number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
                 for row in rows
@@ -170,19 +171,21 @@ def entanglement_tables(study: Numbers) -> list[Table]:
     found = study["entanglement"]
     return [
         Table(
-            ["concept", "E [95 %]", "nearest", "null percentile", "variance share"],
+            ["concept", "E [95 %]", "nearest", "null percentile", "split-half", "variance share"],
             [
                 [
                     row["concept"],
                     interval(row["entanglement"], row["low"], row["high"]),
                     row["partner"],
                     number(100 * row["percentile"], 1),
+                    number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
                 for row in found["rows"]
                 if row["layer"] == found["best_layer"]
             ],
-            f"After layer {found['best_layer']}.",
+            f"After layer {found['best_layer']}. Split-half: the cosine of a concept's own directions on two halves of "
+            "its texts, the most that a cosine with another can mean.",
         )
     ]
 

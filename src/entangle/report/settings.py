@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from entangle.errors import EntangleError
+from entangle.probes.estimators import PROBES
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Settings:
         label: The field of `data` that holds the label; label 1 is the concept, and what steering moves away from.
         where: Rows to keep: field -> value, compared as text.
         concepts: Further concepts, name -> labelled text, to measure entanglement against.
+        direction: The estimator of the concepts' directions: "mean_difference", which a mass-mean intervention moves
+            along, or the normal of a "logistic", "lda", "ridge" or "svm" probe.
         prompts: Texts to continue; with `clean`, the price of steering is measured.
         clean: Texts on which cross-entropy is measured.
         scorer: A HuggingFace text-classification model; by default a linear scorer fitted on `data`'s fitting part.
@@ -53,6 +56,7 @@ class Settings:
     label: str = "label"
     where: Mapping[str, str] = field(default_factory=dict)
     concepts: Mapping[str, str] = field(default_factory=dict)
+    direction: str = "mean_difference"
     prompts: str | None = None
     clean: str | None = None
     scorer: str | None = None
@@ -101,6 +105,8 @@ class Settings:
             )
         if self.scorer and not self.scorer_labels:
             raise EntangleError(f"scorer {self.scorer} needs the label(s) that count: add --scorer-label LABEL")
+        if self.direction not in PROBES:
+            raise EntangleError(f"direction must be one of {', '.join(PROBES)}; got {self.direction!r}")
         if self.concept in self.concepts:
             raise EntangleError(
                 f"two concepts are named {self.concept!r}: rename one with --name or --concept NAME=FILE"

@@ -30,11 +30,13 @@ from entangle.evaluation.subject import Subject as Steerable
 from entangle.interventions import ITI
 from entangle.models import Atlas, load
 from entangle.probes import ProbeGrid, Split, fit_probes, three_way
+from entangle.probes.estimators import PROBES
 from entangle.report.cache import captured
 from entangle.report.settings import Settings
 
 MOST_HEADS = 30  # what the paper takes of 384
 BOS_DOCUMENTS = 32
+NOISY = 0.5  # a split-half cosine below which a direction is more noise than signal
 PARTS = {"train": "fit", "valid": "select", "test": "report"}
 
 
@@ -156,7 +158,7 @@ def probe(site: str, activations: Activations, data: LabelledTexts, split: Split
 def entangle(
     concepts: Mapping[str, tuple[Activations, LabelledTexts]], settings: Settings
 ) -> dict[int, EntanglementReport]:
-    """The report of every layer: each concept's mean difference over its own fitting rows."""
+    """The report of every layer: each concept's direction over its own fitting rows."""
     rows = {name: split_of(data, settings.seed).fit for name, (_, data) in concepts.items()}
     labels = {name: torch.from_numpy(data.labels)[rows[name]] for name, (_, data) in concepts.items()}
     layers = next(iter(concepts.values()))[0].layers("resid_post")
@@ -166,9 +168,9 @@ def entangle(
             name: (activations["resid_post"][rows[name], index].float(), labels[name])
             for name, (activations, _) in concepts.items()
         }
-        differences = [x[y == 1].mean(0) - x[y == 0].mean(0) for x, y in samples.values()]
+        normals = [PROBES[settings.direction]().fit(x, y).coef_[0] for x, y in samples.values()]
         directions = Directions(
-            torch.stack(differences), tuple(samples), "resid_post", layer, estimator="mean_difference"
+            torch.as_tensor(np.stack(normals)), tuple(samples), "resid_post", layer, estimator=settings.direction
         )
         reports[layer] = entanglement_report(
             directions,
@@ -216,6 +218,24 @@ def steer_out(activations: Activations, grid: ProbeGrid, inputs: Inputs, split: 
         progress=subject.progress,
     )
     return Steered(iti, scorer, found)
+
+
+def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[str]:
+    """A warning that names the concepts whose direction is mostly noise at a layer."""
+    report = reports[layer]
+    split_half = [] if report.split_half is None else report.split_half.tolist()
+    noisy = [
+        f"{name} ({agreement:.2f})"
+        for name, agreement in zip(report.names, split_half, strict=False)
+        if agreement < NOISY
+    ]
+    if not noisy:
+        return []
+    return [
+        f"After layer {layer}, the directions found on two halves of a concept's texts agree too little to say much "
+        f"about its entanglement (their cosine in brackets): {', '.join(noisy)}. More texts may help, or another "
+        "--direction."
+    ]
 
 
 def bos_note(inputs: Inputs, subject: Subject) -> list[str]:

@@ -26,7 +26,7 @@ from entangle.report.numbers import (
     tradeoff_numbers,
 )
 from entangle.report.settings import Settings
-from entangle.report.steps import Subject, bos_note, entangle, probe, read, split_of, steer_out
+from entangle.report.steps import Subject, bos_note, entangle, noise_note, probe, read, split_of, steer_out
 
 FORMAT = 1
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
@@ -70,6 +70,9 @@ def measure(
         numbers["notes"] = ["This model does not generate text, so the price of steering is not measured."]
     with clock("entangle"):
         reports = entangle({settings.concept: (activations, inputs.data), **others}, settings) if others else None
+    best_layer = probes["resid_post"]["best"]["layer"]
+    if reports:
+        numbers["notes"] += noise_note(reports, best_layer)
     if settings.steers:
         with clock("steer"):
             steered = steer_out(activations, grids["z"], inputs, split, subject)
@@ -78,8 +81,8 @@ def measure(
                 "scorer": {"name": steered.scorer.name, **getattr(steered.scorer, "report", {})},
                 "tradeoff": tradeoff_numbers(steered.tradeoff, settings.resamples, settings.seed),
                 "samples": sample_numbers(steered.tradeoff, settings.seed),
-                "notes": bos_note(inputs, subject),
             }
+            numbers["notes"] += bos_note(inputs, subject)
     table = subject.atlas.table()
     sources = [(settings.concept, settings.data, inputs.data)]
     sources += [(name, settings.concepts[name], data) for name, data in inputs.concepts.items()]
@@ -99,7 +102,7 @@ def measure(
             "split": {part: len(getattr(split, part)) for part in ("fit", "select", "report")},
             "probes": probes,
             "baselines": baseline_numbers(words, torch.from_numpy(inputs.data.labels), split),
-            "entanglement": reports and entanglement_numbers(reports, probes["resid_post"]["best"]["layer"]),
+            "entanglement": reports and entanglement_numbers(reports, best_layer),
             **numbers,
         }
     )
