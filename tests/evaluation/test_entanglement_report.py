@@ -115,7 +115,7 @@ def test_the_interval_holds_where_noise_lies_along_one_axis(strength):
         found.append(small(examples, seed=seed))
     values, lows, highs = (torch.stack([r.entanglement[k] for r in found])[:, 0] for k in range(3))
     assert float(((lows <= values.mean()) & (values.mean() <= highs)).double().mean()) > 0.9
-    assert bool(((lows <= values + 1e-6) & (values <= highs + 1e-6)).all())
+    assert bool(((lows <= values) & (values <= highs)).all())
     assert 0.6 < float((highs - lows).mean() / (4 * values.std())) < 1.5
 
 

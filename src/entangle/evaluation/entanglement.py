@@ -17,7 +17,7 @@ from entangle import plots
 from entangle.errors import EntangleError
 from entangle.evaluation import refits
 from entangle.evaluation.intervals import intervals, off_diagonal
-from entangle.evaluation.refits import ESTIMATORS, Refit, Sample
+from entangle.evaluation.refits import ESTIMATORS, Refit, Sample, inputs
 from entangle.metrics import (
     Estimate,
     causal_gram,
@@ -222,7 +222,7 @@ def entanglement_report(
     """
     vectors = as_vectors(directions, at_least=2).detach().double().cpu()
     n_concepts, n_dims = vectors.shape
-    shared, samples = _inputs(directions, activations, labels, n_dims)
+    shared, samples = inputs(directions, activations, labels, n_dims)
     names = _names(directions, samples, n_concepts)
     gram = cosines(vectors)
     off = off_diagonal(gram)
@@ -236,7 +236,8 @@ def entanglement_report(
         listed = [samples[name] for name in names]
         seeds = _seeds(listed, seed)
         of_cosine, of_value, findings["corrected"] = intervals(names, listed, seeds, refit, n_resamples, level)
-        cosine, measured = Estimate(gram, *of_cosine[1:]), Estimate(value, *of_value[1:])
+        # The given directions and their refits agree up to rounding, and so must a value and its interval.
+        cosine, measured = _around(gram, of_cosine), _around(value, of_value)
         shuffled = torch.stack([refits.permuted(s, refit, n_permutations, seed + 1 + i) for i, s in enumerate(listed)])
         findings |= {
             "permutation_percentile": _share_below(_permuted_entanglement(vectors, shuffled), value),
@@ -287,48 +288,6 @@ def entanglement_report(
     )
 
 
-def _inputs(
-    directions: DirectionsLike, activations: Any, labels: Mapping[str, Any] | None, n_dims: int
-) -> tuple[Tensor | None, dict[str, Sample]]:
-    """The activations that describe the place, and each concept's own examples."""
-    if activations is None:
-        if labels is not None:
-            raise EntangleError("labels need the activations they label; give both")
-        return None, {}
-    if isinstance(activations, Mapping):
-        if labels is not None:
-            raise EntangleError("labels stand in the mapping, concept -> (activations, labels); do not give them twice")
-        distinct = {id(item[0]): _rows(item[0], n_dims) for item in activations.values()}
-        samples = {name: Sample.of(name, distinct[id(x)], *rest) for name, (x, *rest) in activations.items()}
-        return torch.cat([x.cpu() for x in distinct.values()]), samples
-    rows = _rows(_at(directions, activations), n_dims)
-    return rows.cpu(), {name: Sample.of(name, rows, y) for name, y in (labels or {}).items()}
-
-
-def _rows(activations: Any, n_dims: int) -> Float[Tensor, "example d"]:
-    rows = torch.as_tensor(activations).detach().float()
-    if rows.ndim != 2 or rows.shape[1] != n_dims:
-        raise EntangleError(f"activations must be [example, {n_dims}] like the directions, not {tuple(rows.shape)}")
-    if not bool(rows.isfinite().all()):
-        bad = int((~rows.isfinite()).any(1).sum())
-        raise EntangleError(f"{bad} of {len(rows)} activations hold NaN or infinity; drop those examples")
-    return rows
-
-
-def _at(directions: Any, activations: Any) -> Any:
-    """The rows of an `Activations` at the place of the directions; a tensor is taken as it is."""
-    if not (hasattr(activations, "layers") and hasattr(activations, "sites")):
-        return activations
-    site, layer, head = (getattr(directions, name, None) for name in ("site", "layer", "head"))
-    if site is None or layer is None:
-        raise EntangleError("directions without a site and layer need activations [example, d], not an Activations")
-    layers = list(activations.layers(site))
-    if layer not in layers:
-        raise EntangleError(f"the activations hold {site} at layers {layers}, not at layer {layer} of the directions")
-    rows = activations[site][:, layers.index(layer)]
-    return rows if head is None else rows[:, head]
-
-
 def _names(directions: Any, samples: Mapping[str, Sample], n: int) -> tuple[str, ...]:
     names = tuple(getattr(directions, "names", None) or samples or [str(i) for i in range(n)])
     if len(names) != n or (samples and set(samples) != set(names)):
@@ -352,6 +311,11 @@ def _seeds(samples: Sequence[Sample], seed: int) -> list[int]:
     """Concepts that share their activations share their resamples; the others are resampled independently."""
     own: dict[int, int] = {}
     return [seed + own.setdefault(id(s.x), len(own)) for s in samples]
+
+
+def _around(value: Tensor, interval: Estimate) -> Estimate:
+    low, high = torch.as_tensor(interval.low), torch.as_tensor(interval.high)
+    return Estimate(value, torch.minimum(low, value), torch.maximum(high, value))
 
 
 def _permuted_entanglement(

@@ -79,6 +79,6 @@ def _power(matrix: Gram, exponent: float) -> Gram:
 
 
 def _spread(value: Tensor, draws: Float[Tensor, "resample ..."], level: float) -> Estimate:
-    """The central quantiles of the draws, stretched where the value itself lies outside them."""
+    """The central quantiles of the draws."""
     low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
-    return Estimate(value, torch.minimum(low, value), torch.maximum(high, value))
+    return Estimate(value, low, high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -55,6 +55,48 @@ class Sample:
         if grouped is not None and len(grouped) != len(y):
             raise EntangleError(f"{name!r} has {len(grouped)} groups for {len(y)} examples; give one per example")
         return cls(x, (y == 1).to(x.device), grouped)
+
+
+def inputs(
+    directions: Any, activations: Any, labels: Mapping[str, Any] | None, n_dims: int
+) -> tuple[Tensor | None, dict[str, Sample]]:
+    """The activations that describe the place, and each concept's own examples."""
+    if activations is None:
+        if labels is not None:
+            raise EntangleError("labels need the activations they label; give both")
+        return None, {}
+    if isinstance(activations, Mapping):
+        if labels is not None:
+            raise EntangleError("labels stand in the mapping, concept -> (activations, labels); do not give them twice")
+        distinct = {id(item[0]): _rows(item[0], n_dims) for item in activations.values()}
+        samples = {name: Sample.of(name, distinct[id(x)], *rest) for name, (x, *rest) in activations.items()}
+        return torch.cat([x.cpu() for x in distinct.values()]), samples
+    rows = _rows(_at(directions, activations), n_dims)
+    return rows.cpu(), {name: Sample.of(name, rows, y) for name, y in (labels or {}).items()}
+
+
+def _rows(activations: Any, n_dims: int) -> Float[Tensor, "example d"]:
+    rows = torch.as_tensor(activations).detach().float()
+    if rows.ndim != 2 or rows.shape[1] != n_dims:
+        raise EntangleError(f"activations must be [example, {n_dims}] like the directions, not {tuple(rows.shape)}")
+    if not bool(rows.isfinite().all()):
+        bad = int((~rows.isfinite()).any(1).sum())
+        raise EntangleError(f"{bad} of {len(rows)} activations hold NaN or infinity; drop those examples")
+    return rows
+
+
+def _at(directions: Any, activations: Any) -> Any:
+    """The rows of an `Activations` at the place of the directions; a tensor is taken as it is."""
+    if not (hasattr(activations, "layers") and hasattr(activations, "sites")):
+        return activations
+    site, layer, head = (getattr(directions, name, None) for name in ("site", "layer", "head"))
+    if site is None or layer is None:
+        raise EntangleError("directions without a site and layer need activations [example, d], not an Activations")
+    layers = list(activations.layers(site))
+    if layer not in layers:
+        raise EntangleError(f"the activations hold {site} at layers {layers}, not at layer {layer} of the directions")
+    rows = activations[site][:, layers.index(layer)]
+    return rows if head is None else rows[:, head]
 
 
 def mean_difference(x: Rows, labels: Bool[Tensor, "resample example"], weights: Tensor) -> Tensor:

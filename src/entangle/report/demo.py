@@ -14,7 +14,7 @@ from entangle.report.study import measure
 from entangle.report.write import replace, write
 
 CONCEPT = "rudeness"
-TEXTS, OTHER_TEXTS, PROMPTS = 3000, 1500, 200
+TEXTS, PROMPTS = 3000, 200
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
 LABELLED_SEED, PROMPT_SEED = 4000, 5000
 
@@ -63,7 +63,7 @@ def _write_data(folder: Path, recipe: composition.Recipe, seed: int) -> dict[str
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Iterable[Mapping[str, Any]]] = {}
     for concept in corpus.CONCEPTS:
-        texts = corpus.labelled(concept, TEXTS if concept == CONCEPT else OTHER_TEXTS, seed=LABELLED_SEED + seed)
+        texts = corpus.labelled(concept, TEXTS, seed=LABELLED_SEED + seed)
         rows[concept] = [
             {"text": text, "label": label} for text, label in zip(texts.texts, texts.labels.tolist(), strict=True)
         ]
