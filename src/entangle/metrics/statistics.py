@@ -201,7 +201,7 @@ def wilson_interval(successes: ArrayLike, n: ArrayLike, *, level: float = 0.95) 
     k, trials = (torch.tensor(v, dtype=torch.float64) for v in np.broadcast_arrays(successes, n))
     if not bool(((trials > 0) & (k >= 0) & (k <= trials)).all()):
         raise EntangleError(f"a rate needs n > 0 and successes in [0, n]; got successes={successes!r}, n={n!r}")
-    z = _normal_quantile(torch.tensor((1 + level) / 2, dtype=torch.float64))
+    z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
     p = k / trials
     centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * (p * (1 - p) / trials + z**2 / (4 * trials**2)).sqrt()
@@ -363,8 +363,8 @@ def _corrected_quantiles(
     """Quantiles corrected for the bootstrap's bias, and for how its spread changes with the value (acceleration)."""
     share_below = ((draws < value).double().mean(0) + (draws <= value).double().mean(0)) / 2
     limit = 0.5 / len(draws)  # a finite correction where every draw lies on one side
-    bias = _normal_quantile(share_below.clamp(limit, 1 - limit))
-    shifted = bias + _normal_quantile(_tails(level))
+    bias = torch.special.ndtri(share_below.clamp(limit, 1 - limit))
+    shifted = bias + torch.special.ndtri(_tails(level))
     return _quantiles(draws, torch.special.ndtr(bias + shifted / (1 - acceleration * shifted)))
 
 
@@ -376,11 +376,6 @@ def _quantiles(draws: Float[Tensor, "resample cell"], ranks: Float[Tensor, "2 ce
     upper = position.ceil().long()
     fraction = position - lower
     return ordered.gather(0, lower) * (1 - fraction) + ordered.gather(0, upper) * fraction
-
-
-def _normal_quantile(p: Tensor) -> Tensor:
-    quantile: Tensor = torch.special.ndtri(p)
-    return quantile
 
 
 def _paired(a: Tensor | ArrayLike, b: Tensor | ArrayLike) -> Tensor:
