@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entangle.directions import Directions, split_half
+from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.metrics import entanglement
-from entangle.probes import fit_probes
+from entangle.probes import fit_probes, split_half
 
 
 def some(n: int, d: int = 8, seed: int = 0, **place) -> Directions:

@@ -28,7 +28,7 @@ FLOORS = {
     "report": 9,
     "cli": 10,
 }
-HEAVY = ("transformer_lens", "matplotlib", "datasets", "jinja2", "typer", "lm_eval", "peft")
+HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")
 
 
 def imports(path: Path, *, for_types: bool = True) -> set[str]:

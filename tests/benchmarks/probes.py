@@ -1,7 +1,7 @@
 """How fast the batched probes are, beside a loop over scikit-learn: `python tests/benchmarks/probes.py`.
 
-Activations are made: features with a spectrum over two orders of magnitude, rotated and away from the origin, as in a residual
-stream. scikit-learn is timed on a few of the cells (`--sample`) and its time for all of them is in proportion.
+Activations are made: features with a spectrum over two orders of magnitude, rotated and away from the origin, as in a
+residual stream. scikit-learn is timed on a few of the cells (`--sample`) and its time for all of them is in proportion.
 """
 
 from __future__ import annotations
@@ -63,8 +63,13 @@ def main() -> None:
     on_device = x.to(args.device)
     timed(lambda: LogisticProbe().fit(on_device[:, :8], y), 1)
     ours, probe = timed(lambda: LogisticProbe().fit(on_device, y), args.repeats)
-    print(f"{args.cells} cells x {args.examples} examples x {args.features} features, {args.threads} threads, {args.device}")
-    print(f"  entangle, all cells: {ours:.2f} s in {probe.n_iter_} steps, all converged: {bool(probe.converged_.all())}")
+    print(
+        f"{args.cells} cells x {args.examples} examples x {args.features} features, {args.threads} threads, "
+        f"{args.device}"
+    )
+    print(
+        f"  entangle, all cells: {ours:.2f} s in {probe.n_iter_} steps, all converged: {bool(probe.converged_.all())}"
+    )
 
     cells = np.linspace(0, args.cells - 1, args.sample).astype(int)
     arrays = [x[:, cell].contiguous().numpy() for cell in cells]
@@ -83,7 +88,10 @@ def main() -> None:
         options = {"progress": False, "device": args.device}
         plain, _ = timed(lambda: fit_probes(x, y, n_permutations=0, **options), args.repeats)
         null, _ = timed(lambda: fit_probes(x, y, n_permutations=args.permutations, **options), 1)
-        print(f"  fit_probes without a null: {plain:.2f} s; a null of {args.permutations} shuffles adds {(null - plain) / plain:.1f} x that")
+        print(
+            f"  fit_probes without a null: {plain:.2f} s; a null of {args.permutations} shuffles adds "
+            f"{(null - plain) / plain:.1f} x that"
+        )
 
 
 if __name__ == "__main__":

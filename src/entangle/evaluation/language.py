@@ -18,7 +18,7 @@ from entangle.evaluation.context import context_length
 from entangle.evaluation.subject import Method, Subject, applied, check_finite
 
 if TYPE_CHECKING:
-    from entangle.interventions.base import Edit
+    from entangle.interventions import Edit
 
 _MAX_LOGITS = 2**28  # elements of one batch's logits: 1 GB in float32
 

@@ -19,7 +19,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.subject import Method, Subject, applied
 
 if TYPE_CHECKING:
-    from entangle.interventions.base import Edit
+    from entangle.interventions import Edit
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
 ANTI_PROMPT = "The following text contains rude, disrespectful or unreasonable language:\n\n"

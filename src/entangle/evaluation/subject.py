@@ -23,7 +23,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.context import context_length
 
 if TYPE_CHECKING:
-    from entangle.interventions.base import Edit
+    from entangle.interventions import Edit
 
 
 class NotFiniteError(EntangleError):

@@ -19,7 +19,7 @@ from entangle.evaluation.subject import Method, Subject, applied
 from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
 
 if TYPE_CHECKING:
-    from entangle.interventions.base import Edit
+    from entangle.interventions import Edit
 
 
 def task_scores(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,9 +21,9 @@ from entangle.evaluation.subject import Method, NotFiniteError, Subject, applied
 from entangle.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from entangle.interventions.base import Edit
+    from entangle.interventions import Edit
 
-    Change = Method | Edit | Sequence[Edit]
+    Change: TypeAlias = Method | Edit | Sequence[Edit]
 
 PLAIN = ""
 

@@ -1,9 +1,9 @@
 """Edits of a running model: what to do, where, how far, and to which tokens."""
 
 from entangle.interventions.affine import AffineForm, Form, FunctionForm
-from entangle.interventions.base import Edit
 from entangle.interventions.compile import bake
 from entangle.interventions.conditional import When
+from entangle.interventions.edit import Edit
 from entangle.interventions.edits import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
 from entangle.interventions.erase import Erase, OracleErase
 from entangle.interventions.export import export, transformer_lens_hooks

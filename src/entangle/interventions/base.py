@@ -1,4 +1,4 @@
-"""What every edit is: forms at places, times a strength, with the ways to run, compile and keep it."""
+"""What every edit is: forms at places, times a strength."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-REGISTRY: dict[str, type[Edit]] = {}
-
 
 @dataclass(frozen=True, eq=False)
-class Edit(ABC):
+class BaseEdit(ABC):
     """A change of what a model computes, at one or several places.
 
     `alpha` scales the displacement of every edit, x -> x + alpha (edit(x) - x), so 0 is no edit at all and 1 the edit
@@ -37,10 +31,6 @@ class Edit(ABC):
     fingerprint: Mapping[str, Any] | None = field(default=None, kw_only=True, repr=False)
 
     strengths: ClassVar[Mapping[str, float]] = {}
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        REGISTRY[cls.__name__] = cls
 
     @abstractmethod
     def forms(self, alpha: float = 1.0) -> list[Form]:
@@ -88,44 +78,6 @@ class Edit(ABC):
         for form in forms:
             x = form.prepare(x.device, x.dtype)(x)
         return x
-
-    def bake(self, model: PreTrainedModel, alpha: float | str = 1.0) -> PreTrainedModel:
-        """A copy of `model` with the edit in its weights; see `entangle.interventions.compile.bake`."""
-        from entangle.interventions.compile import bake
-
-        return bake(model, self, alpha)
-
-    def export(self, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
-        """Write the edit for another tool; see `entangle.interventions.export.export`."""
-        from entangle.interventions.export import export
-
-        return export(self, path, format=format, model=model, alpha=alpha)
-
-    def save_pretrained(self, path: str | Path, *, model: nn.Module | None = None) -> None:
-        """Write the edit to a directory; see `entangle.interventions.store.save_pretrained`."""
-        from entangle.interventions.store import save_pretrained
-
-        save_pretrained(self, path, model=model)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, *, model: nn.Module | None = None, revision: str | None = None) -> Self:
-        """Read an edit from a directory or the hub; see `entangle.interventions.store.from_pretrained`."""
-        from entangle.interventions.store import from_pretrained
-
-        edit = from_pretrained(path, model=model, revision=revision)
-        if not isinstance(edit, cls):
-            raise EntangleError(
-                f"{path} holds a {type(edit).__name__}, not a {cls.__name__}: load it with Edit.from_pretrained"
-            )
-        return edit
-
-    def push_to_hub(
-        self, repo_id: str, *, model: nn.Module | None = None, private: bool = False, token: str | None = None
-    ) -> str:
-        """Upload the edit to the HuggingFace hub; see `entangle.interventions.store.push_to_hub`."""
-        from entangle.interventions.store import push_to_hub
-
-        return push_to_hub(self, repo_id, model=model, private=private, token=token)
 
     def strength(self, alpha: float | str) -> float:
         """`alpha` as a finite number; a name where the edit has named strengths.

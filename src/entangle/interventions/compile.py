@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm
-from entangle.interventions.base import Edit
+from entangle.interventions.base import BaseEdit
 from entangle.interventions.scope import Timeline
 from entangle.interventions.steer import Stop, planned, steer
 from entangle.models.atlas import Atlas, AtlasError, Place
@@ -37,7 +37,7 @@ BIAS_SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "atten
 WRITERS = {"resid_post": ("mlp_out", "mlp_post", "attn_out"), "resid_mid": ("attn_out",)}
 
 
-def bake(model: PreTrainedModel, edit: Edit, alpha: float | str = 1.0) -> PreTrainedModel:
+def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> PreTrainedModel:
     """A copy of a model with an affine edit worked into its weights, for all tokens.
 
     Where a projection gets its first bias and the model's configuration has a switch for biases, the switch is set
@@ -203,7 +203,7 @@ class Unsaveable:
         )
 
 
-def _check_equal(model: PreTrainedModel, baked: PreTrainedModel, edit: Edit, alpha: float | str) -> None:
+def _check_equal(model: PreTrainedModel, baked: PreTrainedModel, edit: BaseEdit, alpha: float | str) -> None:
     """Raise an `EntangleError` unless the baked model computes what the steered one does."""
     inputs = probe_inputs(model)
     modes = [(m, m.training) for m in (model, baked)]
@@ -234,7 +234,7 @@ def _output(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     return tensor
 
 
-def constants(model: nn.Module, edit: Edit, alpha: float | str) -> dict[Place, Float[Tensor, d_out]]:
+def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Place, Float[Tensor, d_out]]:
     """What an edit that only adds constants adds to module outputs.
 
     Args:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import Form, Function, FunctionForm
-from entangle.interventions.base import Edit, finite_vector
+from entangle.interventions.base import finite_vector
+from entangle.interventions.edit import Edit
 
 
 @dataclass(frozen=True, eq=False)

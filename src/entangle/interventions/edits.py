@@ -12,7 +12,8 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form, Function, FunctionForm
-from entangle.interventions.base import Edit, finite, finite_vector, unit
+from entangle.interventions.base import finite, finite_vector, unit
+from entangle.interventions.edit import Edit
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form, Function, FunctionForm
-from entangle.interventions.base import Edit, finite
+from entangle.interventions.base import finite
+from entangle.interventions.edit import Edit
 
 # Canonical correlations below this are rounding, in double precision.
 TOLERANCE = 1e-8

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form, Function
-from entangle.interventions.base import Edit
+from entangle.interventions.base import BaseEdit
 from entangle.interventions.compile import constants
 from entangle.interventions.steer import planned
 from entangle.models.atlas import HOOK_NAMES, Atlas, Place
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def export(edit: Edit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
+def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
     """Write an edit, at one strength, for another tool.
 
     Args:
@@ -97,7 +97,7 @@ def _gguf(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -
 
 
 def transformer_lens_hooks(
-    edit: Edit, model: nn.Module, *, alpha: float | str = 1.0
+    edit: BaseEdit, model: nn.Module, *, alpha: float | str = 1.0
 ) -> list[tuple[str, Callable[..., Tensor]]]:
     """The edit as TransformerLens hooks: `bridge.run_with_hooks(tokens, fwd_hooks=hooks)`.
 

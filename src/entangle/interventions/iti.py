@@ -19,7 +19,8 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form
-from entangle.interventions.base import Edit, finite, unit
+from entangle.interventions.base import finite, unit
+from entangle.interventions.edit import Edit
 from entangle.interventions.edits import class_mask
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import Form, Function, FunctionForm
-from entangle.interventions.base import Edit
+from entangle.interventions.edit import Edit
 
 
 class SparseAutoencoder(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form, Function, FunctionForm, merged
-from entangle.interventions.base import Edit
+from entangle.interventions.base import BaseEdit
 from entangle.interventions.scope import Pass, Scope, Timeline, Tokens
 from entangle.models.atlas import Atlas, Place
 from entangle.models.fingerprint import check_fingerprint
@@ -24,7 +24,7 @@ from entangle.models.sites import SITES
 
 def steer(
     model: nn.Module,
-    edit_or_edits: Edit | Sequence[Edit],
+    edit_or_edits: BaseEdit | Sequence[BaseEdit],
     *,
     alpha: float | str = 1.0,
     tokens: Tokens = "all",
@@ -55,9 +55,9 @@ def steer(
         EntangleError: if alpha is not finite, an edit was made for another model, its size, layer, head or site is not
             there, or the model is compiled or partly offloaded. The model is left as it was.
     """
-    edits = [edit_or_edits] if isinstance(edit_or_edits, Edit) else list(edit_or_edits)
+    edits = [edit_or_edits] if isinstance(edit_or_edits, BaseEdit) else list(edit_or_edits)
     for edit in edits:
-        if not isinstance(edit, Edit):
+        if not isinstance(edit, BaseEdit):
             raise EntangleError(
                 f"steer takes an edit or a list of edits, got {type(edit).__name__}: wrap a vector in AddDirection(...)"
             )

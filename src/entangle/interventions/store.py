@@ -15,14 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
-from entangle.interventions.base import REGISTRY, Edit
+from entangle.interventions.base import BaseEdit
 from entangle.models.fingerprint import check_fingerprint, fingerprint
 
 VERSION = 1
 NUMBERS, SETTINGS, CARD = "edit.safetensors", "edit.json", "README.md"
 
+REGISTRY: dict[str, type[BaseEdit]] = {}
+"""Every kind of edit by its name in a file."""
 
-def save_pretrained(edit: Edit, path: str | Path, *, model: nn.Module | None = None) -> None:
+
+def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None = None) -> None:
     """Write an edit to a directory: `edit.safetensors`, `edit.json` and a model card.
 
     Args:
@@ -56,7 +59,7 @@ def save_pretrained(edit: Edit, path: str | Path, *, model: nn.Module | None = N
             os.replace(Path(aside) / name, folder / name)
 
 
-def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revision: str | None = None) -> Edit:
+def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revision: str | None = None) -> BaseEdit:
     """Read an edit from a directory, or from the HuggingFace hub.
 
     Args:
@@ -92,14 +95,14 @@ def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revisio
     if model is not None and settings["fingerprint"] is not None:
         check_fingerprint(settings["fingerprint"], model, what=f"the edit in {path}")
     edit = _decoded(settings["edit"], tensors, path)
-    if not isinstance(edit, Edit):
+    if not isinstance(edit, BaseEdit):
         raise EntangleError(f"{path} holds no edit but a {type(edit).__name__}: save it again")
     object.__setattr__(edit, "fingerprint", settings["fingerprint"])
     return edit
 
 
 def push_to_hub(
-    edit: Edit, repo_id: str, *, model: nn.Module | None = None, private: bool = False, token: str | None = None
+    edit: BaseEdit, repo_id: str, *, model: nn.Module | None = None, private: bool = False, token: str | None = None
 ) -> str:
     """Upload an edit to a repository on the HuggingFace hub, made if need be.
 
@@ -129,7 +132,7 @@ def _encoded(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         tensors[name] = value.clone().contiguous()  # safetensors refuses tensors that share memory
         return {"tensor": name}
-    if isinstance(value, Edit):
+    if isinstance(value, BaseEdit):
         own = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "fingerprint"}
         return {
             "class": type(value).__name__,
@@ -162,7 +165,7 @@ def _decoded(value: Any, tensors: Mapping[str, Tensor], path: str | Path) -> Any
     return REGISTRY[value["class"]](**{key: _decoded(item, tensors, path) for key, item in value["fields"].items()})
 
 
-def _card(edit: Edit, made_for: Mapping[str, Any] | None) -> str:
+def _card(edit: BaseEdit, made_for: Mapping[str, Any] | None) -> str:
     model = "a model that was not recorded" if made_for is None else f"`{made_for.get('architecture')}`"
     size = (
         ""

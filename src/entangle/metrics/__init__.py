@@ -22,10 +22,10 @@ from entangle.metrics.nulls import (
     random_entanglement_quantile,
 )
 from entangle.metrics.preference import ches
+from entangle.metrics.ranking import auroc
 from entangle.metrics.similarity import PairMoments, cca, cka, mmcs, mutual_knn, procrustes
 from entangle.metrics.statistics import (
     Estimate,
-    auroc,
     bias_corrected_interval,
     bootstrap_counts,
     bootstrap_mean,

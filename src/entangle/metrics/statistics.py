@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -78,7 +78,7 @@ def bootstrap_mean(
     Raises:
         EntangleError: Fewer than two examples or groups, or values that are not finite.
     """
-    x, groups_of = _finite(values, "values"), _group_indices(groups, len(torch.as_tensor(values)))
+    x, groups_of = finite(values, "values"), _group_indices(groups, len(torch.as_tensor(values)))
     _check_level(level)
     if method not in ("bca", "percentile"):
         raise EntangleError(f'method must be "bca" or "percentile", not {method!r}')
@@ -177,7 +177,7 @@ def paired_permutation_test(
     threshold = sums.sum().abs() - 1e-12 * sums.abs().sum()
     generator = torch.Generator().manual_seed(seed)
     extreme = 0
-    for size in _block_sizes(n_permutations, len(sums)):
+    for size in block_sizes(n_permutations, len(sums)):
         signs = torch.randint(2, (size, len(sums)), generator=generator).double().mul_(2).sub_(1)
         extreme += int(((signs @ sums).abs() >= threshold).sum())
     return (1 + extreme) / (1 + n_permutations)
@@ -219,7 +219,7 @@ def holm(p_values: Float[Tensor, "*test"] | ArrayLike) -> Float[Tensor, "*test"]
     Returns:
         Adjusted p-values of the same shape, in float64.
     """
-    p = _finite(p_values, "p_values")
+    p = finite(p_values, "p_values")
     if bool(((p < 0) | (p > 1)).any()):
         raise EntangleError("p_values must lie in [0, 1]")
     ordered, order = p.flatten().sort()
@@ -242,7 +242,7 @@ def max_statistic_p(
     Returns:
         Adjusted p-values shaped like `observed`, in float64, at least `1 / (permutations + 1)`.
     """
-    x, draws = _finite(observed, "observed"), _finite(null, "null")
+    x, draws = finite(observed, "observed"), finite(null, "null")
     if draws.shape[1:] != x.shape or len(draws) == 0:
         raise EntangleError(
             f"null must be [permutation, *{tuple(x.shape)}] like observed, with a permutation or more; "
@@ -251,72 +251,6 @@ def max_statistic_p(
     maxima = draws.reshape(len(draws), -1).amax(1).sort().values
     reached = len(maxima) - torch.searchsorted(maxima, x.contiguous(), side="left")
     return (1 + reached).double() / (1 + len(maxima))
-
-
-def auroc(
-    scores: Float[Tensor, example * cell] | ArrayLike,
-    labels: Shaped[Tensor, " example"] | ArrayLike,
-    weights: Float[Tensor, "resample example"] | None = None,
-) -> Float[Tensor, "*cell"] | Float[Tensor, resample * cell]:
-    """Area under the ROC curve of every cell: the chance that a positive scores above a negative, ties counting half.
-
-    Args:
-        scores: One score per example, or a grid of them.
-        labels: 1 or True for positives, 0 or False for negatives.
-        weights: Weights of the examples for each resample, as `bootstrap_counts` gives them.
-
-    Returns:
-        float64, shaped like a cell, with a leading resample axis when there are weights. A resample that drew only one
-        class is NaN.
-
-    Raises:
-        EntangleError: One class only, labels other than 0 and 1, or scores that are not finite.
-    """
-    x, y = _finite(scores, "scores"), torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels)
-    if y.shape != x.shape[:1]:
-        raise EntangleError(f"labels must be one per example, [{len(x)}], not {tuple(y.shape)}")
-    positive = y == 1
-    if not bool((positive | (y == 0)).all()) or bool(positive.all()) or not bool(positive.any()):
-        raise EntangleError(f"AUROC needs labels of both classes, 0 and 1; got {np.unique(y.cpu()).tolist()[:5]}")
-    cells = x.reshape(len(x), -1)
-    if weights is None:
-        columns = cells.split_with_sizes(_block_sizes(cells.shape[1], len(cells)), dim=1)
-        return torch.cat([_rank_auroc(block, positive) for block in columns]).reshape(x.shape[1:])
-    if weights.shape[1:] != x.shape[:1]:
-        raise EntangleError(f"weights must be [resample, {len(x)}], not {tuple(weights.shape)}")
-    areas = [
-        torch.stack([_weighted_auroc(cell, positive, by_example) for cell in cells.unbind(1)], dim=1)
-        for block in weights.split_with_sizes(_block_sizes(len(weights), 8 * len(cells)))
-        for by_example in [block.T.contiguous()]
-    ]
-    return torch.cat(areas).reshape(len(weights), *x.shape[1:])
-
-
-def _rank_auroc(scores: Float[Tensor, "example cell"], positive: Tensor) -> Float[Tensor, " cell"]:
-    """Mann & Whitney's U over the number of pairs, from midranks."""
-    n, n_positive = len(scores), int(positive.sum())
-    ordered, order = scores.sort(dim=0)
-    place = torch.arange(n)[:, None]
-    edge = torch.ones(1, scores.shape[1], dtype=torch.bool)
-    changes = ordered[1:] != ordered[:-1]
-    first = torch.where(torch.cat([edge, changes]), place, 0).cummax(0).values
-    last = torch.where(torch.cat([changes, edge]), place, n - 1).flip(0).cummin(0).values.flip(0)
-    midranks = (first + last).double() / 2 + 1
-    u = (midranks * positive[order]).sum(0) - n_positive * (n_positive + 1) / 2
-    return u / (n_positive * (n - n_positive))
-
-
-def _weighted_auroc(
-    scores: Float[Tensor, " example"], positive: Tensor, weights: Float[Tensor, "example resample"]
-) -> Float[Tensor, " resample"]:
-    """Every positive meets the negatives below it whole, and those that tie with it half."""
-    ordered, order = scores[~positive].sort()
-    negatives, positives = weights[~positive][order], weights[positive]
-    mass = torch.cat([torch.zeros_like(negatives[:1]), negatives.cumsum(0)])
-    below, up_to = (mass[torch.searchsorted(ordered, scores[positive], right=ties)] for ties in (False, True))
-    met = torch.einsum("pr,pr->r", positives, below + up_to).double() / 2
-    area: Tensor = met / (positives.sum(0).double() * mass[-1])
-    return area
 
 
 def _count_blocks(
@@ -328,14 +262,15 @@ def _count_blocks(
     groups_of = _group_indices(groups, n)
     n_groups = int(groups_of.max()) + 1
     generator = torch.Generator().manual_seed(seed)
-    for size in _block_sizes(n_resamples, n):
+    for size in block_sizes(n_resamples, n):
         drawn = torch.randint(n_groups, (size, n_groups), generator=generator)
         counts = torch.zeros(size, n_groups, dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         yield counts if groups is None else counts[:, groups_of]
 
 
-def _block_sizes(rows: int, row_length: int) -> list[int]:
+def block_sizes(rows: int, row_length: int) -> list[int]:
+    """How many rows of this length to take at once, until all are taken, within a bounded memory."""
     block = max(1, _BLOCK // row_length)
     return [min(block, rows - start) for start in range(0, rows, block)]
 
@@ -379,7 +314,7 @@ def _quantiles(draws: Float[Tensor, "resample cell"], ranks: Float[Tensor, "2 ce
 
 
 def _paired(a: Tensor | ArrayLike, b: Tensor | ArrayLike) -> Tensor:
-    x, y = _finite(a, "a"), _finite(b, "b")
+    x, y = finite(a, "a"), finite(b, "b")
     if x.shape != y.shape:
         raise EntangleError(
             f"paired conditions need one shape, not {tuple(x.shape)} and {tuple(y.shape)}; "
@@ -388,7 +323,7 @@ def _paired(a: Tensor | ArrayLike, b: Tensor | ArrayLike) -> Tensor:
     return x - y
 
 
-def _finite(values: Tensor | ArrayLike | Sequence[float], what: str) -> Tensor:
+def finite(values: Tensor | ArrayLike | Sequence[float], what: str) -> Tensor:
     """As a float64 tensor on the CPU with at least one value, all finite."""
     x = (values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))).double()
     if x.ndim == 0 or x.numel() == 0:

@@ -20,6 +20,7 @@ from entangle.probes.estimators import (
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.mdl import CodeLength, online_mdl
+from entangle.probes.reliability import split_half
 from entangle.probes.splits import Split, three_way
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
     "online_mdl",
     "random_direction",
     "selectivity",
+    "split_half",
     "three_way",
 ]

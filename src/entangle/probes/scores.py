@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from entangle.metrics.statistics import Estimate, auroc, bootstrap_counts
+from entangle.metrics.ranking import auroc
+from entangle.metrics.statistics import Estimate, bootstrap_counts
 
 Scores = Float[Tensor, " example *cell"]
 Labels = Int[Tensor, "example"]
