@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from entangle.errors import EntangleError
 from entangle.metrics import statistics
+from entangle.metrics.ranking import auroc
 from entangle.metrics.statistics import (
-    auroc,
     bootstrap_counts,
     bootstrap_mean,
     holm,

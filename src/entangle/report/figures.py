@@ -14,6 +14,7 @@ from entangle import plots
 from entangle.report.drawing import Drawing, Table, draw, interval, number
 
 Numbers = Mapping[str, Any]
+NULLS = ("percentile, uniform", "percentile, covariance")
 
 
 def probe_drawings(study: Numbers, name: str) -> list[Drawing]:
@@ -135,7 +136,7 @@ def entanglement_drawings(study: Numbers, name: str) -> list[Drawing]:
         "Entanglement of each concept's direction in the residual stream, with 95 % bootstrap intervals, over the band "
         "of random directions.",
         Table(
-            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", "percentile", "split-half", "variance share"],
+            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", *NULLS, "split-half", "variance share"],
             [
                 [
                     str(row["layer"]),
@@ -143,7 +144,7 @@ def entanglement_drawings(study: Numbers, name: str) -> list[Drawing]:
                     interval(row["entanglement"], row["low"], row["high"]),
                     row["partner"],
                     f"{number(row['null_low'])} – {number(row['null_high'])}",
-                    number(100 * row["percentile"], 1),
+                    *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
                     number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
@@ -171,20 +172,21 @@ def entanglement_tables(study: Numbers) -> list[Table]:
     found = study["entanglement"]
     return [
         Table(
-            ["concept", "E [95 %]", "nearest", "null percentile", "split-half", "variance share"],
+            ["concept", "E [95 %]", "nearest", *NULLS, "split-half", "variance share"],
             [
                 [
                     row["concept"],
                     interval(row["entanglement"], row["low"], row["high"]),
                     row["partner"],
-                    number(100 * row["percentile"], 1),
+                    *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
                     number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
                 for row in found["rows"]
                 if row["layer"] == found["best_layer"]
             ],
-            f"After layer {found['best_layer']}. Split-half: the cosine of a concept's own directions on two halves of "
+            f"After layer {found['best_layer']}. The percentile of E among random directions, uniform and with the "
+            "activations' own covariance. Split-half: the cosine of a concept's own directions on two halves of "
             "its texts, the most that a cosine with another can mean.",
         )
     ]
