@@ -204,21 +204,18 @@ def test_lm_evals_own_steered_model(tiny_model, tiny_tokenizer, tmp_path, ids):
 
 
 @pytest.mark.parametrize("site", ["z", "resid_post", "mlp_out"])
-def test_transformer_lens_hooks(tiny_model, site, ids):
-    bridge_module = pytest.importorskip("transformer_lens.model_bridge")
-    model = copy.deepcopy(tiny_model("llama"))
+def test_transformer_lens_hooks(tiny_model, tiny_tokenizer, tmp_path, site, ids):
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
     size = Atlas(model).size(site, 1)
     edit = some_iti(model) if site == "z" else Ablate(torch.randn(size), site, 1)
-    hooks = transformer_lens_hooks(edit, model, alpha=3)
-    wanted = steered(model, edit, 3, ids)
-    try:
-        bridge = bridge_module.TransformerBridge.boot_transformers(
-            "llama", hf_model=model, tokenizer=None, device="cpu"
-        )
-    except Exception as error:
-        pytest.skip(f"this TransformerLens cannot boot a model without the hub: {error}")
-    got = bridge.run_with_hooks(ids, fwd_hooks=hooks)
-    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+    bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu")
+    got = bridge.run_with_hooks(ids, fwd_hooks=transformer_lens_hooks(edit, model, alpha=3))
+    torch.testing.assert_close(got, steered(model, edit, 3, ids), atol=1e-4, rtol=0)
+    torch.testing.assert_close(bridge(ids), logits(model, ids), atol=1e-4, rtol=0)
 
 
 def test_gguf(tiny_model, tmp_path):
