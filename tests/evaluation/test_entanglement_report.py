@@ -318,15 +318,6 @@ def test_plot_writes_every_cell(report):
         entanglement_report(torch.eye(3, 5)).plot("whitened")
 
 
-def test_a_thousand_resamples_of_ten_concepts_are_quick():
-    import time
-
-    examples = {str(i): concept(torch.randn(192), 1000, seed=i) for i in range(10)}
-    start = time.perf_counter()
-    entanglement_report(fitted(examples), examples, n_resamples=1000)
-    assert time.perf_counter() - start < 30
-
-
 X, Y = torch.randn(40, DIMS), torch.arange(40) % 2
 
 
