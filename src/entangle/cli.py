@@ -170,11 +170,15 @@ def data_share(
     out: Out = Path("entangle-toy"),
     seeds: Annotated[int, typer.Option(help="Models of each share.")] = 10,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds that are reported.")] = 0,
+    selection_seeds: Annotated[int, typer.Option(help="Further models of each share, which only choose.")] = 0,
 ) -> None:
     """Train transformers on Markov chains, one of them rare: entanglement by every definition (Figure 3)."""
     from entangle.toy import data_share_study
 
-    data_share_study(seeds=seeds, steps=steps, out=out)
+    reported = range(first_seed, first_seed + seeds)
+    choosing = range(reported.stop, reported.stop + selection_seeds)
+    data_share_study(seeds=reported, selection_seeds=choosing, steps=steps, out=out)
     _list(out)
 
 

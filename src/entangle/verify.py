@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from entangle.activations.batching import accepts, pad
+from entangle.activations.batching import accepts, context_length, pad
 from entangle.activations.collect import collect, model_device
 from entangle.activations.inputs import Examples, examples_from
 from entangle.errors import EntangleError
@@ -106,7 +106,8 @@ def verify(
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
     model = atlas.model
-    examples = examples_from(texts, tokenizer, model)
+    # Our own sentences may be cut to a short context; texts that were chosen are read whole or refused.
+    examples = examples_from(texts, tokenizer, model, max_length=context_length(model) if texts is TEXTS else None)
     if len(set(examples.lengths)) < 2:
         raise EntangleError("verifying needs at least two texts of different lengths, so that one of them is padded")
     subject = _Subject(model, atlas, examples)

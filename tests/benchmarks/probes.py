@@ -1,7 +1,8 @@
 """How fast the batched probes are, beside a loop over scikit-learn: `python tests/benchmarks/probes.py`.
 
 Activations are made: features with a spectrum over two orders of magnitude, rotated and away from the origin, as in a
-residual stream. scikit-learn is timed on a few of the cells (`--sample`) and its time for all of them is in proportion.
+residual stream. scikit-learn is timed on a few of the cells (`--sample`) and its time for all of them is in proportion;
+so is probekit's `fit_logistic_batch`, where that is installed. `--growth` times halves and quarters of the problem.
 """
 
 from __future__ import annotations
@@ -47,6 +48,35 @@ def objective(coef: np.ndarray, intercept: float, x: np.ndarray, y: np.ndarray) 
     return float(0.5 * coef @ coef + (np.logaddexp(0, scores) - y * scores).sum())
 
 
+def beside_probekit(x: torch.Tensor, y: torch.Tensor, cells: np.ndarray, probe: LogisticProbe, seconds: float) -> None:
+    """probekit at the same objective, raw features and free intercept, on some of the cells."""
+    try:
+        from probekit.fitters.batch.logistic import fit_logistic_batch
+    except ImportError:
+        print("  probekit is not installed")
+        return
+    rows = x[:, cells].transpose(0, 1).contiguous()
+    theirs, found = timed(lambda: fit_logistic_batch(rows, y.float(), normalize=False), 1)
+    excess = [
+        objective(found.weights[i].astype(np.float64), float(found.biases[i]), rows[i].numpy(), y.numpy())
+        / objective(probe.coef_[cell], float(probe.intercept_[cell]), rows[i].numpy(), y.numpy())
+        - 1
+        for i, cell in enumerate(cells)
+    ]
+    theirs *= x.shape[1] / len(cells)
+    print(f"  probekit, in proportion from {len(cells)} cells: {theirs:.1f} s, {theirs / seconds:.0f} x")
+    print(f"  probekit's objective above ours, relative: {min(excess):.1e} to {max(excess):.1e}")
+
+
+def growth(x: torch.Tensor, y: torch.Tensor, repeats: int) -> None:
+    """Seconds for quarters, halves and all of the cells, and of the examples."""
+    n, cells = x.shape[:2]
+    for part in (4, 2, 1):
+        fewer_cells, _ = timed(lambda: LogisticProbe().fit(x[:, : cells // part], y), repeats)  # noqa: B023
+        fewer_rows, _ = timed(lambda: LogisticProbe().fit(x[: n // part], y[: n // part]), repeats)  # noqa: B023
+        print(f"  {cells // part} cells: {fewer_cells:.2f} s; {n // part} examples: {fewer_rows:.2f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=256)
@@ -57,11 +87,15 @@ def main() -> None:
     parser.add_argument("--permutations", type=int, default=100, help="0 leaves the null out")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--growth", action="store_true", help="only time parts of the problem")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     x, y = activations(args.cells, args.examples, args.features)
     on_device = x.to(args.device)
     timed(lambda: LogisticProbe().fit(on_device[:, :8], y), 1)
+    if args.growth:
+        growth(on_device, y, args.repeats)
+        return
     ours, probe = timed(lambda: LogisticProbe().fit(on_device, y), args.repeats)
     print(
         f"{args.cells} cells x {args.examples} examples x {args.features} features, {args.threads} threads, "
@@ -84,6 +118,7 @@ def main() -> None:
     ]
     print(f"  scikit-learn, in proportion from {args.sample} cells: {theirs:.1f} s, {theirs / ours:.0f} x")
     print(f"  scikit-learn's objective above ours, relative: {min(excess):.1e} to {max(excess):.1e}")
+    beside_probekit(x, y, cells, probe, ours)
     if args.permutations:
         options = {"progress": False, "device": args.device}
         plain, _ = timed(lambda: fit_probes(x, y, n_permutations=0, **options), args.repeats)

@@ -6,10 +6,12 @@ import json
 import math
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -294,6 +296,21 @@ def test_a_model_without_attention_is_refused(
     tiny_tokenizer.save_pretrained(folder)
     out = tmp_path / "out"
     _refused(["report", folder, world["data"], "--out", out], "attention", out, capsys)
+
+
+def test_a_tokenizer_that_cannot_pad_is_lent_its_end_token_or_refused(
+    world: dict[str, Path], tmp_path: Path, tiny_tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(world["model"], folder)
+    tokenizer = deepcopy(tiny_tokenizer)
+    few = ["--permutations", "20", "--resamples", "100"]
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    assert run(["report", folder, world["data"], *few, "--out", tmp_path / "out"]) == 0
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(folder)
+    _refused(["report", folder, world["data"], "--out", tmp_path / "none"], "padding", tmp_path / "none", capsys)
 
 
 def test_activations_that_are_not_finite_are_refused(
