@@ -45,7 +45,7 @@ def test_verify_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_toys_write_figures_and_numbers(tmp_path: Path) -> None:
-    assert run("toy", "data-share", "--seeds", 2, "--steps", 4, "--selection-seeds", 1, "--out", tmp_path) == 0
+    assert run("toy", "data-share", "--seeds", 2, "--steps", 4, "--selection-seeds", 2, "--out", tmp_path) == 0
     assert {path.suffix for path in tmp_path.iterdir()} >= {".png", ".json"}
 
 
