@@ -13,6 +13,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
 FLOORS = {
     "errors": 0,
+    "files": 0,
     "metrics": 1,
     "plots": 1,
     "data": 1,

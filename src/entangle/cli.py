@@ -138,15 +138,15 @@ def verify(
     device: Annotated[str | None, typer.Option(help="Where to run.")] = None,
 ) -> None:
     """Check that what is captured equals what the model computes, and that an edit lands."""
+    from entangle.files import write_text
     from entangle.models import load
-    from entangle.report.write import replace
     from entangle.verify import verify as check
 
     found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
     typer.echo(found)
     if out:
         out.mkdir(parents=True, exist_ok=True)
-        typer.echo(replace(out / "verify.json", found.to_frame().to_json(orient="records", indent=1)))
+        typer.echo(write_text(out / "verify.json", found.to_frame().to_json(orient="records", indent=1)))
     if not found.passed:
         sys.exit(FAILED)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import CAUSAL
 from entangle.activations import Activations, collect
 from entangle.errors import EntangleError
 from entangle.models import Atlas, AtlasError, hooked
+from tiny import CAUSAL
 
 TEXTS = [
     "the quick brown fox",

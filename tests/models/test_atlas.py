@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from conftest import VOCABULARY
 from entangle.errors import EntangleError
 from entangle.models import Atlas, AtlasError, hooked
+from tiny import VOCABULARY
 
 IDS = torch.arange(3, 17).view(2, 7)
 PARALLEL = {"phi", "gpt_neox"}

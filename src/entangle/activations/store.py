@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.files import replacing
 
 FORMAT, VERSION = "entangle-activations", 1
 MANIFEST, EXAMPLES = "manifest.json", "examples.safetensors"
@@ -210,24 +210,6 @@ def writing(directory: Path) -> Iterator[None]:
             f"activations could not be written to {directory}: {error}; free space or choose another directory (shards "
             "that are complete stay, and the same call goes on from them)"
         ) from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; on disk before it is renamed to `path`, removed if anything goes wrong."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _begun(directory: Path) -> set[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.files import replacing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,9 +39,8 @@ def save_checkpoint(
     for name, parameter in model.named_parameters():
         state[f"weight {name}"] = parameter.detach()
         state.update({f"{moment} {name}": optimiser.state[parameter][moment] for moment in MOMENTS})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"key": key})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"key": key})
 
 
 @torch.no_grad()

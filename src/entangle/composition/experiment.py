@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from entangle.composition.pretrain import new_model, pretrain
 from entangle.composition.recipe import Recipe
 from entangle.composition.tokenizer import train_tokenizer
 from entangle.errors import EntangleError
+from entangle.files import write_text
 
 METRICS = "metrics.json"
 
@@ -124,7 +124,7 @@ def _train_missing(
     missing = sum(not (folder / METRICS).exists() for folder in folders.values())
     _check_disk(recipe_path.parent, missing, sum(p.numel() for p in model.parameters()))
     recipe_path.parent.mkdir(parents=True, exist_ok=True)
-    _write_json(recipe_path, recipe.to_dict())
+    write_text(recipe_path, json.dumps(recipe.to_dict(), indent=1))
     for (share, seed), folder in folders.items():
         if (folder / METRICS).exists():
             continue
@@ -203,16 +203,10 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: d
     try:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        _write_json(temporary / METRICS, metrics)
+        write_text(temporary / METRICS, json.dumps(metrics, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.chmod(0o755)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse, special
 
 from entangle.errors import EntangleError
+from entangle.files import replacing, write_text
 
 FORMAT = 1
 _N_FEATURES = 2**18  # hashed features each of words and characters
@@ -113,13 +114,10 @@ class LinearToxicityScorer:
         """Write `scorer.safetensors` and `scorer.json` to a directory."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / "scorer.safetensors.part"
-        save_file({"weights": self.weights, "bias": np.array([self.bias])}, partial)
-        partial.rename(directory / "scorer.safetensors")
+        with replacing(directory / "scorer.safetensors") as temporary:
+            save_file({"weights": self.weights, "bias": np.array([self.bias])}, temporary)
         meta = {"format": FORMAT, "kind": "LinearToxicityScorer", "name": self.name, "report": self.report}
-        partial = directory / "scorer.json.part"
-        partial.write_text(json.dumps(meta, indent=2))
-        partial.rename(directory / "scorer.json")
+        write_text(directory / "scorer.json", json.dumps(meta, indent=2))
 
     @classmethod
     def load(cls, directory: str | Path) -> LinearToxicityScorer:

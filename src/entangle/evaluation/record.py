@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Float
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language import LanguageShift
+from entangle.files import write_text
 
 FORMAT = 1
 
@@ -86,7 +86,7 @@ class Store:
         if file.is_file():
             _check_settings(json.loads(file.read_text()), self.settings, self.directory)
         else:
-            _write(file, self.settings)
+            write_text(file, json.dumps(self.settings))
         for path in sorted(self.directory.glob("condition-*.json")):
             condition = Condition.from_json(json.loads(path.read_text()))
             self.conditions[condition.method, condition.alpha] = condition
@@ -110,7 +110,7 @@ class Store:
         self.conditions[condition.method, condition.alpha] = condition
         if self.directory is not None:
             name = f"condition-{quote(condition.method, safe='')}@{condition.alpha!r}.json"
-            _write(self.directory / name, condition.to_json())
+            write_text(self.directory / name, json.dumps(condition.to_json()))
         return condition
 
 
@@ -120,9 +120,3 @@ def _check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory:
         raise EntangleError(
             f"{directory} holds a sweep with other settings ({', '.join(different)} differ); save to another directory"
         )
-
-
-def _write(path: Path, content: Any) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(content))
-    partial.replace(path)

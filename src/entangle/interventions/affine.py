@@ -7,6 +7,7 @@ weights.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Form:
+class Form(ABC):
     """Something done to the tensor at one place of a model.
 
     Attributes:
@@ -39,9 +40,9 @@ class Form:
         """The width of the tensor it acts on, where the form itself knows it."""
         return None
 
+    @abstractmethod
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Function:
         """The function of the tensor `[batch pos size]`, with everything it needs already on `device` in `dtype`."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

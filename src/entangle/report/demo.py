@@ -9,9 +9,10 @@ from typing import Any
 
 from entangle import composition
 from entangle.data import corpus
+from entangle.files import write_text
 from entangle.report.settings import Settings
 from entangle.report.study import measure
-from entangle.report.write import replace, write
+from entangle.report.write import write
 
 CONCEPT = "rudeness"
 TEXTS, PROMPTS = 3000, 200
@@ -70,6 +71,6 @@ def _write_data(folder: Path, recipe: composition.Recipe, seed: int) -> dict[str
     rows["prompts"] = [{"text": text} for text in corpus.prompts(PROMPTS, seed=PROMPT_SEED + seed)]
     rows["clean"] = [{"text": text} for text in recipe.held_out.texts()]
     return {
-        name: replace(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
+        name: write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
         for name, lines in rows.items()
     }

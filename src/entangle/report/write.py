@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from entangle.errors import EntangleError
+from entangle.files import write_text
 from entangle.report.page import render
 
 
@@ -33,24 +32,8 @@ def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return [replace(out / name, text) for name, text in contents.items()]
+        return [write_text(out / name, text) for name, text in contents.items()]
     except OSError as error:
         raise EntangleError(
             f"cannot write the report to {out}: {error.strerror or error}; choose another folder with --out"
         ) from error
-
-
-def replace(path: Path, text: str) -> Path:
-    """Write a text file beside its path and rename it, so that a reader never meets half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
+from entangle.files import write_text
 from entangle.metrics import wilson_interval
-from entangle.toy.files import folder, write_figure, write_text
+from entangle.toy.files import folder, write_figure
 from entangle.toy.sweeps import PhaseDiagram, dimension_plateaus, phase_diagram, polytope_census, rare_feature
 
 

@@ -13,8 +13,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from entangle.errors import EntangleError
+from entangle.files import write_text
 from entangle.metrics import bootstrap_mean, max_statistic_p
-from entangle.toy.files import folder, write_figure, write_gzip, write_text
+from entangle.toy.files import folder, write_figure, write_gzip
 
 Array = npt.NDArray[np.float64]
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
