@@ -56,7 +56,11 @@ def build(model_type: str, seed: int) -> PreTrainedModel:
     torch.manual_seed(seed)
     auto = AutoModel if model_type == "bert" else AutoModelForCausalLM
     model = auto.from_config(config).eval()
-    # Random models with the usual tiny initialisation are nearly linear: larger weights make a wrong hook show.
+    return enlarge(model)
+
+
+def enlarge(model: PreTrainedModel) -> PreTrainedModel:
+    """Random models with the usual tiny initialisation are nearly linear: larger weights make a wrong hook show."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
