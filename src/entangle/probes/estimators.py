@@ -188,7 +188,19 @@ class _Minimiser(LinearProbe):
         return torch.stack(columns, 1)
 
 
-class LogisticProbe(_Minimiser):
+class _ByInverseStrength(_Minimiser):
+    """Penalised by `.5 |coef|^2` against `C` times the loss, as scikit-learn's linear classifiers are."""
+
+    def __init__(
+        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float | None = None, max_iter: int = 200
+    ) -> None:
+        self.C = C
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+
+
+class LogisticProbe(_ByInverseStrength):
     """L2 logistic regression with scikit-learn's objective: `.5 |coef|^2 + C * sum_i weight_i * log-loss_i`, intercept
     free.
 
@@ -202,14 +214,6 @@ class LogisticProbe(_Minimiser):
         max_iter: Steps after which a cell counts as not converged.
     """
 
-    def __init__(
-        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float | None = None, max_iter: int = 200
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-
     def _objective(self, n_classes: int) -> tuple[Loss, float]:
         return (LogisticLoss() if n_classes == 2 else MultinomialLoss()), self.C
 
@@ -218,7 +222,7 @@ class LogisticProbe(_Minimiser):
         return _softmax(self.decision_function(X), len(self.classes_))
 
 
-class LinearSVMProbe(_Minimiser):
+class LinearSVMProbe(_ByInverseStrength):
     """L2 support vector machine with squared hinge: `.5 |coef|^2 + C * sum_i weight_i * max(0, 1 - y_i s_i)^2`,
     intercept free.
 
@@ -232,14 +236,6 @@ class LinearSVMProbe(_Minimiser):
             as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
     """
-
-    def __init__(
-        self, C: float = 1.0, *, class_weight: ClassWeight = None, tol: float | None = None, max_iter: int = 200
-    ) -> None:
-        self.C = C
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
 
     def _objective(self, n_classes: int) -> tuple[Loss, float]:
         return SquaredHingeLoss(), self.C
