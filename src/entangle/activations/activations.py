@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from entangle.activations.store import MANIFEST, ShardedData, Store, writing
 from entangle.errors import EntangleError
+from entangle.files import replacing
 from entangle.models.fingerprint import check_fingerprint
 
 
@@ -88,9 +87,9 @@ class Activations:
             raise EntangleError(f"{target} exists and holds no activations: choose another directory")
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            with replacing(target) as temporary:
                 store = Store.create(
-                    Path(temporary) / "new",
+                    temporary,
                     input_ids=self.input_ids,
                     rows=self.rows,
                     bounds=[(0, len(self.input_ids))],
@@ -99,9 +98,6 @@ class Activations:
                     meta=self.meta,
                 )
                 store.write(0, {site: self[site] for site in self.sites})
-                if target.exists():
-                    os.replace(target, Path(temporary) / "old")
-                os.replace(store.directory, target)
         return target
 
     @classmethod

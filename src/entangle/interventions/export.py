@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
+from entangle.files import replacing
 from entangle.interventions.affine import AffineForm, Form, Function
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.compile import constants
@@ -49,10 +48,8 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
     vectors = constants(model, edit, alpha)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as aside:
-        written = Path(aside) / target.name
-        writers[format](written, model, vectors)
-        os.replace(written, target)
+    with replacing(target) as temporary:
+        writers[format](temporary, model, vectors)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
+from entangle.files import replacing_together
 from entangle.interventions.base import BaseEdit
 from entangle.models.fingerprint import check_fingerprint, fingerprint
 
@@ -30,7 +30,7 @@ def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None
 
     Args:
         edit: any edit of this library, except one that holds an autoencoder.
-        path: the directory; made if need be. Each file is written whole or not at all.
+        path: the directory; made if need be. The files are written together or not at all.
         model: the model it was made for, whose fingerprint is kept if the edit has none yet.
 
     Raises:
@@ -51,12 +51,10 @@ def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None
     }
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as aside:
-        save_file(tensors, Path(aside) / NUMBERS)
-        (Path(aside) / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
-        (Path(aside) / CARD).write_text(_card(edit, settings["fingerprint"]))
-        for name in (NUMBERS, CARD, SETTINGS):
-            os.replace(Path(aside) / name, folder / name)
+    with replacing_together(folder / NUMBERS, folder / CARD, folder / SETTINGS) as (numbers, card, rest):
+        save_file(tensors, numbers)
+        card.write_text(_card(edit, settings["fingerprint"]))
+        rest.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revision: str | None = None) -> BaseEdit:

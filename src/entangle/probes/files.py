@@ -1,4 +1,4 @@
-"""A result on disk: tensors as safetensors beside a JSON of everything else, each written whole or not at all."""
+"""A result on disk: tensors as safetensors beside a JSON of everything else, written together or not at all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.files import replacing_together
 
 TENSORS, META = "tensors.safetensors", "meta.json"
 
@@ -32,15 +33,9 @@ def write(
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"kind": kind, "version": version, **meta}, indent=1)
-    temporary = [folder / f".{name}.{os.getpid()}" for name in (TENSORS, META)]
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary[0])
-        temporary[1].write_text(text)
-        for path, name in zip(temporary, (TENSORS, META), strict=True):
-            os.replace(path, folder / name)
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
+    with replacing_together(folder / TENSORS, folder / META) as (numbers, rest):
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, numbers)
+        rest.write_text(text)
 
 
 def read(directory: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
