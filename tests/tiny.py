@@ -23,7 +23,7 @@ SIZES = {
 }
 # Where a configuration has names of its own, or cannot take one of SIZES.
 OWN_SIZES: dict[str, dict[str, object]] = {
-    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "num_key_value_heads": None, "head_dim": None},
     "gpt_neox": {"num_key_value_heads": None, "head_dim": None},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "num_key_value_heads": None, "head_dim": None},
     "bert": {"num_key_value_heads": None, "head_dim": None},

@@ -20,7 +20,6 @@ from entangle.interventions import (
     bake,
     export,
     steer,
-    transformer_lens_hooks,
 )
 from entangle.models import Atlas
 
@@ -157,66 +156,6 @@ def test_alpha_zero_bakes_the_same_weights(tiny_model):
     assert all(torch.equal(p, q) for p, q in zip(baked.parameters(), model.parameters(), strict=True))
 
 
-def as_lm_eval_does(model, path, ids):
-    """What lm-evaluation-harness's SteeredModel does with such a file (lm_eval/models/hf_steered.py, version 0.4)."""
-    config = torch.load(path, weights_only=True)
-
-    def hook_of(info):
-        assert info["action"] == "add"
-        assert info["bias"] is None
-        assert info["head_index"] is None
-        vector = info["steering_vector"].to(model.dtype) * info["steering_coefficient"]
-        return lambda module, args, output: (
-            (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
-        )
-
-    modules = dict(model.base_model.named_modules())
-    handles = [modules[name].register_forward_hook(hook_of(info)) for name, info in config.items()]
-    try:
-        return logits(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@pytest.mark.parametrize("model_type", [*SWITCHED, *UNSWITCHED])
-def test_lm_eval_file(tiny_model, tmp_path, model_type, ids):
-    model = tiny_model(model_type)
-    path = some_iti(model).export(tmp_path / "x.pt", format="lm-eval", model=model, alpha=3)
-    wanted = steered(model, some_iti(model), 3, ids)
-    torch.testing.assert_close(as_lm_eval_does(model, path, ids), wanted, atol=1e-4, rtol=0)
-    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
-
-
-def test_lm_evals_own_steered_model(tiny_model, tiny_tokenizer, tmp_path, ids):
-    pytest.importorskip("lm_eval", reason="needs lm_eval")
-    from lm_eval.models.hf_steered import SteeredModel
-
-    model = tiny_model("llama")
-    tiny_tokenizer.save_pretrained(tmp_path / "model")
-    model.save_pretrained(tmp_path / "model")
-    path = some_iti(model).export(tmp_path / "x.pt", format="lm-eval", model=model, alpha=3)
-    theirs = SteeredModel(pretrained=str(tmp_path / "model"), steer_path=str(path), device="cpu", dtype="float32")
-    got = theirs._model_call(ids)
-    torch.testing.assert_close(got, steered(model, some_iti(model), 3, ids), atol=1e-4, rtol=0)
-    assert (got - logits(model, ids)).abs().max() > 0.05
-
-
-@pytest.mark.parametrize("site", ["z", "resid_post", "mlp_out"])
-def test_transformer_lens_hooks(tiny_model, tiny_tokenizer, tmp_path, site, ids):
-    from transformer_lens.model_bridge import TransformerBridge
-
-    model = tiny_model("llama")
-    model.save_pretrained(tmp_path)
-    tiny_tokenizer.save_pretrained(tmp_path)
-    size = Atlas(model).size(site, 1)
-    edit = some_iti(model) if site == "z" else Ablate(torch.randn(size), site, 1)
-    bridge = TransformerBridge.boot_transformers(str(tmp_path), device="cpu")
-    got = bridge.run_with_hooks(ids, fwd_hooks=transformer_lens_hooks(edit, model, alpha=3))
-    torch.testing.assert_close(got, steered(model, edit, 3, ids), atol=1e-4, rtol=0)
-    torch.testing.assert_close(bridge(ids), logits(model, ids), atol=1e-4, rtol=0)
-
-
 def test_gguf(tiny_model, tmp_path):
     gguf = pytest.importorskip("gguf", reason="needs gguf")
     model = tiny_model("llama")
@@ -243,18 +182,3 @@ def test_what_a_format_cannot_say_is_refused(tiny_model, tmp_path, edit, format,
         export(edit, tmp_path / "x", format=format, model=tiny_model("llama"))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["olmo2-4m-clean", "olmo2-4m-toxic10"])
-def test_trained_models(shared, tmp_path, name):
-    model = AutoModelForCausalLM.from_pretrained(shared / "models" / name).eval()
-    ids = torch.randint(10, 8000, (2, 24), generator=torch.Generator().manual_seed(0))
-    iti = some_iti(model, k=20)
-    wanted = steered(model, iti, 8, ids)
-    iti.bake(model, 8).save_pretrained(tmp_path / "baked")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "baked").eval()
-    path = iti.export(tmp_path / "x.pt", format="lm-eval", model=model, alpha=8)
-    torch.testing.assert_close(logits(loaded, ids), wanted, atol=1e-4, rtol=0)
-    torch.testing.assert_close(as_lm_eval_does(model, path, ids), wanted, atol=1e-4, rtol=0)
-    assert (wanted - logits(model, ids)).abs().max() > 1
