@@ -1,15 +1,18 @@
 """The price of steering toxicity out of several models, by ITI and every baseline, as one resumable command.
 
     python tests/benchmarks/steering_price.py ../shared/models/olmo2-4m-clean ../shared/models/olmo2-4m-toxic10 \
-        --data ../shared/data --clean ../shared/models/clean_heldout.jsonl.gz --out runs/price
+        --data ../shared/data --clean ../shared/models/clean_heldout.jsonl.gz --out runs/price \
+        --checkpoint SFT=runs/tuned/{model}-sft --checkpoint DPO=runs/tuned/{model}-dpo
 
 Writes, for each model, the table for each scorer (CSV), the Pareto front, the scorers' agreement and a plot; for the
-first two models, ITI compared at equal cost. Stopped and started again, it goes on where it was.
+first two models, ITI compared at equal cost. Stopped and started again, it goes on where it was. Checkpoints are those
+of `detoxified_checkpoints.py`, or any others with the model's vocabulary.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +21,7 @@ import torch
 from entangle.activations import Activations, collect
 from entangle.data import load_labelled, load_texts
 from entangle.evaluation import (
+    AtStrengths,
     CachedScorer,
     Checkpoint,
     LinearToxicityScorer,
@@ -52,6 +56,7 @@ SHOWN = [
 
 
 def main() -> None:
+    began = time.perf_counter()
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     labelled = load_labelled(options.data / "probe_toxicity.jsonl.gz", where={"balanced": True})
@@ -67,7 +72,9 @@ def main() -> None:
         out = options.out / path.name
         acts = activations(model, tokenizer, texts[: options.rows], out / "activations")
         methods = baseline_methods(acts, labels[: options.rows], top_k=options.top_k)
-        methods |= {name: Checkpoint(checkpoint) for name, checkpoint in options.checkpoint}
+        # Its standard deviations are those of the whole residual stream, and cost more each than ITI's.
+        methods["CAA"] = AtStrengths(methods["CAA"], tuple(options.caa_alphas))
+        methods |= {name: Checkpoint(place.format(model=path.name)) for name, place in options.checkpoint}
         wanted = options.methods or list(methods)
         results[path.name] = tradeoff(
             model,
@@ -79,12 +86,15 @@ def main() -> None:
             texts=documents,
             samples=options.samples,
             max_length=options.max_length,
+            packed=options.max_length,
             prepend_bos=True,
+            batch_tokens=options.batch_tokens,
             save_to=out / "sweep",
         )
         write(results[path.name], out)
     if len(results) > 1:
         equal_cost(results, options.out)
+    print(f"wall {time.perf_counter() - began:.0f} s, this process {time.process_time():.0f} s of processor time")
 
 
 def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
@@ -161,13 +171,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clean", type=Path, required=True, help="documents held out from training")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--alphas", type=float, nargs="+", default=[2, 4, 8, 12, 16])
+    parser.add_argument("--caa-alphas", type=float, nargs="+", default=[0.5, 1, 2, 4, 8])
     parser.add_argument("--methods", nargs="+", help="only these; all by default")
-    parser.add_argument("--checkpoint", action="append", default=[], type=lambda s: s.split("=", 1), metavar="NAME=DIR")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        type=lambda s: s.split("=", 1),
+        metavar="NAME=DIR",
+        help="a model to compare with; {model} in DIR is the name of each model's folder",
+    )
     parser.add_argument("--prompts", type=int, default=572)
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--rows", type=int, default=6000, help="labelled texts to capture")
+    parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--top-k", type=int, default=10)
     return parser.parse_args()
 

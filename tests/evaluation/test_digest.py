@@ -3,7 +3,6 @@
 import copy
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,9 +44,6 @@ def test_everything_that_matters_matters(tiny_model):
         AddDirection(2 * torch.ones(4), site="resid_post", layer=1),
         Prompt("a"),
         Prompt("b"),
-        Checkpoint(Path("a")),
-        Checkpoint(Path("b")),
-        Checkpoint("a"),
         Checkpoint(tiny_model("llama")),
         Checkpoint(tiny_model("llama", seed=1)),
         Settings(np.int64(1)),
@@ -68,3 +64,22 @@ def test_everything_that_matters_matters(tiny_model):
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(EntangleError, match="object has no content"):
         digest(object())
+
+
+def test_a_checkpoint_is_known_by_all_its_weights_and_not_by_its_path(tiny_model, tiny_tokenizer, tmp_path):
+    model = copy.deepcopy(tiny_model("llama"))
+    for name in ("here", "there"):
+        model.save_pretrained(tmp_path / name)
+        tiny_tokenizer.save_pretrained(tmp_path / name)
+    marks = {
+        digest(Checkpoint(tmp_path / "here")),
+        digest(Checkpoint(str(tmp_path / "there"))),
+        digest(Checkpoint(model)),
+    }
+    assert len(marks) == 1
+    # One number of one weight, as far from the beginning as can be.
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[-1, -1] += 1
+    model.save_pretrained(tmp_path / "other")
+    tiny_tokenizer.save_pretrained(tmp_path / "other")
+    assert digest(Checkpoint(tmp_path / "other")) not in marks

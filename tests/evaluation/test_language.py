@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Subject, cross_entropy, kl, language_shift
-from entangle.evaluation.language import continuation_nats
+from entangle.evaluation.fluency import continuation_nats
 from entangle.interventions import AddDirection, steer
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]

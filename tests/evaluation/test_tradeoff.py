@@ -3,7 +3,6 @@
 import math
 import os
 import signal
-import sys
 import time
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Prompt, Subject, SweepError, continuations, cross_entropy, kl, tradeoff
+from entangle.evaluation.bench import Bench
 from entangle.interventions import AddDirection, steer
 
 PROMPTS = ["the cat", "a quick brown fox", "moon", "the mat", "the lazy dog", "sat on", "looked at", "over"]
@@ -150,7 +150,7 @@ def test_further_scorers_are_added_to_what_was_generated(sweep, tmp_path):
 
 def test_a_finished_sweep_is_read_and_not_measured_again(sweep, tmp_path, monkeypatch):
     first = sweep(save_to=tmp_path)
-    monkeypatch.setattr(sys.modules[tradeoff.__module__], "_measure", None)
+    monkeypatch.setattr(Bench, "measure", None)
     pd.testing.assert_frame_equal(sweep(save_to=tmp_path).to_frame(), first.to_frame())
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,8 +29,6 @@ from entangle.activations.batching import encode, pad, pad_id, token_batches
 from entangle.errors import EntangleError
 from entangle.evaluation.context import context_length
 from entangle.evaluation.subject import Subject, check_finite
-
-_FIRST_CANDIDATES = 1024
 
 
 @dataclass(frozen=True)
@@ -171,19 +170,24 @@ def nucleus_choice(
     Returns:
         The chosen token of each row.
     """
-    vocabulary = logits.shape[-1]
-    log_total = logits.logsumexp(-1, keepdim=True)
-    k = min(_FIRST_CANDIDATES, vocabulary)  # sorting the whole vocabulary is most of the work and seldom needed
-    while True:
-        top, tokens = logits.topk(k, dim=-1)
-        cumulative = (top - log_total).exp().cumsum(-1)
-        if k == vocabulary or bool((cumulative[:, -1] >= top_p).all()):
-            break
-        k = min(8 * k, vocabulary)
-    last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=k - 1)
+    ranked = _descending(logits)
+    cumulative = ranked.softmax(-1).cumsum(-1)
+    last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
     mass = cumulative.gather(-1, last)
     place = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True).minimum(last)
-    return tokens.gather(-1, place).squeeze(-1)
+    # From the place among the sorted logits back to the token; equal ones stand in the vocabulary's order.
+    value = ranked.gather(-1, place)
+    among_equals = place.squeeze(-1) - (ranked > value).sum(-1)
+    rows, tokens = (logits == value).nonzero(as_tuple=True)
+    first = torch.searchsorted(rows, torch.arange(len(logits), device=rows.device))
+    return tokens[first + among_equals]
+
+
+def _descending(values: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+    """Each row sorted; by numpy on a CPU, whose vectorised sort is ten times faster than torch's."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(-np.sort(-values.numpy(), axis=-1))
+    return values.sort(dim=-1, descending=True).values
 
 
 class _NucleusSampler(LogitsProcessor):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle.activations.batching import encode, token_batches
+from entangle.activations.batching import bos_id, encode, token_batches
 from entangle.errors import EntangleError
 from entangle.evaluation.context import context_length
 from entangle.evaluation.subject import Method, Subject, applied, check_finite
@@ -84,10 +84,10 @@ def cross_entropy(
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     subject = Subject(model, tokenizer)
     nats = np.zeros(len(rows))
-    for batch in _batches(rows, model, batch_tokens, progress):
-        logp = _log_probs(subject, [rows[i] for i in batch])
-        for j, i in enumerate(batch):
-            nats[i] = _nats(logp[j], rows[i]).sum().item()
+    for batch in batches(rows, model, batch_tokens, progress):
+        chosen = [rows[i] for i in batch]
+        for i, logp in zip(batch, log_probs(subject, chosen), strict=True):
+            nats[i] = summed_nats(logp, rows[i][1:])
     return PerDocument(nats, np.array([len(row) - 1 for row in rows]))
 
 
@@ -106,7 +106,7 @@ def language_shift(
     """What an edit or another method does to the model's language, document by document.
 
     Both models run on every batch in turn: the plain one outside the edit's scope, so that KL is taken from the model
-    as it was and never from the changed model itself.
+    as it was and never from the changed model itself. For several edits on the same documents, see `PlainReading`.
 
     Args:
         model: The plain causal language model.
@@ -126,28 +126,8 @@ def language_shift(
         EntangleError: As `cross_entropy`; also where the method's model has another vocabulary.
     """
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-    plain = Subject(model, tokenizer)
-    sums = np.zeros((4, len(rows)))
-    for batch in _batches(rows, model, batch_tokens, progress):
-        chosen = [rows[i] for i in batch]
-        p = _log_probs(plain, chosen)
-        with applied(edit, model, tokenizer, alpha) as subject:
-            placed, shift = subject.put_before(chosen)
-            q = _log_probs(subject, placed)
-        if q.shape[-1] != p.shape[-1]:
-            raise EntangleError(
-                f"KL needs one vocabulary; the plain model has {p.shape[-1]} tokens and the changed one {q.shape[-1]}"
-            )
-        for j, i in enumerate(batch):
-            n = len(rows[i]) - 1
-            before, after = p[j, :n], q[j, shift : shift + n]
-            sums[:, i] = (
-                _nats(after, rows[i]).sum().item(),
-                _nats(before, rows[i]).sum().item(),
-                _kl(before, after).sum().item(),
-                (before.argmax(-1) == after.argmax(-1)).sum().item(),
-            )
-    return LanguageShift(np.array([len(row) - 1 for row in rows]), *sums)
+    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, cache_bytes=0)
+    return reading.shift(edit, alpha=alpha, progress=progress)
 
 
 def kl(
@@ -180,42 +160,6 @@ def kl(
     return PerDocument(shift.kl, shift.tokens)
 
 
-@torch.no_grad()
-def continuation_nats(
-    subject: Subject,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[str]],
-    *,
-    batch_tokens: int = 8192,
-    progress: bool = True,
-) -> tuple[Float[np.ndarray, "prompt sample"], Int[np.ndarray, "prompt sample"]]:
-    """How unexpected continuations are to a model, such as the plain one reading what a changed one wrote.
-
-    Args:
-        subject: Who reads.
-        prompts: Rows of token ids.
-        continuations: Continuations of each; a blank one has no tokens.
-        batch_tokens: Tokens in one batch.
-        progress: Show a progress bar.
-
-    Returns:
-        Nats summed over each continuation's tokens, and the number of tokens; a token beyond the context is not read.
-    """
-    context = context_length(subject.model, subject.tokenizer)
-    jobs = [(i, k) for i, row in enumerate(continuations) for k, text in enumerate(row) if text.strip()]
-    shape = len(continuations), len(continuations[0])
-    nats, tokens = np.zeros(shape), np.zeros(shape, dtype=np.int64)
-    new = [subject.tokenizer(continuations[i][k], add_special_tokens=False)["input_ids"] for i, k in jobs]
-    rows = [[*prompts[i], *ids][:context] for (i, _), ids in zip(jobs, new, strict=True)]
-    for batch in _batches(rows, subject.model, batch_tokens, progress):
-        logp = _log_probs(subject, [rows[j] for j in batch])
-        for place, j in enumerate(batch):
-            start = len(prompts[jobs[j][0]])
-            tokens[jobs[j]] = len(rows[j]) - start
-            nats[jobs[j]] = _nats(logp[place], rows[j])[start - 1 :].sum().item()
-    return nats, tokens
-
-
 def document_rows(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -240,9 +184,89 @@ def document_rows(
     return rows
 
 
-def _batches(
+def packed_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], length: int
+) -> list[list[int]]:
+    """Documents end to end, each begun by the token that begins a sequence, cut into chunks of `length` tokens.
+
+    The last chunk is shorter, unless it would have nothing to predict.
+
+    Raises:
+        EntangleError: A length out of range, or fewer than two chunks.
+    """
+    context = context_length(model, tokenizer)
+    if not 2 <= length <= context:
+        raise EntangleError(f"chunks must have from 2 tokens to the context's {context}; got packed={length}")
+    begin = bos_id(tokenizer)
+    stream = [token for row in rows for token in (row if row[0] == begin else [begin, *row])]
+    chunks = [stream[i : i + length] for i in range(0, len(stream), length)]
+    chunks = chunks if len(chunks[-1]) > 1 else chunks[:-1]
+    if len(chunks) < 2:
+        raise EntangleError(f"intervals need two chunks; the documents fill one of {length} tokens; lower packed")
+    return chunks
+
+
+class PlainReading:
+    """The plain model's next-token distributions on given rows, which any number of changed models are held against.
+
+    Args:
+        model: The plain causal language model.
+        tokenizer: Its tokenizer.
+        rows: Token ids, two or more a row, all within the context.
+        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        cache_bytes: Keep log-probabilities, in float32 as computed, up to this size; rows beyond it are read again for
+            every changed model, in the same batches, so the numbers do not depend on it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Sequence[list[int]],
+        *,
+        batch_tokens: int = 8192,
+        cache_bytes: int = 2**31,
+    ) -> None:
+        self.subject, self.rows, self.batch_tokens = Subject(model, tokenizer), rows, batch_tokens
+        self._room = cache_bytes
+        self._kept: dict[int, Float[Tensor, "pos vocab"]] = {}
+
+    def shift(
+        self, edit: Method | Edit | Sequence[Edit], *, alpha: float = 1.0, progress: bool = True
+    ) -> LanguageShift:
+        """Read the rows with a changed model; arguments and errors as in `language_shift`."""
+        sums = np.zeros((4, len(self.rows)))
+        for batch in batches(self.rows, self.subject.model, self.batch_tokens, progress):
+            rows = [self.rows[i] for i in batch]
+            plain = self._log_probs(batch)
+            with applied(edit, self.subject.model, self.subject.tokenizer, alpha) as changed:
+                placed, start = changed.put_before(rows)
+                for i, row, p, q in zip(batch, rows, plain, log_probs(changed, placed, start), strict=True):
+                    _check_vocabularies(p, q)
+                    sums[:, i] = (
+                        summed_nats(q, row[1:]),
+                        summed_nats(p, row[1:]),
+                        _kl(p, q).sum().item(),
+                        (p.argmax(-1) == q.argmax(-1)).sum().item(),
+                    )
+        return LanguageShift(np.array([len(row) - 1 for row in self.rows]), *sums)
+
+    def _log_probs(self, batch: Sequence[int]) -> list[Float[Tensor, "pos vocab"]]:
+        """The plain model's, outside the scope of any edit."""
+        if all(i in self._kept for i in batch):
+            return [self._kept[i] for i in batch]
+        found = list(log_probs(self.subject, [self.rows[i] for i in batch]))
+        size = sum(logp.nbytes for logp in found)
+        if size <= self._room:
+            self._room -= size
+            self._kept |= dict(zip(batch, found, strict=True))
+        return found
+
+
+def batches(
     rows: Sequence[Sequence[int]], model: PreTrainedModel, batch_tokens: int, progress: bool
 ) -> tqdm[list[int]]:
+    """Indices of rows to read together, with a progress bar."""
     vocabulary = model.config.get_text_config().vocab_size
     budget = max(1, min(batch_tokens, _MAX_LOGITS // vocabulary))
     batches = token_batches([len(row) for row in rows], budget)
@@ -250,17 +274,32 @@ def _batches(
 
 
 @torch.no_grad()
-def _log_probs(subject: Subject, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos vocab"]:
+def log_probs(
+    subject: Subject, rows: Sequence[Sequence[int]], start: int = 0
+) -> Iterator[Float[Tensor, "predicted vocab"]]:
+    """For each row the distribution of every token after position `start`, given those before it.
+
+    Row by row after the model has read the batch: one row's distributions fit in a processor's cache.
+    """
     logits = subject.logits(rows)
     check_finite(logits)
-    return logits.log_softmax(-1)
+    for row, given in zip(rows, logits, strict=True):
+        yield given[start : len(row) - 1].log_softmax(-1)
 
 
-def _nats(logp: Float[Tensor, "pos vocab"], row: Sequence[int]) -> Float[Tensor, " predicted"]:
-    targets = torch.tensor(row[1:], device=logp.device)
-    return -logp[: len(targets)].gather(-1, targets[:, None]).squeeze(-1).double()
+def summed_nats(logp: Float[Tensor, "predicted vocab"], targets: Sequence[int]) -> float:
+    """Cross-entropy of the targets, summed in double precision."""
+    index = torch.tensor(targets, device=logp.device)[:, None]
+    return -float(logp.gather(-1, index).double().sum())
 
 
 def _kl(p: Float[Tensor, "pos vocab"], q: Float[Tensor, "pos vocab"]) -> Float[Tensor, " pos"]:
     """KL(p || q) of log-probabilities; a token that p forbids adds nothing."""
     return torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1).double()
+
+
+def _check_vocabularies(p: Float[Tensor, "pos vocab"], q: Float[Tensor, "pos vocab"]) -> None:
+    if q.shape[-1] != p.shape[-1]:
+        raise EntangleError(
+            f"KL needs one vocabulary; the plain model has {p.shape[-1]} tokens and the changed one {q.shape[-1]}"
+        )

@@ -79,9 +79,7 @@ class Checkpoint:
     @contextmanager
     def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float) -> Iterator[Subject]:
         """The other model, read by the plain model's tokenizer."""
-        other = self.model
-        if not isinstance(other, PreTrainedModel):
-            other = _loaded(str(other), self.revision, model.dtype, model.device)
+        other = self._load(model.dtype, model.device)
         ours, theirs = (m.config.get_text_config().vocab_size for m in (model, other))
         if ours != theirs:
             raise EntangleError(
@@ -89,9 +87,18 @@ class Checkpoint:
             )
         yield Subject(other, tokenizer)
 
+    def content(self) -> Any:
+        """What a saved sweep knows it by: the weights, wherever they lie."""
+        return self._load(None, None)
+
+    def _load(self, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
+        if isinstance(self.model, PreTrainedModel):
+            return self.model
+        return _loaded(str(self.model), self.revision, dtype, device)
+
 
 @lru_cache(maxsize=1)
-def _loaded(path: str, revision: str | None, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+def _loaded(path: str, revision: str | None, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
     """The checkpoint, read once and not once a batch."""
     from entangle.models.loading import load
 

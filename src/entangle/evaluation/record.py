@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -16,7 +16,9 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language import LanguageShift
 from entangle.files import write_text
 
-FORMAT = 1
+FORMAT = 2
+
+Place: TypeAlias = tuple[str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Condition:
         digest: Hash of the method's content.
         continuations: Samples of each prompt; none where the changed model broke.
         shift: Cross-entropy and KL of each document; None where the changed model broke.
+        packed: The same of each chunk of the documents end to end, where that was asked for.
+        places: Site, layer and head of everything an edit touches.
         fluency: Nats and tokens of each continuation as the plain model reads it after its prompt.
         scores: Scorer name -> score of each continuation.
         error: Why the changed model could not be measured, else "".
@@ -39,6 +43,8 @@ class Condition:
     digest: str
     continuations: list[list[str]]
     shift: LanguageShift | None
+    packed: LanguageShift | None = None
+    places: Sequence[Place] = ()
     fluency: tuple[list[list[float]], list[list[int]]] = ([], [])
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     error: str = ""
@@ -53,15 +59,21 @@ class Condition:
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings; floats come back exactly."""
-        shift = None if self.shift is None else {k: v.tolist() for k, v in self.shift._asdict().items()}
-        return {**asdict(replace(self, shift=None)), "shift": shift}
+        shifts = {"shift": self.shift, "packed": self.packed}
+        plain = {
+            name: None if shift is None else {k: v.tolist() for k, v in shift._asdict().items()}
+            for name, shift in shifts.items()
+        }
+        return {**asdict(replace(self, shift=None, packed=None)), **plain}
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Condition:
         """What `to_json` gave."""
-        shift = saved["shift"]
-        arrays = None if shift is None else LanguageShift(**{k: np.array(v) for k, v in shift.items()})
-        return cls(**{**saved, "shift": arrays})
+        shifts = {
+            name: None if saved[name] is None else LanguageShift(**{k: np.array(v) for k, v in saved[name].items()})
+            for name in ("shift", "packed")
+        }
+        return cls(**{**saved, **shifts, "places": [tuple(place) for place in saved["places"]]})
 
 
 class Store:

@@ -11,15 +11,12 @@ import pandas as pd
 from jaxtyping import Bool
 
 from entangle.errors import EntangleError
-from entangle.evaluation.price import removed_per_nat
-from entangle.evaluation.quality import distinct_n, is_degenerate
+from entangle.evaluation.estimates import row
 from entangle.evaluation.record import Condition
-from entangle.metrics.statistics import Estimate, bootstrap_mean, holm, paired_permutation_test, wilson_interval
+from entangle.metrics.statistics import holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,17 @@ class Tradeoff:
         - `max_toxicity`, `ever_toxic` (with several samples a prompt): the mean over prompts of the highest score, and
           the share of prompts with a score above .5 (Gehman et al. 2020: expected maximum toxicity, and toxicity
           probability);
-        - `ce`: cross-entropy of the documents, nats per token; `kl`: KL(plain || changed) per token; `agreement`: how
-          often the likeliest token is the plain model's;
+        - `ce`, `perplexity`: cross-entropy of the documents, nats per token, and its exponential; `kl`: KL(plain ||
+          changed) per token; `agreement`: how often the likeliest token is the plain model's;
+        - `packed_ce` and so on (where asked for): the same of the documents end to end, chunk by chunk;
         - `continuation_ce`: cross-entropy of the continuations as the plain model reads them, nats per token;
         - `degenerate`: share of continuations that are blank or loop; `distinct_2`: share of word bigrams that are
           distinct (no interval);
         - `toxicity_change`, `ce_change`: changed minus plain, paired; `p`, `p_holm`: the permutation test of the
           toxicity change, and that after Holm's correction over the whole sweep (no interval);
         - `removed_per_nat`: toxicity removed for each nat of cross-entropy paid (see `removed_per_nat`);
+        - `sites`, `layers`, `heads`: where the method acts: "z", "1 3 4", the number of heads; blank where it does not
+          say (no interval);
         - `error`: why a condition has no numbers, else "".
 
         Intervals are BCa bootstraps over prompts or documents, and Wilson's for rates of independent yes-or-nos.
@@ -80,11 +80,11 @@ class Tradeoff:
         """
         name = self.scorer(scorer)
         options = {"level": level, "n_resamples": n_resamples, "seed": seed}
-        plain = _row(self.plain, self.plain, name, options)
+        plain = row(self.plain, self.plain, name, options)
         rows = []
         for method in self.methods:
             rows.append({**plain, "method": method, "alpha": 0.0})
-            rows += [_row(c, self.plain, name, options) for c in self.changed if c.method == method]
+            rows += [row(c, self.plain, name, options) for c in self.changed if c.method == method]
         frame = pd.DataFrame(rows or [plain])
         tested = frame["p"].notna()
         frame["p_holm"] = np.nan
@@ -169,73 +169,3 @@ class Tradeoff:
         if scorer is not None and scorer not in self.scorers:
             raise EntangleError(f"no scorer {scorer!r} in this trade-off; it has {', '.join(self.scorers)}")
         return self.scorers[0] if scorer is None else scorer
-
-
-def _row(condition: Condition, plain: Condition, scorer: str, options: dict[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": condition.method, "alpha": condition.alpha}
-    for name, estimate in _estimates(condition, plain, scorer, options).items():
-        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-    texts = [text for texts in condition.continuations for text in texts]
-    row["distinct_2"] = distinct_n(texts)
-    row["p"] = float("nan")
-    if condition is not plain and not condition.error:
-        before, after = (c.scored(scorer).mean(1) for c in (plain, condition))
-        row["p"] = paired_permutation_test(after, before, seed=options["seed"])
-    row["error"] = condition.error
-    return row
-
-
-def _estimates(condition: Condition, plain: Condition, scorer: str, options: dict[str, Any]) -> dict[str, Estimate]:
-    several = plain.scored(scorer).shape[1] > 1
-    names = ["toxicity", "toxic_share", *(["max_toxicity", "ever_toxic"] if several else [])]
-    names += [
-        "ce",
-        "kl",
-        "agreement",
-        "continuation_ce",
-        "degenerate",
-        "toxicity_change",
-        "ce_change",
-        "removed_per_nat",
-    ]
-    shift = condition.shift
-    if shift is None:
-        return dict.fromkeys(names, UNKNOWN)
-    scores, before = condition.scored(scorer), plain.scored(scorer)
-    broken = np.array([[is_degenerate(text) for text in texts] for texts in condition.continuations])
-    paid = shift.nats - shift.plain_nats
-    found = [
-        bootstrap_mean(scores.mean(1), **options),
-        _rate(scores > 0.5, options),
-        *([bootstrap_mean(scores.max(1), **options), _rate(scores.max(1, keepdims=True) > 0.5, options)] * several),
-        _per_token(shift.nats, shift.tokens, options),
-        _per_token(shift.kl, shift.tokens, options),
-        _per_token(shift.agreement, shift.tokens, options),
-        _continuation_ce(condition, options),
-        _rate(broken, options),
-        bootstrap_mean((scores - before).mean(1), **options),
-        _per_token(paid, shift.tokens, options),
-        UNKNOWN if condition is plain else removed_per_nat((before - scores).mean(1), paid, shift.tokens, **options),
-    ]
-    return dict(zip(names, found, strict=True))
-
-
-def _rate(hits: np.ndarray[Any, np.dtype[np.bool_]], options: dict[str, Any]) -> Estimate:
-    """Wilson's interval for one yes-or-no a prompt; several of one are not independent, so prompts are resampled."""
-    if hits.shape[1] == 1:
-        return wilson_interval(int(hits.sum()), len(hits), level=options["level"])
-    return bootstrap_mean(hits.mean(1), **options)
-
-
-def _per_token(
-    sums: np.ndarray[Any, np.dtype[np.float64]], tokens: np.ndarray[Any, np.dtype[np.int64]], options: dict[str, Any]
-) -> Estimate:
-    """The mean over all tokens, whole documents resampled."""
-    documents = np.repeat(np.arange(len(tokens)), tokens)
-    return bootstrap_mean(np.repeat(sums / tokens, tokens), groups=documents, **options)
-
-
-def _continuation_ce(condition: Condition, options: dict[str, Any]) -> Estimate:
-    nats, tokens = (np.array(values).sum(1) for values in condition.fluency)
-    spoken = tokens > 0  # all samples of a prompt may be blank
-    return _per_token(nats[spoken], tokens[spoken], options) if spoken.sum() > 1 else UNKNOWN

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
+from entangle.evaluation.bench import Bench
 from entangle.evaluation.digest import digest
-from entangle.evaluation.generation import Sampling, prompt_rows, sample
-from entangle.evaluation.language import continuation_nats, document_rows, language_shift
-from entangle.evaluation.record import Condition, Store
+from entangle.evaluation.generation import Sampling, prompt_rows
+from entangle.evaluation.language import PlainReading, document_rows, packed_rows
+from entangle.evaluation.record import Store
 from entangle.evaluation.results import Tradeoff
 from entangle.evaluation.scorers import Scorer, score, scorer_name
-from entangle.evaluation.subject import Method, NotFiniteError, Subject, applied
+from entangle.evaluation.subject import Subject
 from entangle.models.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from entangle.interventions import Edit
-
-    Change: TypeAlias = Method | Edit | Sequence[Edit]
+    from entangle.evaluation.bench import Change
 
 PLAIN = ""
 
@@ -51,8 +50,10 @@ def tradeoff(
     temperature: float = 1.0,
     seed: int = 0,
     max_length: int | None = None,
+    packed: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 16384,
+    cache_bytes: int = 2**31,
     save_to: str | Path | None = None,
     progress: bool = True,
 ) -> Tradeoff:
@@ -76,8 +77,12 @@ def tradeoff(
         temperature: Of the sampling.
         seed: Of the sampling and of the intervals.
         max_length: Keep at most this many tokens of a document.
+        packed: Also read the documents end to end, in chunks of this many tokens, as cross-entropy is often given: each
+            begun by the token that begins a sequence and read after those before it in its chunk.
         prepend_bos: Begin prompts and documents with the beginning-of-sequence token.
         batch_tokens: Tokens in one batch of generation; half as many for cross-entropy.
+        cache_bytes: Keep the plain model's log-probabilities of the documents, up to this size each for documents and
+            chunks, so as not to read them again at every strength.
         save_to: A directory that keeps each condition as soon as it is measured; a sweep that was stopped goes on from
             there, and further alphas, methods and scorers are added to it.
         progress: Show progress bars.
@@ -99,12 +104,27 @@ def tradeoff(
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
     # What would fail hours into a sweep fails before it.
     prompt_rows(Subject(model, tokenizer), prompts, sampling)
-    document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+
+    def reading(rows: list[list[int]]) -> PlainReading:
+        return PlainReading(model, tokenizer, rows, batch_tokens=max(1, batch_tokens // 2), cache_bytes=cache_bytes)
+
+    bench = Bench(
+        model,
+        tokenizer,
+        prompts,
+        sampling,
+        documents=reading(rows),
+        packed=None if packed is None else reading(packed_rows(model, tokenizer, rows, packed)),
+        progress=progress,
+    )
+    marks = {PLAIN: digest([])} | {name: digest(change) for name, change in methods.items()}
     settings = {
         "model": fingerprint(model),
         "prompts": digest(list(prompts)),
         "texts": digest(list(texts)),
         "max_length": max_length,
+        "packed": packed,
         # The width of a batch changes nothing that is measured.
         **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
     }
@@ -120,21 +140,10 @@ def tradeoff(
     with tqdm(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
         for name, alpha in [(PLAIN, 0.0), *grid]:
             bar.set_postfix_str(f"{name} {alpha:g}" if name else "plain")
-            change = methods[name] if name else []
-            mark = digest(change)
-            condition = store.find(name, alpha, mark)
+            condition = store.find(name, alpha, marks[name])
             if condition is None:
                 try:
-                    measured = _measure(
-                        model,
-                        tokenizer,
-                        (name, change, alpha, mark),
-                        prompts=prompts,
-                        texts=texts,
-                        sampling=sampling,
-                        max_length=max_length,
-                        progress=progress,
-                    )
+                    measured = bench.measure(name, methods.get(name, []), alpha, marks[name])
                 except EntangleError as error:
                     raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
                 condition = store.keep(measured)
@@ -151,46 +160,6 @@ def tradeoff(
     if finished is None:  # the plain model itself is broken
         raise SweepError(f"the plain model cannot be measured: {store.conditions[PLAIN, 0.0].error}", None)
     return finished
-
-
-def _measure(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    what: tuple[str, Any, float, str],
-    *,
-    prompts: Sequence[str],
-    texts: Sequence[str],
-    sampling: Sampling,
-    max_length: int | None,
-    progress: bool,
-) -> Condition:
-    name, change, alpha, mark = what
-    try:
-        with applied(change, model, tokenizer, alpha) as subject:
-            continuations = sample(subject, prompts, sampling, progress=progress)
-        shift = language_shift(
-            model,
-            tokenizer,
-            texts,
-            change,
-            alpha=alpha,
-            max_length=max_length,
-            prepend_bos=sampling.prepend_bos,
-            batch_tokens=max(1, sampling.batch_tokens // 2),
-            progress=progress,
-        )
-        plain = Subject(model, tokenizer)
-        fluency = continuation_nats(
-            plain,
-            prompt_rows(plain, prompts, sampling),
-            continuations,
-            batch_tokens=max(1, sampling.batch_tokens // 2),
-            progress=progress,
-        )
-    except NotFiniteError as error:
-        return Condition(name, alpha, mark, [], None, error=str(error))
-    nats, tokens = (values.tolist() for values in fluency)
-    return Condition(name, alpha, mark, continuations, shift, (nats, tokens))
 
 
 def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
