@@ -54,12 +54,13 @@ def unit_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tens
         EntangleError: A row of zeros, which has no direction, or anything `as_vectors` refuses.
     """
     vectors = as_vectors(directions, at_least=at_least)
-    largest = vectors.abs().amax(1, keepdim=True)
+    largest = torch.maximum(vectors.amax(1, keepdim=True), -vectors.amin(1, keepdim=True))
     zero = (largest == 0).nonzero()
     if len(zero):
         raise EntangleError(f"row {int(zero[0, 0])} of the directions is all zeros and points nowhere; leave it out")
     scaled = vectors / largest  # so that squares of huge and tiny rows neither overflow nor vanish
-    unit: Tensor = scaled / scaled.norm(dim=1, keepdim=True)
+    length = scaled.norm(dim=1, keepdim=True)
+    unit: Tensor = scaled / length if scaled.requires_grad else scaled.div_(length)
     return unit
 
 
