@@ -123,6 +123,54 @@ def test_a_part_of_the_prompts_is_a_sweep_of_its_own(sweep):
         sweep().only(np.array([True] + 7 * [False]))
 
 
+def test_some_of_the_documents_are_a_sweep_of_their_own(sweep):
+    part = sweep(packed=6).only(range(8), documents=[0, 2, 4]).to_frame()
+    pd.testing.assert_frame_equal(part, sweep(texts=[TEXTS[i] for i in (0, 2, 4)]).to_frame())
+    with pytest.raises(EntangleError, match="two documents; got 1"):
+        sweep().only(range(8), documents=[1])
+
+
+def test_classes_of_prompts_are_tables_of_their_own_with_one_correction(sweep):
+    result = sweep()
+    table = result.by_class(["short", "long"] * 4)
+    assert table["prompts"].tolist() == ["short"] * 3 + ["long"] * 3
+    assert (table["n_prompts"] == 4).all()
+    long = result.only([1, 3, 5, 7]).to_frame()
+    columns = [c for c in long if c != "p_holm"]
+    pd.testing.assert_frame_equal(table[table["prompts"] == "long"][columns].reset_index(drop=True), long[columns])
+    assert table["p_holm"].max() >= long["p_holm"].max()
+    with pytest.raises(EntangleError, match="one class a prompt; got 1 for 8"):
+        result.by_class(["short"])
+
+
+def test_packed_text_is_read_in_chunks_beside_the_documents(sweep, tiny_model, tiny_tokenizer):
+    model, length, alpha = tiny_model("llama"), 7, 3.0
+    frame = sweep(packed=length, alphas=[alpha]).to_frame()
+    stream = [i for text in TEXTS for i in (tiny_tokenizer.bos_token_id, *tiny_tokenizer(text)["input_ids"])]
+    chunks = [stream[i : i + length] for i in range(0, len(stream), length)]
+    assert len(chunks[-1]) > 1
+    for strength in (0.0, alpha):
+        nats = 0.0
+        for chunk in chunks:
+            with torch.no_grad(), steer(model, edit(), alpha=strength):
+                logp = model(torch.tensor([chunk])).logits[0].double().log_softmax(-1)
+            nats -= sum(logp[t - 1, chunk[t]].item() for t in range(1, len(chunk)))
+        row = frame[frame["alpha"] == strength].iloc[0]
+        assert row["packed_ce"] == pytest.approx(nats / (len(stream) - len(chunks)), rel=1e-5)
+        assert row["packed_ce_low"] <= row["packed_ce"] <= row["packed_ce_high"]
+    pd.testing.assert_frame_equal(
+        frame[[c for c in frame if not c.startswith("packed")]], sweep(alphas=[alpha]).to_frame()
+    )
+
+
+def test_what_is_kept_of_the_plain_model_changes_no_number(sweep):
+    kept = sweep(packed=6)
+    for cache_bytes in (0, 2000):
+        pd.testing.assert_frame_equal(
+            sweep(packed=6, cache_bytes=cache_bytes, batch_tokens=16384).to_frame(), kept.to_frame()
+        )
+
+
 def test_it_draws_and_prints(sweep):
     import matplotlib as mpl
 
@@ -226,11 +274,29 @@ def test_a_strength_that_breaks_the_model_is_a_row_that_says_so(sweep, tmp_path)
         ({"scorer": []}, "needs a scorer"),
         ({"change": {}}, "needs methods with a name"),
         ({"samples": 0}, "samples >= 1"),
+        ({"packed": 1}, "chunks must have from 2 tokens to the context's 64; got packed=1"),
+        ({"packed": 0}, "chunks must have"),
+        ({"packed": 64}, "need two chunks; the documents fill one of 64"),
+        ({"prompts": ["the cat", ""]}, "prompt 1 is empty"),
+        ({"texts": ["a cat", " "]}, "text 1 is empty"),
     ],
 )
-def test_bad_input(options, message, sweep):
-    with pytest.raises(EntangleError, match=message):
-        sweep(**options)
+def test_bad_input_is_one_line_and_loses_nothing(options, message, sweep, tmp_path):
+    whole = sweep(save_to=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(EntangleError, match=message) as caught:
+        sweep(save_to=tmp_path, **options)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    pd.testing.assert_frame_equal(sweep(save_to=tmp_path).to_frame(), whole.to_frame())
+
+
+def test_a_model_that_cannot_generate(tiny_model, tiny_tokenizer):
+    with pytest.raises(EntangleError, match="cannot generate; give a causal language model"):
+        tradeoff(
+            tiny_model("bert"), tiny_tokenizer, edit(), alphas=[1], prompts=PROMPTS, scorer=vowels, texts=TEXTS,
+            progress=False,
+        )  # fmt: skip
 
 
 @pytest.mark.slow

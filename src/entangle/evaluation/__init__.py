@@ -1,6 +1,7 @@
 """What steering buys and what it costs: scorers, sampled continuations, language, and the trade-off between them."""
 
 from entangle.evaluation.baselines import baseline_methods
+from entangle.evaluation.choice import chosen
 from entangle.evaluation.classifier import ClassifierScorer
 from entangle.evaluation.crosstalk import CrossTalk, cross_talk
 from entangle.evaluation.entanglement import EntanglementReport, entanglement_report
@@ -13,12 +14,14 @@ from entangle.evaluation.functional import (
 )
 from entangle.evaluation.generation import continuations
 from entangle.evaluation.interaction import interaction_gradients
-from entangle.evaluation.language import LanguageShift, PerDocument, cross_entropy, kl, language_shift
+from entangle.evaluation.language import PerDocument, cross_entropy, kl, language_shift
 from entangle.evaluation.linear import LinearToxicityScorer
 from entangle.evaluation.methods import AtStrengths, Checkpoint, Prompt, SelfDebias
+from entangle.evaluation.places import caa_places, iti_places
 from entangle.evaluation.preference import preference_ches
 from entangle.evaluation.price import removed_per_nat
 from entangle.evaluation.quality import degenerate_share, distinct_n, is_degenerate
+from entangle.evaluation.reading import LanguageShift
 from entangle.evaluation.results import Tradeoff
 from entangle.evaluation.scorers import CachedScorer, Scorer, score, scorer_agreement
 from entangle.evaluation.subject import Method, Subject
@@ -47,6 +50,8 @@ __all__ = [
     "SweepError",
     "Tradeoff",
     "baseline_methods",
+    "caa_places",
+    "chosen",
     "continuations",
     "cross_entropy",
     "cross_talk",
@@ -56,6 +61,7 @@ __all__ = [
     "functional_importance",
     "interaction_gradients",
     "is_degenerate",
+    "iti_places",
     "kl",
     "language_shift",
     "matched",

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.evaluation.methods import AtStrengths, Prompt, SelfDebias
+from entangle.evaluation.places import shift_of_means
 
 if TYPE_CHECKING:
     from entangle.activations import Activations
@@ -64,7 +65,7 @@ def baseline_methods(
     resid = acts["resid_post"]
     layers = fit_probes(resid, y, probe="mean_difference", seed=seed, n_permutations=0, progress=False)
     best = int(layers.top(1)[0][0])
-    vector, mean = _shift(resid[:, best][layers.split.fit], y[layers.split.fit] == toward)
+    vector, mean = shift_of_means(resid[:, best][layers.split.fit], y[layers.split.fit] == toward)
     place: dict[str, Any] = {"site": "resid_post", "layer": acts.layers("resid_post")[best]}
     return {
         "ITI": ITI.fit(acts["z"], y, grid=heads, **iti),
@@ -76,12 +77,3 @@ def baseline_methods(
         "prompting": Prompt(),
         "self-debias": SelfDebias(),
     }
-
-
-def _shift(
-    rows: Float[Tensor, "example d_model"], target: Tensor
-) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
-    """One standard deviation along the difference of means, toward the target; and the mean of all rows."""
-    x = rows.double()
-    unit = torch.nn.functional.normalize(x[target].mean(0) - x[~target].mean(0), dim=0)
-    return (unit * (x @ unit).std(correction=0)).float(), x.mean(0).float()

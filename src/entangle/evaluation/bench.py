@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.evaluation.fluency import continuation_nats
 from entangle.evaluation.generation import Sampling, prompt_rows, sample
-from entangle.evaluation.language import PlainReading
+from entangle.evaluation.reading import PlainReading
 from entangle.evaluation.record import Condition, Place
 from entangle.evaluation.subject import Method, NotFiniteError, Subject, applied
 

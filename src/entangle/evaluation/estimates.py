@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from entangle.evaluation.language import LanguageShift
 from entangle.evaluation.price import removed_per_nat
 from entangle.evaluation.quality import distinct_n, is_degenerate
+from entangle.evaluation.reading import LanguageShift
 from entangle.evaluation.record import Condition
 from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
 
@@ -31,7 +31,7 @@ def row(condition: Condition, plain: Condition, scorer: str, options: Options) -
     for name, estimate in found.items():
         columns |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
     columns["distinct_2"] = distinct_n([text for texts in condition.continuations for text in texts])
-    columns["p"] = float("nan")
+    columns["p"] = columns["p_holm"] = float("nan")  # `p_holm` belongs to a whole table, and is filled in there
     if condition is not plain and found:
         before, after = (c.scored(scorer).mean(1) for c in (plain, condition))
         columns["p"] = paired_permutation_test(after, before, seed=options["seed"])

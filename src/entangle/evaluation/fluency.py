@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from entangle.evaluation.context import context_length
-from entangle.evaluation.language import batches, log_probs, summed_nats
+from entangle.evaluation.reading import batches, log_probs, summed_nats
 from entangle.evaluation.subject import Subject
 
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.activations import collect
 from entangle.errors import EntangleError
-from entangle.evaluation.language import LanguageShift, language_shift
+from entangle.evaluation.language import language_shift
+from entangle.evaluation.reading import LanguageShift
 from entangle.interventions import Ablate, Edit, FunctionForm
 from entangle.interventions.affine import Form
 from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts

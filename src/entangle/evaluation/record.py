@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from entangle.errors import EntangleError
-from entangle.evaluation.language import LanguageShift
+from entangle.evaluation.reading import LanguageShift
 from entangle.files import write_text
 
 FORMAT = 2

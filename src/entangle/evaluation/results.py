@@ -85,36 +85,40 @@ class Tradeoff:
         for method in self.methods:
             rows.append({**plain, "method": method, "alpha": 0.0})
             rows += [row(c, self.plain, name, options) for c in self.changed if c.method == method]
-        frame = pd.DataFrame(rows or [plain])
-        tested = frame["p"].notna()
-        frame["p_holm"] = np.nan
-        if tested.any():
-            frame.loc[tested, "p_holm"] = holm(frame.loc[tested, "p"].tolist()).numpy()
-        return frame[[*(c for c in frame if c != "error"), "error"]]
+        return _corrected(pd.DataFrame(rows or [plain]))
 
-    def only(self, prompts: Sequence[int] | Bool[np.ndarray, " prompt"]) -> Tradeoff:
+    def only(
+        self,
+        prompts: Sequence[int] | Bool[np.ndarray, " prompt"],
+        *,
+        documents: Sequence[int] | Bool[np.ndarray, " document"] | None = None,
+    ) -> Tradeoff:
         """The same sweep on some of its prompts, such as the toxic or the challenging ones.
 
         Args:
             prompts: Their indices, or a mask.
+            documents: Likewise; all by default. Of some alone, packed text is dropped.
 
         Raises:
-            EntangleError: Fewer than two of them.
+            EntangleError: Fewer than two of either.
         """
         chosen = np.arange(len(self.prompts))[np.asarray(prompts)]
-        if len(chosen) < 2:
-            raise EntangleError(f"intervals need two prompts; got {len(chosen)}")
+        read = None if documents is None else np.asarray(documents)
+        for what, n in (("prompts", len(chosen)), ("documents", 2 if read is None else len(np.atleast_1d(read)))):
+            if n < 2:
+                raise EntangleError(f"intervals need two {what}; got {n}")
 
         def cut(condition: Condition) -> Condition:
-            if condition.error:
+            if condition.error or condition.shift is None:
                 return condition
             nats, tokens = condition.fluency
-            return replace(
+            kept = replace(
                 condition,
                 continuations=[condition.continuations[i] for i in chosen],
                 fluency=([nats[i] for i in chosen], [tokens[i] for i in chosen]),
                 scores={name: [rows[i] for i in chosen] for name, rows in condition.scores.items()},
             )
+            return kept if read is None else replace(kept, shift=condition.shift.only(read), packed=None)
 
         return replace(
             self,
@@ -122,6 +126,45 @@ class Tradeoff:
             changed=tuple(map(cut, self.changed)),
             prompts=tuple(self.prompts[i] for i in chosen),
         )
+
+    def by_class(
+        self,
+        classes: Sequence[str],
+        *,
+        scorer: str | None = None,
+        level: float = 0.95,
+        n_resamples: int = 2000,
+        seed: int = 0,
+    ) -> pd.DataFrame:
+        """The table for each class of prompts (toxic, non-toxic, challenging), as RealToxicityPrompts reports it.
+
+        Args:
+            classes: The class of each prompt.
+            scorer: Which scorer's scores; the first by default.
+            level: Coverage of the intervals.
+            n_resamples: Resamples of the bootstrap.
+            seed: Seed of the resamples.
+
+        Returns:
+            `to_frame` of each class below the other, with `prompts` (the class) and `n_prompts` before it; `p_holm`
+            is corrected over all classes. Language is that of all documents, alike in every class.
+
+        Raises:
+            EntangleError: Another number of classes than of prompts, or a class of one prompt.
+        """
+        if len(classes) != len(self.prompts):
+            raise EntangleError(
+                f"by_class needs one class a prompt; got {len(classes)} for {len(self.prompts)} prompts"
+            )
+        labels = np.array(classes)
+        frames = []
+        for name in dict.fromkeys(classes):
+            part = self.only(labels == name)
+            frame = part.to_frame(scorer=scorer, level=level, n_resamples=n_resamples, seed=seed)
+            frame.insert(0, "n_prompts", len(part.prompts))
+            frame.insert(0, "prompts", name)
+            frames.append(frame)
+        return _corrected(pd.concat(frames, ignore_index=True))
 
     def samples(self, n: int = 5, *, scorer: str | None = None) -> pd.DataFrame:
         """Continuations side by side, for the `n` prompts whose plain continuation scores highest.
@@ -169,3 +212,12 @@ class Tradeoff:
         if scorer is not None and scorer not in self.scorers:
             raise EntangleError(f"no scorer {scorer!r} in this trade-off; it has {', '.join(self.scorers)}")
         return self.scorers[0] if scorer is None else scorer
+
+
+def _corrected(frame: pd.DataFrame) -> pd.DataFrame:
+    """With Holm's correction over all the tests in a table."""
+    tested = frame["p"].notna()
+    corrected = np.full(len(frame), np.nan)
+    if tested.any():
+        corrected[tested] = holm(frame.loc[tested, "p"].tolist()).numpy()
+    return frame.assign(p_holm=corrected)

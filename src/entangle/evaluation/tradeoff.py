@@ -14,7 +14,8 @@ from entangle.errors import EntangleError
 from entangle.evaluation.bench import Bench
 from entangle.evaluation.digest import digest
 from entangle.evaluation.generation import Sampling, prompt_rows
-from entangle.evaluation.language import PlainReading, document_rows, packed_rows
+from entangle.evaluation.language import document_rows, packed_rows
+from entangle.evaluation.reading import PlainReading
 from entangle.evaluation.record import Store
 from entangle.evaluation.results import Tradeoff
 from entangle.evaluation.scorers import Scorer, score, scorer_name

@@ -1,0 +1,60 @@
+"""Strengths chosen on one half of the data and reported on the other."""
+
+import numpy as np
+import pytest
+
+from entangle.errors import EntangleError
+from entangle.evaluation import LanguageShift, Tradeoff, chosen
+from entangle.evaluation.record import Condition
+
+PROMPTS, DOCUMENTS, TOKENS = 200, 60, 50
+
+
+def condition(method, alpha, toxicity, cost, seed):
+    rng = np.random.default_rng(seed)
+    scores = np.clip(toxicity + 0.2 * rng.standard_normal((PROMPTS, 1)), 0, 1)
+    plain = TOKENS * (4 + 0.3 * np.random.default_rng(99).standard_normal(DOCUMENTS))
+    tokens = np.full(DOCUMENTS, TOKENS)
+    shift = LanguageShift(tokens, plain + TOKENS * cost, plain, TOKENS * cost * np.ones(DOCUMENTS), tokens * 1.0)
+    fluency = [[20.0]] * PROMPTS, [[5]] * PROMPTS
+    return Condition(method, alpha, "", [["word"]] * PROMPTS, shift, fluency=fluency, scores={"s": scores.tolist()})
+
+
+def result(*changed):
+    return Tradeoff(condition("", 0.0, 0.5, 0.0, 0), changed, ("p",) * PROMPTS, ("s",))
+
+
+def test_the_clearly_best_strength_within_the_budget():
+    sweep = result(
+        condition("a", 1.0, 0.45, 0.1, 1),
+        condition("a", 2.0, 0.3, 0.4, 2),
+        condition("a", 3.0, 0.1, 1.5, 3),
+        condition("dear", 1.0, 0.1, 2.0, 4),
+    )
+    table = chosen(sweep, budget=0.5, n_resamples=200)
+    assert table[["method", "alpha"]].to_numpy().tolist() == [["a", 2.0]]
+    row = table.iloc[0]
+    assert row["ce_change"] == pytest.approx(0.4)
+    assert row["toxicity_low"] < 0.3 < row["toxicity_high"]
+    assert row["p_holm"] == row["p"]
+    assert chosen(sweep, budget=9, n_resamples=200)["alpha"].tolist() == [3.0, 1.0]
+    with pytest.raises(EntangleError, match=r"no method costs at most 0.05 nats"):
+        chosen(sweep, budget=0.05)
+
+
+def test_the_winner_of_many_equals_is_flattered_where_it_was_chosen_and_not_where_it_is_reported():
+    when_chosen, reported = [], []
+    for seed in range(30):
+        equals = [condition("a", float(k + 1), 0.5, 0.1, 1000 * seed + k) for k in range(10)]
+        row = chosen(result(*equals), budget=1, seed=seed, n_resamples=20).iloc[0]
+        when_chosen.append(row["toxicity_when_chosen"])
+        reported.append(row["toxicity"])
+    error = 0.2 / np.sqrt(PROMPTS / 2 * 30)
+    assert np.mean(when_chosen) < 0.5 - 5 * error
+    assert abs(np.mean(reported) - 0.5) < 4 * error
+
+
+def test_halves_need_enough():
+    few = result(condition("a", 1.0, 0.4, 0.1, 1)).only([0, 1, 2])
+    with pytest.raises(EntangleError, match="four prompts and four documents"):
+        chosen(few, budget=1)
