@@ -26,6 +26,7 @@ from entangle.evaluation import (
     Checkpoint,
     LinearToxicityScorer,
     baseline_methods,
+    chosen,
     matched,
     pareto,
     scorer_agreement,
@@ -59,9 +60,7 @@ def main() -> None:
     began = time.perf_counter()
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    labelled = load_labelled(options.data / "probe_toxicity.jsonl.gz", where={"balanced": True})
-    train = [i for i, split in enumerate(labelled.splits) if split == "train"]
-    texts, labels = [labelled.texts[i] for i in train], labelled.labels[train]
+    texts, labels = training_texts(options.data)
     scorers = scorer_pair(options, texts, labels)
     prompts = load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")[: options.prompts]
     documents = load_texts(options.clean)[: options.documents]
@@ -95,6 +94,12 @@ def main() -> None:
     if len(results) > 1:
         equal_cost(results, options.out)
     print(f"wall {time.perf_counter() - began:.0f} s, this process {time.process_time():.0f} s of processor time")
+
+
+def training_texts(data: Path) -> tuple[list[str], torch.Tensor]:
+    labelled = load_labelled(data / "probe_toxicity.jsonl.gz", where={"balanced": True})
+    train = [i for i, split in enumerate(labelled.splits) if split == "train"]
+    return [labelled.texts[i] for i in train], labelled.labels[train]
 
 
 def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
@@ -139,9 +144,19 @@ def write(result, out):
     agreement.to_csv(out / "agreement.csv", index=False)
     print(agreement.to_string(index=False))
     result.plot().figure.savefig(out / "tradeoff.svg")
+    halves(result, out)
+
+
+def halves(result, out):
+    """Strengths chosen on one half of prompts and documents within half a nat, and what they do on the other."""
+    for scorer in result.scorers:
+        table = chosen(result, budget=0.5, scorer=scorer)
+        table.to_csv(out / f"chosen-{scorer}.csv", index=False)
+        print(table[[*SHOWN, "toxicity_when_chosen"]].to_string(index=False, float_format="{:.3f}".format))
 
 
 def equal_cost(results, out):
+    """ITI on the first model and on the second, where both have paid the same for it."""
     (name, first), (other, second) = list(results.items())[:2]
     rows = []
     for scorer in first.scorers:

@@ -8,7 +8,7 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Checkpoint, Prompt, task_scores
-from entangle.interventions import AddDirection
+from entangle.interventions import AddDirection, steer
 
 pytest.importorskip("lm_eval")
 
@@ -76,11 +76,79 @@ def test_no_strength_no_change_and_no_hook_left(tasks, tiny_model, tiny_tokenize
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_group_is_all_its_tasks(tasks, tiny_model, tiny_tokenizer):
+    (tasks / "others.yaml").write_text((tasks / "animals.yaml").read_text().replace("task: animals", "task: others"))
+    (tasks / "zoo.yaml").write_text("group: zoo\ntask:\n  - animals\n  - others\n")
+    options = {"include_path": tasks, "limit": 4}
+    table = task_scores(tiny_model("llama"), tiny_tokenizer, ["zoo"], Checkpoint(tiny_model("llama", 1)), **options)
+    assert sorted(table["task"]) == ["animals", "others"]
+    assert table["plain"].nunique() == table["changed"].nunique() == 1
+
+
+def test_questions_that_cannot_be_had(tasks, tiny_model, tiny_tokenizer, tmp_path):
+    moved = (tasks / "animals.yaml").read_text().replace("questions.jsonl", "gone.jsonl")
+    (tmp_path / "animals.yaml").write_text(moved)
+    with pytest.raises(EntangleError, match=r"could not get the questions of animals: .*gone.jsonl"):
+        task_scores(tiny_model("llama"), tiny_tokenizer, ["animals"], [], alpha=0, include_path=tmp_path)
+
+
+@pytest.mark.shared
+def test_mmlus_own_definition_on_questions_made_here(shared, tmp_path):
+    from pathlib import Path
+
+    import lm_eval
+
+    from entangle.models.loading import load
+
+    questions = [
+        {"question": f"What is {a} plus {b}?", "choices": [str(a + b + (i - a) % 4) for i in range(4)], "answer": a % 4}
+        for a in range(1, 5)
+        for b in range(1, 5)
+    ]
+    for split in ("test", "dev"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    template = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "default" / "_default_template_yaml"
+    (tmp_path / "sums.yaml").write_text(
+        f"""
+include: {template}
+task: sums
+dataset_path: json
+dataset_name: null
+dataset_kwargs:
+  data_files:
+    test: {tmp_path / "test.jsonl"}
+    dev: {tmp_path / "dev.jsonl"}
+"""
+    )
+    model, tokenizer = load(shared / "models" / "olmo2-4m-clean")
+    d_model = model.config.hidden_size
+    edit = AddDirection(4 * torch.nn.functional.normalize(torch.ones(d_model), dim=0), site="resid_post", layer=2)
+    row = task_scores(model, tokenizer, ["sums"], edit, alpha=8.0, include_path=tmp_path, num_fewshot=0).iloc[0]
+
+    def accuracy():
+        right = 0
+        for q in questions:
+            choices = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", q["choices"], strict=True))
+            before = tokenizer(f"{q['question']}{choices}\nAnswer:")["input_ids"]
+            letters = [tokenizer(f" {letter}")["input_ids"][0] for letter in "ABCD"]
+            with torch.no_grad():
+                right += int(model(torch.tensor([before])).logits[0, -1, letters].argmax()) == q["answer"]
+        return right / len(questions)
+
+    assert (row["task"], row["metric"], row["n"]) == ("sums", "acc", 16)
+    assert row["plain"] == accuracy()
+    with steer(model, edit, alpha=8.0):
+        assert row["changed"] == accuracy()
+
+
 @pytest.mark.slow  # reads all of the harness's own task definitions
 def test_what_the_harness_cannot_do(tasks, tiny_model, tiny_tokenizer):
     with pytest.raises(EntangleError, match="no task 'nothing_of_the_kind'"):
         task_scores(tiny_model("llama"), tiny_tokenizer, ["nothing_of_the_kind"], Prompt(), include_path=tasks)
     with pytest.raises(EntangleError, match="no harness tasks given"):
         task_scores(tiny_model("llama"), tiny_tokenizer, [], Prompt(), include_path=tasks)
+    from entangle.evaluation.tasks import _task_manager
+
+    assert {"mmlu", "mmlu_anatomy", "hellaswag"} <= set(_task_manager(["mmlu"], None).all_tasks)
     with pytest.raises(EntangleError, match="Prompt changes what is around one"):
         task_scores(tiny_model("llama"), tiny_tokenizer, ["animals"], Prompt(), include_path=tasks, limit=2)

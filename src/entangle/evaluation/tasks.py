@@ -56,7 +56,7 @@ def task_scores(
         interval, and `p` of the paired permutation test.
 
     Raises:
-        EntangleError: lm_eval is not installed, no such task, or a method the harness cannot see.
+        EntangleError: lm_eval is not installed, no such task, no data for it, or a method the harness cannot see.
     """
     options = {"num_fewshot": num_fewshot, "limit": limit, "task_manager": _task_manager(tasks, include_path)}
     before = _run(Subject(model, tokenizer), tasks, batch_size, seed, options)
@@ -100,17 +100,21 @@ def _run(
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    found: Mapping[str, Any] = simple_evaluate(
-        model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size),
-        tasks=list(tasks),
-        **options,
-        log_samples=True,
-        bootstrap_iters=0,
-        random_seed=seed,
-        numpy_random_seed=seed,
-        torch_random_seed=seed,
-        fewshot_random_seed=seed,
-    )
+    try:
+        found: Mapping[str, Any] = simple_evaluate(
+            model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size),
+            tasks=list(tasks),
+            **options,
+            log_samples=True,
+            bootstrap_iters=0,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    except OSError as error:  # no file, or no hub
+        reason = str(error).splitlines()[0]
+        raise EntangleError(f"the harness could not get the questions of {', '.join(tasks)}: {reason}") from error
     values: dict[tuple[str, str], Float[np.ndarray, " question"]] = {}
     for task, questions in found["samples"].items():
         ordered = sorted(questions, key=lambda question: question["doc_id"])
