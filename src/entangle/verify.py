@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from entangle.activations.batching import accepts, context_length, pad
-from entangle.activations.collect import collect, model_device
-from entangle.activations.inputs import Examples, examples_from
+from entangle.activations.capture import model_device
+from entangle.activations.collect import collect
+from entangle.activations.examples import Examples
+from entangle.activations.inputs import examples_from
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas, Place
 from entangle.models.hooks import hooked, refuse_compiled

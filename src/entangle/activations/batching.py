@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from entangle.errors import EntangleError
 
 UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
+CPU_TOKENS = 1024  # a CPU takes up to three times as long over batches of 8192, whose tensors leave its caches
 
 
 def encode(
@@ -21,6 +22,7 @@ def encode(
     max_length: int | None = None,
     prepend_bos: bool = False,
     context: int | None = None,
+    add_special_tokens: bool = True,
 ) -> list[list[int]]:
     """Token ids of each text, with the tokenizer's own special tokens.
 
@@ -31,6 +33,7 @@ def encode(
             tokenizer's `model_max_length` instead of cutting it.
         context: the positions the model has, where fewer than the tokenizer says (see `context_length`).
         prepend_bos: begin every text with the beginning-of-sequence token where the tokenizer did not.
+        add_special_tokens: the tokenizer's own; a chat template has written them already.
 
     Raises:
         EntangleError: an empty text, a text longer than the context, or no beginning-of-sequence token; it names the
@@ -48,7 +51,7 @@ def encode(
     limit = max_length if max_length is not None else min(_context(tokenizer), context or UNLIMITED)
     if limit < 1:
         raise EntangleError(f"max_length must be at least 1, but is {limit}")
-    rows: list[list[int]] = tokenizer(texts, verbose=False)["input_ids"]
+    rows: list[list[int]] = tokenizer(texts, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
     if bos is not None:
         rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
     for i, row in enumerate(rows):
@@ -103,6 +106,11 @@ def token_batches(lengths: Sequence[int], batch_tokens: int, *, same_length: boo
             batches.append([i])
             width = lengths[i]
     return batches
+
+
+def at_once(batch_tokens: int, device: torch.device) -> int:
+    """Tokens a batch on this device: `batch_tokens`, and at most `CPU_TOKENS` on a CPU."""
+    return min(batch_tokens, CPU_TOKENS) if device.type == "cpu" else batch_tokens
 
 
 def pad(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,27 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from entangle.activations.activations import Activations
-from entangle.activations.batching import accepts, takes, token_batches
-from entangle.activations.inputs import Examples, examples_from
+from entangle.activations.capture import capture, check_dtype, run_until_seen
+from entangle.activations.chat import Turn
+from entangle.activations.examples import Examples
+from entangle.activations.inputs import examples_from, reads_decoder
 from entangle.activations.shards import fill, shard_bounds
 from entangle.activations.store import Store
-from entangle.activations.tokens import Selection, Tokens, select
+from entangle.activations.tokens import Tokens, select
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas, AtlasError, Place
 from entangle.models.fingerprint import fingerprint
-from entangle.models.hooks import hooked, refuse_compiled
-from entangle.models.trace import evaluating
+from entangle.models.hooks import refuse_compiled
+
+Inputs = Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
 
 def collect(
     model: nn.Module,
     tokenizer: Any,
-    texts: Sequence[str] | Mapping[str, Any],
+    texts: Inputs,
     *,
     sites: str | Sequence[str] = "z",
     layers: int | Sequence[int] | None = None,
@@ -38,9 +39,11 @@ def collect(
     batch_tokens: int = 8192,
     dtype: torch.dtype | None = None,
     prepend_bos: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     atlas: Atlas | None = None,
     save_to: str | Path | None = None,
     shard_bytes: int = 256 * 2**20,
+    store_dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Activations:
     """Activations of texts at one or several sites of a model, on the user's untouched model.
@@ -53,21 +56,28 @@ def collect(
     Args:
         model: any HuggingFace model, not compiled.
         tokenizer: its tokenizer; `None` if `texts` are tensors.
-        texts: strings; or tokenised tensors, a mapping with `input_ids` and perhaps `attention_mask` (`[example pos]`,
-            padded on either side).
+        texts: strings; conversations, which the tokenizer's chat template writes; tokenised tensors, a mapping with
+            `input_ids` and perhaps `attention_mask` (`[example pos]`, padded on either side); a mapping of images or
+            sounds (`pixel_values`, `input_values`, `input_features`, examples first); for the decoder of an
+            encoder-decoder, a mapping with `decoder_input_ids` too; or an iterable of such mappings, such as a
+            DataLoader or a `datasets.Dataset`, whose inputs are held in memory.
         sites: sites (`"z"`, `"resid_post"`, ...), TransformerLens names or module paths; one that names a layer asks
             for that layer.
         layers: which layers (negative from the end); all that have the site by default.
-        tokens: which tokens of each text: see `entangle.activations.tokens.select`.
+        tokens: which tokens of each text: `"last"`, `"first"`, `"mean"`, `"all"`, an integer, a mask, character spans,
+            or a `Turn` of conversations; see `entangle.activations.tokens.select`.
         max_length: keep the first so many tokens of a text; by default a text longer than the context is an error.
-        batch_tokens: at most so many tokens, padding included, at once.
-        dtype: store in this type, and for `bfloat16` or `float16` also compute in it (autocast). The model's own by
-            default.
+        batch_tokens: at most so many tokens, padding included, at once; on a CPU, where larger batches leave the
+            caches and take longer, also at most 1024.
+        dtype: compute in `bfloat16` or `float16` (autocast: matrix products and attention; sums and norms stay as the
+            model has them); by default in the model's own type. Faster on hardware made for it, and less exact.
         prepend_bos: begin every text with the beginning-of-sequence token where the tokenizer does not.
+        chat_template_kwargs: for `tokenizer.apply_chat_template`: `add_generation_prompt`, `tools`, ...
         atlas: where the sites are, if you have built one (of another stack, say).
         save_to: stream to this directory in shards, for results larger than memory or a run that may be killed: the
             same call goes on where it stopped. Under `torchrun` or `accelerate launch` the processes share the shards.
         shard_bytes: about how large a shard may be; one is held in memory at a time.
+        store_dtype: keep the numbers in this type; by default in the one they are computed in.
         progress: show a bar after two seconds.
 
     Returns:
@@ -80,24 +90,35 @@ def collect(
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
     model = atlas.model
+    check_dtype(model, dtype)
     wanted = resolve_sites(atlas, sites, layers)
-    examples = examples_from(texts, tokenizer, model, max_length=max_length, prepend_bos=prepend_bos)
-    selection = select(tokens, examples, texts=texts, tokenizer=tokenizer)
+    examples = read_inputs(
+        atlas,
+        texts,
+        tokenizer,
+        max_length=max_length,
+        prepend_bos=prepend_bos,
+        chat_template_kwargs=chat_template_kwargs,
+    )
+    selection = select(tokens, examples, tokenizer=tokenizer)
     meta = {
         "sites": list(wanted),
-        "tokens": tokens if isinstance(tokens, str | int) else "selected",
+        "tokens": tokens if isinstance(tokens, str | int) else str(tokens) if isinstance(tokens, Turn) else "selected",
         "max_length": max_length,
         "prepend_bos": prepend_bos,
-        "dtype": str(dtype).removeprefix("torch.") if dtype else None,
+        "dtype": _name(dtype),
+        "store_dtype": _name(store_dtype),
         "stack": atlas.stack,
+        "inputs": examples.digest,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    run = partial(capture, model, atlas, wanted, examples, selection, batch_tokens=batch_tokens, dtype=dtype)
+    prepared = partial(capture, model, atlas, wanted, examples, selection)
+    run = partial(prepared, batch_tokens=batch_tokens, dtype=dtype, store_dtype=store_dtype)
     if save_to is None:
         data = run(progress=progress)
         return Activations(data, wanted, selection.rows, examples.ids, fingerprint(model), meta)
     places = [atlas.place(site, layer) for site, here in wanted.items() for layer in here]
-    element = torch.empty((), dtype=dtype or next(model.parameters()).dtype).element_size()
+    element = torch.empty((), dtype=store_dtype or dtype or next(model.parameters()).dtype).element_size()
     store = Store.create(
         save_to,
         input_ids=examples.ids,
@@ -109,6 +130,35 @@ def collect(
     )
     fill(store, run, progress=progress)
     return Activations.load(store.directory, check=False)
+
+
+def read_inputs(
+    atlas: Atlas,
+    texts: Inputs,
+    tokenizer: Any,
+    *,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> Examples:
+    """The examples in `texts`, for the blocks of this atlas; `collect` describes the arguments."""
+
+    def count(inputs: Mapping[str, Tensor]) -> int:
+        place = next(atlas.place(site, layer) for site in atlas.sites for layer in atlas.layers(site))
+        widths: list[int] = []
+        run_until_seen(atlas.model, inputs, [(place, lambda x: widths.append(x.shape[1]))])
+        return widths[0]
+
+    return examples_from(
+        texts,
+        tokenizer,
+        atlas.model,
+        max_length=max_length,
+        prepend_bos=prepend_bos,
+        chat_template_kwargs=chat_template_kwargs,
+        in_decoder=reads_decoder(atlas.model, atlas.blocks[0]),
+        count=count,
+    )
 
 
 def resolve_sites(
@@ -139,89 +189,8 @@ def resolve_sites(
     return {site: sorted(asked) for site, asked in wanted.items()}
 
 
-def capture(
-    model: nn.Module,
-    atlas: Atlas,
-    wanted: Mapping[str, Sequence[int]],
-    examples: Examples,
-    selection: Selection,
-    *,
-    batch_tokens: int = 8192,
-    dtype: torch.dtype | None = None,
-    progress: bool = True,
-    only: range | None = None,
-) -> dict[str, Tensor]:
-    """The selected rows of each site, `[row, layer, ...]`, as one tensor in memory; `collect` describes the rest.
-
-    Args:
-        only: a range of examples, to run these alone; all of them by default.
-    """
-    places = {site: [atlas.place(site, layer) for layer in layers] for site, layers in wanted.items()}
-    only = range(len(examples)) if only is None else only
-    first_row, n_rows = selection.starts[only.start], selection.starts[only.stop] - selection.starts[only.start]
-    data: dict[str, Tensor] = {}
-    lengths = examples.lengths
-    device = model_device(model)
-
-    def keep(place: Place, column: int, indices: Sequence[int]) -> Callable[[Tensor], None]:
-        def fn(x: Tensor) -> None:
-            _check_positions(x, place, (len(indices), max(lengths[i] for i in indices)))
-            numbers, picked = selection.pick(x, indices)
-            _check_finite(picked, place, selection.rows[numbers, 0])
-            if place.site not in data:
-                shape = (n_rows, len(places[place.site]), place.size)
-                data[place.site] = torch.empty(shape, dtype=dtype or x.dtype)
-            data[place.site][numbers - first_row, column] = picked.to("cpu", data[place.site].dtype)
-
-        return fn
-
-    with tqdm(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
-        same = not takes(model, "attention_mask")  # it could not tell padding from text
-        for batch in token_batches([lengths[i] for i in only], batch_tokens, same_length=same):
-            indices = [only[i] for i in batch]
-            hooks = [(p, keep(p, i, indices)) for here in places.values() for i, p in enumerate(here)]
-            run_until_seen(model, examples.batch(indices, model, device), hooks, dtype=dtype)
-            bar.update(len(indices))
-    return {site: data[site].reshape(*data[site].shape[:2], *here[0].shape) for site, here in places.items()}
-
-
-def run_until_seen(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    hooks: Sequence[tuple[Place, Callable[[Tensor], None]]],
-    *,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Run the model and stop as soon as every place has been seen, with no hook left behind.
-
-    Raises:
-        EntangleError: the model ran to its end without passing one of the places.
-    """
-    unseen = {(place.site, place.layer) for place, _ in hooks}
-
-    def watched(place: Place, fn: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
-        def seen(x: Tensor) -> None:
-            fn(x)
-            unseen.discard((place.site, place.layer))
-            if not unseen:
-                raise _EverythingSeen
-
-        return seen
-
-    arguments: dict[str, Any] = {"use_cache": False} if accepts(model, "use_cache") else {}
-    low = dtype in (torch.bfloat16, torch.float16)
-    autocast = torch.autocast(model_device(model).type, dtype) if low else nullcontext()
-    with torch.no_grad(), autocast, evaluating(model), hooked((p, watched(p, fn)) for p, fn in hooks):
-        try:
-            model(**inputs, **arguments)
-        except _EverythingSeen:
-            return
-    missed = ", ".join(f"{site} of layer {layer}" for site, layer in sorted(unseen))
-    raise EntangleError(f"the model ran without passing {missed}: build the Atlas with inputs like these")
-
-
-class _EverythingSeen(BaseException):  # not an Exception: a model that catches those must not catch this
-    """Ends a forward that has nothing left to show."""
+def _name(dtype: torch.dtype | None) -> str | None:
+    return str(dtype).removeprefix("torch.") if dtype else None
 
 
 def _same_shape(site: str, places: Sequence[Place]) -> None:
@@ -235,28 +204,3 @@ def _same_shape(site: str, places: Sequence[Place]) -> None:
                 f"{site} has {what[1]} {what[0]} in layer {first.layer} but {what[2]} in layer {place.layer}; "
                 "collect them separately with layers=[...]"
             )
-
-
-def _check_positions(x: Tensor, place: Place, expected: tuple[int, int]) -> None:
-    if x.shape[:2] != expected:
-        raise EntangleError(
-            f"{place.site} of layer {place.layer} has {tuple(x.shape[:2])} positions for {expected} tokens: the model "
-            "adds "
-            "or merges some, so that they cannot be matched to the text"
-        )
-
-
-def _check_finite(picked: Tensor, place: Place, examples: Tensor) -> None:
-    finite = picked.isfinite().all(-1)
-    if not finite.all():
-        example = int(examples[int((~finite.cpu()).nonzero()[0])])
-        raise EntangleError(
-            f"{place.site} of layer {place.layer} is not finite for text {example}: check the weights, or run in "
-            "float32 if the model is "
-            "in half precision"
-        )
-
-
-def model_device(model: nn.Module) -> torch.device:
-    """Where a model takes its inputs: the device of its first parameter."""
-    return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))

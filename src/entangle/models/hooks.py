@@ -29,7 +29,7 @@ class Handle:
             handle.remove()
 
 
-def attach(place: Place, fn: HookFunction) -> Handle:
+def attach(place: Place, fn: HookFunction, *, first: bool = False) -> Handle:
     """Let `fn` see, and if it returns a tensor replace, the tensor at `place` at every call of its module.
 
     The tensor is found whether the model passes it by position or by keyword, and returns it alone, in a tuple or in a
@@ -40,6 +40,7 @@ def attach(place: Place, fn: HookFunction) -> Handle:
         place: where, from `Atlas.place(site, layer)`.
         fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
             the device it lives on. `None` leaves it as it is.
+        first: whether to run before the functions that are attached there already.
 
     Returns:
         A handle; `handle.remove()` takes the function away.
@@ -53,30 +54,49 @@ def attach(place: Place, fn: HookFunction) -> Handle:
     mine = _turns(place, handles)
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        if not mine():
-            return None
-        key = _tensor_key([*enumerate(args), *kwargs.items()], place)
-        new = apply(args[key] if isinstance(key, int) else kwargs[key])
-        if new is None:
-            return None
-        if isinstance(key, int):
-            return (*args[:key], new, *args[key + 1 :]), kwargs
-        return args, {**kwargs, key: new}
+        return on_input(apply, place, args, kwargs) if mine is None or mine() else None
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        if not mine():
-            return None
-        if isinstance(output, Tensor):
-            return apply(output)
-        key = _tensor_key(_items(output), place)
-        new = apply(output[key])
-        return None if new is None else _replaced(output, key, new)
+        return on_output(apply, place, output) if mine is None or mine() else None
 
     if place.side == "input":
-        handles.append(place.module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(place.module.register_forward_pre_hook(before, with_kwargs=True, prepend=first))
     else:
-        handles.append(place.module.register_forward_hook(after))
+        handles.append(place.module.register_forward_hook(after, prepend=first))
     return Handle(*handles)
+
+
+def on_input(
+    fn: HookFunction, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """A call's arguments with `fn` done to the tensor of the place's size among them; `None` where it changes nothing.
+
+    Raises:
+        EntangleError: if there is no such tensor.
+    """
+    if args and _is_it(args[0], place):
+        new = fn(args[0])
+        return None if new is None else ((new, *args[1:]), kwargs)
+    key = _tensor_key([*enumerate(args), *kwargs.items()], place)
+    new = fn(args[key] if isinstance(key, int) else kwargs[key])
+    if new is None:
+        return None
+    if isinstance(key, int):
+        return (*args[:key], new, *args[key + 1 :]), kwargs
+    return args, {**kwargs, key: new}
+
+
+def on_output(fn: HookFunction, place: Place, output: Any) -> Any:
+    """A module's output with `fn` done to the tensor of the place's size in it; `None` where it changes nothing.
+
+    Raises:
+        EntangleError: if there is no such tensor.
+    """
+    if isinstance(output, Tensor):
+        return fn(output)
+    key = _tensor_key(_items(output), place)
+    new = fn(output[key])
+    return None if new is None else _replaced(output, key, new)
 
 
 @contextmanager
@@ -139,10 +159,10 @@ def _laid_out(place: Place, fn: HookFunction, handles: list[RemovableHandle]) ->
     return checked
 
 
-def _turns(place: Place, handles: list[RemovableHandle]) -> Callable[[], bool]:
-    """Tells at each call of the module whether it is the one meant; always, unless the module is several layers."""
+def _turns(place: Place, handles: list[RemovableHandle]) -> Callable[[], bool] | None:
+    """Tells at each call of a module that is several layers whether it is the one meant; `None` where every call is."""
     if place.turn is None or place.root is None:
-        return lambda: True
+        return None
     n_calls = 0
 
     def restart(*_: Any) -> None:
@@ -158,9 +178,13 @@ def _turns(place: Place, handles: list[RemovableHandle]) -> Callable[[], bool]:
     return mine
 
 
+def _is_it(value: Any, place: Place) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[-1] == place.size and value.is_floating_point()
+
+
 def _tensor_key(items: Sequence[tuple[Any, Any]], place: Place) -> Any:
     for key, value in items:
-        if isinstance(value, Tensor) and value.is_floating_point() and value.ndim and value.shape[-1] == place.size:
+        if _is_it(value, place):
             return key
     shapes = [tuple(value.shape) for _, value in items if isinstance(value, Tensor)]
     raise EntangleError(
