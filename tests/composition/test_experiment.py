@@ -86,7 +86,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(tmp_path: Path, monkey
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {"recipe.json", "share-0-seed-0"}
     first = (tmp_path / "parts" / "share-0-seed-0" / "metrics.json").stat().st_mtime_ns
     parts = run(tiny(), tmp_path / "parts", progress=False)
-    assert calls[2:] == ["share 0.2, seed 0"]
+    assert calls[2:] == ["share-0.2-seed-0"]
     assert (tmp_path / "parts" / "share-0-seed-0" / "metrics.json").stat().st_mtime_ns == first
     for a, b in zip(whole.models, parts.models, strict=True):
         assert a.metrics["losses"] == b.metrics["losses"]
@@ -123,10 +123,10 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"shares": [0.0, 0.9]}, "lower the share or give more text"),
-        ({"held_out": {"documents": 20, "seed": 1}}, "20 of 20 held-out documents are also trained on"),
+        ({"held_out": {"documents": 20, "seed": 1}}, "20 of 20 held-out texts are also trained on"),
         ({"vocab_size": 100}, "more than 257"),
         ({"architecture": {"model_type": "olmo99"}}, "olmo99"),
-        ({"architecture": {"model_type": "olmo2", "vocab_size": 50}}, "vocab_size comes from the tokenizer"),
+        ({"architecture": {"model_type": "olmo2", "vocab_size": 50}}, "the tokenizer has 400 tokens, more than"),
         ({"architecture": {"model_type": "olmo2", "hiden_size": 50}}, "an olmo2 has no 'hiden_size'"),
         ({"architecture": {"model_type": "olmo2", "hidden_size": 50, "num_attention_heads": 7}}, "cannot build"),
         ({"clean": {"files": ["nothing-*.jsonl"]}}, "no file matches"),

@@ -1,20 +1,29 @@
-"""Pretraining on mixtures of clean and other text: the paper's main experiment."""
+"""Pretraining on mixtures of clean and other text, and what it does to a model: the paper's main experiment."""
 
 from entangle.composition import pretrain
-from entangle.composition.experiment import Composition, TrainedModel, run
-from entangle.composition.pretrain import Training, new_model
-from entangle.composition.recipe import Recipe, Source, demo_recipe
+from entangle.composition.experiment import Composition, TrainedModel, run, run_each
+from entangle.composition.measurement import Measurement
+from entangle.composition.plan import Plan
+from entangle.composition.pretrain import new_model
+from entangle.composition.recipe import Recipe, Variant, demo_recipe
+from entangle.composition.sources import Labelled, Source
 from entangle.composition.tokenizer import train_tokenizer
+from entangle.composition.training import Training
 
 __all__ = [
     "Composition",
+    "Labelled",
+    "Measurement",
+    "Plan",
     "Recipe",
     "Source",
     "TrainedModel",
     "Training",
+    "Variant",
     "demo_recipe",
     "new_model",
     "pretrain",
     "run",
+    "run_each",
     "train_tokenizer",
 ]

@@ -19,7 +19,7 @@ from entangle.files import replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from entangle.composition.pretrain import Training
+    from entangle.composition.training import Training
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

@@ -42,16 +42,41 @@ class TokenisedDocuments:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What one model is trained on: its documents in training order, and how many tokens of each corpus they hold."""
+    """What one model is trained on.
+
+    Attributes:
+        documents: in training order.
+        origins: which document each is, of all clean ones followed by all of the added corpus [document].
+        n_clean: clean documents there are to draw from.
+    """
 
     documents: TokenisedDocuments
-    clean_tokens: int
-    added_tokens: int
+    origins: NDArray[np.int64]
+    n_clean: int
+
+    @property
+    def clean_tokens(self) -> int:
+        """Tokens of clean documents."""
+        return int(self.documents.lengths[self.origins < self.n_clean].sum())
+
+    @property
+    def added_tokens(self) -> int:
+        """Tokens of the added corpus."""
+        return len(self.documents.tokens) - self.clean_tokens
 
     @property
     def share(self) -> float:
         """Share of the added corpus among all tokens."""
-        return self.added_tokens / (self.clean_tokens + self.added_tokens)
+        return self.added_tokens / len(self.documents.tokens)
+
+    def keep(self, kept: NDArray[np.bool_]) -> Mixture:
+        """The same without some documents, in the same order.
+
+        Args:
+            kept: for every clean document followed by every one of the added corpus, whether it stays.
+        """
+        stay = np.flatnonzero(kept[self.origins])
+        return Mixture(self.documents.take(stay), self.origins[stay], self.n_clean)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk: int = 4096) -> TokenisedDocuments:
@@ -76,18 +101,27 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk:
     return TokenisedDocuments(np.concatenate(pieces), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
 
 
-def mix(clean: TokenisedDocuments, added: TokenisedDocuments | None, share: float, *, seed: int = 0) -> Mixture:
-    """All clean documents and as many of the added corpus as make `share` of all tokens, shuffled together.
+def mix(
+    clean: TokenisedDocuments,
+    added: TokenisedDocuments | None,
+    share: float,
+    *,
+    seed: int = 0,
+    design: str = "added",
+) -> Mixture:
+    """Clean documents and as many of the added corpus as make `share` of all tokens, shuffled together.
 
-    The clean tokens are constant over shares, as in the paper (Li et al. 2025, section 4): n added tokens on c clean
-    ones make a share of
-    n / (n + c). The documents of a smaller share are among those of a larger one with the same seed.
+    By default all clean documents, whatever the share, as in the paper (Li et al. 2025, section 4): n added tokens on c
+    clean ones make a share of n / (n + c). The documents of the added corpus at a smaller share are among those at a
+    larger one with the same seed.
 
     Args:
-        clean: documents that every mixture holds.
+        clean: the clean documents.
         added: documents to add from; may be `None` at share 0.
         share: share of the added corpus among all tokens, in [0, 1).
-        seed: which documents are added, and the training order.
+        seed: which documents are drawn, and the training order.
+        design: "added": all clean documents; "replaced": as many tokens in all as there are clean ones, those of the
+            added corpus in the place of clean ones.
 
     Raises:
         EntangleError: where `share` is out of range, or the added corpus is too small for it.
@@ -95,20 +129,30 @@ def mix(clean: TokenisedDocuments, added: TokenisedDocuments | None, share: floa
     if not 0 <= share < 1:
         raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share}")
     rng = np.random.default_rng(seed)
-    wanted = round(share / (1 - share) * len(clean.tokens))
+    total = len(clean.tokens)
+    wanted = round(share * total if design == "replaced" else share / (1 - share) * total)
     available = 0 if added is None else len(added.tokens)
     if wanted > available:
         raise EntangleError(
-            f"a share of {share:.3g} on {len(clean.tokens):,} clean tokens needs {wanted:,} more, "
-            f"but the added corpus has {available:,}: lower the share or give more text"
+            f"a share of {share:.3g} with {total:,} clean tokens needs {wanted:,} of the added corpus, "
+            f"which has {available:,}: lower the share or give more text"
         )
-    if added is None or wanted == 0:
-        return Mixture(clean.take(rng.permutation(len(clean))), len(clean.tokens), 0)
-    order = rng.permutation(len(added))
-    chosen = order[: int(np.searchsorted(added.lengths[order].cumsum(), wanted)) + 1]
-    extra = added.take(chosen)
-    joined = TokenisedDocuments(
-        np.concatenate([clean.tokens, extra.tokens]),
-        np.concatenate([clean.starts, extra.starts[1:] + clean.starts[-1]]),
-    )
-    return Mixture(joined.take(rng.permutation(len(joined))), len(clean.tokens), len(extra.tokens))
+    chosen = np.arange(len(clean))
+    joined = clean
+    if added is not None and wanted:
+        joined = TokenisedDocuments(
+            np.concatenate([clean.tokens, added.tokens]),
+            np.concatenate([clean.starts, added.starts[1:] + clean.starts[-1]]),
+        )
+        extra = _draw(added.lengths, wanted, rng)
+        if design == "replaced":
+            chosen = _draw(clean.lengths, total - wanted, rng)
+        chosen = np.concatenate([chosen, extra + len(clean)])
+    order = rng.permutation(chosen)
+    return Mixture(joined.take(order), order, len(clean))
+
+
+def _draw(lengths: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Documents in random order, until they hold so many tokens."""
+    order = rng.permutation(len(lengths))
+    return order[: int(np.searchsorted(lengths[order].cumsum(), wanted)) + 1]

@@ -1,10 +1,11 @@
-"""Run a recipe: train a model for each share and seed, once; what is finished stays finished."""
+"""Run a recipe: train a model for each share and seed, and measure it, once; what is finished stays finished."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle.composition.corpus import TokenisedDocuments, mix, tokenise
+from entangle.composition.corpus import TokenisedDocuments
+from entangle.composition.measure import measure
+from entangle.composition.plan import Plan
 from entangle.composition.pretrain import new_model, pretrain
-from entangle.composition.recipe import Recipe
-from entangle.composition.tokenizer import train_tokenizer
+from entangle.composition.recipe import Cell, Recipe
 from entangle.errors import EntangleError
 from entangle.files import write_text
 
 METRICS = "metrics.json"
+RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -34,31 +37,34 @@ class TrainedModel:
         share: share of added tokens that was asked for.
         seed: the seed.
         metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
-        `unigram_ce` (nats a token),
-        `losses`.
+            `unigram_ce` (nats a token), `losses`.
+        variant: the name of its variant, "" for the mixture as it is.
+        measured: what `entangle.composition.measure` found, where the recipe measures.
     """
 
     path: Path
     share: float
     seed: int
     metrics: dict[str, Any]
+    variant: str = ""
+    measured: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Composition:
-    """The trained models of a recipe."""
+    """The models of a recipe that are finished."""
 
     recipe: Recipe
     models: tuple[TrainedModel, ...]
 
-    def model(self, share: float, seed: int | None = None) -> TrainedModel:
-        """The model of a share, and of a seed where there are several.
+    def model(self, share: float, seed: int | None = None, *, variant: str = "") -> TrainedModel:
+        """The model of a share, and of a seed where there are several; or of a variant.
 
         Raises:
-            EntangleError: where the recipe has no such model.
+            EntangleError: where there is no such model.
         """
         for trained in self.models:
-            if trained.share == share and seed in (None, trained.seed):
+            if trained.share == share and seed in (None, trained.seed) and trained.variant == variant:
                 return trained
         raise EntangleError(
             f"no model with share {share} and seed {seed}: shares {self.recipe.shares}, seeds {self.recipe.seeds}"
@@ -70,6 +76,7 @@ class Composition:
             {
                 "share": m.share,
                 "seed": m.seed,
+                "variant": m.variant,
                 **{k: v for k, v in m.metrics.items() if k not in ("losses", "share", "seed", "recipe")},
             }
             for m in self.models
@@ -78,81 +85,97 @@ class Composition:
 
 
 def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True) -> Composition:
-    """Train every model of a recipe that is not yet finished in `out`.
+    """Train and measure every model of a recipe that is not yet finished in `out`.
 
-    Each model is written under a temporary name and renamed when it is whole, so a run that was stopped goes on at
-    the first unfinished model.
+    Each model is written under a temporary name and renamed when it is whole, so a run that was stopped goes on where
+    it was. Shares, seeds, variants and the measurement may be changed later: what is not affected stays.
 
     Args:
-        recipe: what to train.
+        recipe: what to train, and what to measure.
         out: folder for the models, one subfolder each (`share-0.1-seed-0`).
         device: to train on; a GPU where there is one.
         progress: show a progress bar for each model.
 
     Raises:
-        EntangleError: where `out` holds the models of another recipe, or the corpora cannot make the shares, before
-        any training.
+        EntangleError: where `out` holds models of another recipe, or anything in the recipe cannot be, before any
+            training.
+    """
+    *_, finished = run_each(recipe, out, device=device, progress=progress)
+    return finished
+
+
+def run_each(
+    recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True
+) -> Iterator[Composition]:
+    """The same model by model: what is finished so far, after each.
+
+    Args:
+        recipe: as for `run`.
+        out: as for `run`.
+        device: as for `run`.
+        progress: as for `run`.
     """
     out = Path(out)
-    recipe_path = out / "recipe.json"
-    if recipe_path.exists() and json.loads(recipe_path.read_text()) != recipe.to_dict():
+    _check_same(recipe, out)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    missing = [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
+    plan: Plan | None = None
+    if missing or recipe.measure:
+        plan = Plan.of(recipe)
+        plan.check_disk(out, len(missing))
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
+    models: list[TrainedModel] = []
+    for cell in recipe.cells:
+        folder, measured = out / cell.name, None
+        if plan and cell in missing:
+            train(plan, cell, folder, device=device, progress=progress)
+        if plan and plan.measured and recipe.measure:
+            told = cell.variant.clean_prefix if cell.variant else ""
+            measured = measure(
+                folder, recipe.measure, plan.measured, plan.scorer, told=told, device=device, progress=progress
+            )
+        metrics = json.loads((folder / METRICS).read_text())
+        variant = cell.variant.name if cell.variant else ""
+        models.append(TrainedModel(folder, cell.share, cell.seed, metrics, variant, measured))
+        yield Composition(recipe, tuple(models))
+
+
+def _check_same(recipe: Recipe, out: Path) -> None:
+    """Refuse a folder whose models came of another recipe."""
+    path = out / RECIPE
+    if path.exists() and Recipe.from_dict(json.loads(path.read_text())).of_each_model() != recipe.of_each_model():
         raise EntangleError(f"{out} holds the models of another recipe: give another folder, or delete it")
-    cells = [(share, seed) for share in recipe.shares for seed in recipe.seeds]
-    folders = {cell: out / f"share-{cell[0]:g}-seed-{cell[1]}" for cell in cells}
-    if not all((folder / METRICS).exists() for folder in folders.values()):
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        _train_missing(recipe, folders, device, progress, recipe_path)
-    finished = (TrainedModel(folders[c], *c, metrics=json.loads((folders[c] / METRICS).read_text())) for c in cells)
-    return Composition(recipe, tuple(finished))
 
 
-def _train_missing(
-    recipe: Recipe, folders: dict[tuple[float, int], Path], device: str, progress: bool, recipe_path: Path
-) -> None:
-    clean, added, held_out = (source.texts(recipe.root) for source in (recipe.clean, recipe.added, recipe.held_out))
-    shared = set(held_out) & set(clean)
-    if shared:
-        raise EntangleError(
-            f"{len(shared):,} of {len(held_out):,} held-out documents are also trained on: {min(shared)[:60]!r}"
-        )
-    tokenizer = train_tokenizer([*clean, *added], recipe.vocab_size)
-    clean_tokens, added_tokens, held_out_tokens = (tokenise(tokenizer, texts) for texts in (clean, added, held_out))
-    # Architecture and every mixture are tried before any training, so that what cannot be is refused at once.
-    model = new_model(recipe.architecture, tokenizer)
-    for share in recipe.shares:
-        mix(clean_tokens, added_tokens, share)
-    missing = sum(not (folder / METRICS).exists() for folder in folders.values())
-    _check_disk(recipe_path.parent, missing, sum(p.numel() for p in model.parameters()))
-    recipe_path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(recipe_path, json.dumps(recipe.to_dict(), indent=1))
-    for (share, seed), folder in folders.items():
-        if (folder / METRICS).exists():
-            continue
-        mixture = mix(clean_tokens, added_tokens, share, seed=seed)
-        model = new_model(recipe.architecture, tokenizer, seed=seed).to(device)
-        history = pretrain(
-            model,
-            torch.from_numpy(mixture.documents.tokens),
-            recipe.training,
-            seed=seed,
-            checkpoint=folder.with_name(f".{folder.name}.checkpoint"),
-            progress=progress,
-            description=f"share {share:g}, seed {seed}",
-        )
-        metrics = {
-            "share": mixture.share,
-            "seed": seed,
-            "clean_tokens": mixture.clean_tokens,
-            "added_tokens": mixture.added_tokens,
-            "steps": len(history.losses),
-            "seconds": history.seconds,
-            "tokens_per_second": history.tokens / history.seconds,
-            "final_loss": float(np.mean(history.losses[-20:])),
-            "held_out_ce": held_out_cross_entropy(model, held_out_tokens),
-            "unigram_ce": unigram_cross_entropy(mixture.documents, held_out_tokens, len(tokenizer)),
-            "losses": history.losses,
-        }
-        _save(model, tokenizer, metrics, folder)
+def train(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: bool = True) -> None:
+    """Train one model and write it with its numbers; its checkpoint stands beside its folder until then."""
+    recipe, mixture = plan.recipe, plan.mixture(cell)
+    model = new_model(recipe.architecture, plan.tokenizer, seed=cell.seed).to(device)
+    history = pretrain(
+        model,
+        torch.from_numpy(mixture.documents.tokens),
+        recipe.training,
+        seed=cell.seed,
+        separator=int(mixture.documents.tokens[0]),
+        checkpoint=folder.with_name(f".{folder.name}.checkpoint"),
+        progress=progress,
+        description=cell.name,
+    )
+    metrics = {
+        "share": mixture.share,
+        "seed": cell.seed,
+        "clean_tokens": mixture.clean_tokens,
+        "added_tokens": mixture.added_tokens,
+        "steps": len(history.losses),
+        "seconds": history.seconds,
+        "tokens_per_second": history.tokens / history.seconds,
+        "final_loss": float(np.mean(history.losses[-20:])),
+        "held_out_ce": held_out_cross_entropy(model, plan.held_out_tokens),
+        "unigram_ce": unigram_cross_entropy(mixture.documents, plan.held_out_tokens, len(plan.tokenizer)),
+        "losses": history.losses,
+    }
+    _save(model, plan.tokenizer, metrics, folder)
 
 
 @torch.no_grad()
@@ -184,18 +207,6 @@ def unigram_cross_entropy(training: TokenisedDocuments, held_out: TokenisedDocum
     first = np.zeros(len(held_out.tokens), dtype=bool)
     first[held_out.starts[:-1]] = True  # no model predicts the token that begins a document
     return float(-np.log(counts / counts.sum())[held_out.tokens[~first]].mean())
-
-
-def _check_disk(out: Path, n_models: int, n_parameters: int) -> None:
-    """Refuse where the models, and one checkpoint with its two moments being replaced, would not fit."""
-    needed = 4 * n_parameters * (n_models + 2 * 3)
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise EntangleError(
-            f"{n_models} models of {n_parameters:,} parameters need {needed / 1e9:.1f} GB in {out}, "
-            f"but {free / 1e9:.1f} GB are free: choose another folder or a smaller architecture"
-        )
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, Any], folder: Path) -> None:

@@ -1,65 +1,27 @@
-"""Pretraining of a small language model: AdamW, warm-up and cosine, mixed precision, the same weights from the same
-seed."""
+"""Pretraining of a language model on one stream of tokens: the same weights from the same seed, stopped or not."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.checkpoint import load_checkpoint, save_checkpoint, training_key
+from entangle.composition.training import Training
 from entangle.errors import EntangleError
 
-
-@dataclass(frozen=True)
-class Training:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the tokens.
-        batch_size: sequences a step.
-        context: tokens a sequence.
-        learning_rate: at the peak; the cosine ends at a tenth of it.
-        warmup: share of the steps with a rising learning rate.
-        weight_decay: of matrices; vectors have none.
-        clip: largest gradient norm.
-        precision: "bf16" (autocast; weights stay fp32) or "fp32".
-    """
-
-    epochs: float = 1.0
-    batch_size: int = 16
-    context: int = 128
-    learning_rate: float = 4e-3
-    warmup: float = 0.05
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    precision: str = "bf16"
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise EntangleError(f"precision is 'bf16' or 'fp32', not {self.precision!r}")
-        for name in ("epochs", "batch_size", "context", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise EntangleError(f"{name} of a training must be positive, not {getattr(self, name)}")
-
-    def rate(self, step: int, n_steps: int) -> float:
-        """The learning rate at a step: linear warm-up, then a cosine to a tenth of the peak."""
-        n_warmup = max(1, round(self.warmup * n_steps))
-        if step < n_warmup:
-            return self.learning_rate * (step + 1) / n_warmup
-        progress = (step - n_warmup) / max(1, n_steps - n_warmup)
-        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+Loss = Callable[[Int[Tensor, "row pos"]], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True)
@@ -81,24 +43,29 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     """An untrained causal language model with this tokenizer's vocabulary.
 
     Args:
-        architecture: `model_type` and any fields of its HuggingFace configuration.
+        architecture: `model_type` and any fields of its HuggingFace configuration; a `vocab_size` among them may be
+            larger than the tokenizer's.
         tokenizer: gives vocabulary size and special tokens.
         seed: of the initial weights; the global random state is left as it was.
 
     Raises:
-        EntangleError: where transformers knows no such `model_type`.
+        EntangleError: where transformers knows no such `model_type` or field, sizes do not fit, or the tokenizer has
+            more tokens than the architecture.
     """
     fields = dict(architecture)
     model_type = fields.pop("model_type", "olmo2")
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if fields.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
+        raise EntangleError(
+            f"the tokenizer has {len(tokenizer):,} tokens, more than the architecture's vocab_size of "
+            f"{fields['vocab_size']:,}: leave vocab_size out, or give another tokenizer"
+        )
     try:
         known = AutoConfig.for_model(model_type)
         for name in fields:
-            if name == "vocab_size":
-                raise EntangleError("vocab_size comes from the tokenizer: leave it out of the architecture")
             if not hasattr(known, name):  # a configuration takes any name, and would train another model than was meant
                 raise EntangleError(f"an {model_type} has no {name!r} in its configuration")
-        config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **special, **fields)
+        config = AutoConfig.for_model(model_type, **special, **fields)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
@@ -118,6 +85,7 @@ def pretrain(
     training: Training,
     *,
     seed: int = 0,
+    separator: int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_steps: int = 200,
     progress: bool = True,
@@ -126,47 +94,45 @@ def pretrain(
     """Train a causal language model in place on one long stream of tokens.
 
     The stream is cut into sequences of `training.context` tokens, which are visited in an order that depends on the
-    seed
-    alone. With a checkpoint, a training that was stopped goes on from the last one written: on one machine, with the
-    same
-    number of threads, it ends with the weights that it would have had undisturbed.
+    seed alone. With a checkpoint, a training that was stopped goes on from the last one written: on one machine, with
+    the same number of threads, it ends with the weights that it would have had undisturbed.
 
     Args:
         model: The model, on the device to train on; an untrained one, also where a checkpoint exists.
         tokens: The packed stream.
         training: Budget and optimiser.
         seed: Of the order of the sequences.
+        separator: The token that begins every document; needed where documents are masked from each other.
         checkpoint: File to write the unfinished state to; read where it exists, removed at the end.
         checkpoint_steps: Steps from one checkpoint to the next.
-        progress: Show a progress bar with loss and tokens a second.
+        progress: Show a progress bar with loss, tokens a second and the time that is left.
         description: What the progress bar calls it.
 
     Raises:
-        EntangleError: Where the stream holds less than one batch, the checkpoint is of another training, or the loss is
-            no longer finite.
+        EntangleError: Where the stream holds less than one batch, the checkpoint is of another training, the model
+            cannot mask documents, or the loss is no longer finite.
     """
-    n_sequences = (len(tokens) - 1) // training.context
-    n_steps = int(training.epochs * n_sequences / training.batch_size)
+    n_steps = training.n_steps(len(tokens))
     if n_steps == 0:
         needed = training.batch_size * training.context + 1
         raise EntangleError(
             f"{len(tokens):,} tokens are less than one batch ({needed:,}): lower batch_size or context, "
             "or give more text"
         )
-    optimiser = _optimiser(model, training)
+    optimiser = training.optimiser(model)
     losses: list[float] = []
     path, key = Path(checkpoint) if checkpoint else None, ""
     if path is not None:
         key = training_key(tokens, training, seed)
         losses = load_checkpoint(path, model, optimiser, key) if path.exists() else []
     begun = len(losses)
+    n_sequences = (len(tokens) - 1) // training.context
     batches = islice(_batches(n_sequences, training.batch_size, seed), begun, n_steps)
     span = torch.arange(training.context + 1)
     attention = model.config._attn_implementation
-    if model.device.type == "cpu":
-        model.set_attn_implementation(
-            "eager"
-        )  # on CPUs, the backward pass of sdpa is the slowest part of a small model
+    if training.compile and model.device.type == "cpu":
+        model.set_attn_implementation("eager")  # what can be fused; sdpa's backward pass on CPUs cannot, and is slow
+    loss_of = loss_function(model, training, separator)
     started = time.perf_counter()
     model.train()
     bar = tqdm(batches, desc=description, initial=begun, total=n_steps, disable=not progress, unit="step", leave=False)
@@ -175,7 +141,7 @@ def pretrain(
         for group in optimiser.param_groups:
             group["lr"] = training.rate(step, n_steps)
         batch = tokens[sequences[:, None] * training.context + span].to(model.device, torch.long)
-        losses.append(_step(model, batch, optimiser, training))
+        losses.append(_step(model, batch, loss_of, optimiser, training.clip))
         if not math.isfinite(losses[-1]):
             rate = training.learning_rate
             raise EntangleError(
@@ -194,26 +160,73 @@ def pretrain(
     return TrainingHistory(losses, trained, time.perf_counter() - started)
 
 
-def _step(model: PreTrainedModel, sequences: Tensor, optimiser: torch.optim.Optimizer, training: Training) -> float:
-    with torch.autocast(sequences.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-        logits = model(input_ids=sequences[:, :-1], use_cache=False).logits
-    # In the logits' own type: as fp32, the softmax would be a third of the time of a small model. The mean is fp32.
-    losses = F.cross_entropy(logits.flatten(0, 1), sequences[:, 1:].flatten(), reduction="none")
-    loss = losses.float().mean()
+def loss_function(model: PreTrainedModel, training: Training, separator: int | None = None) -> Loss:
+    """The mean cross-entropy of every token but the first of each sequence, as a function of sequences.
+
+    Raises:
+        EntangleError: Where documents are to be masked and there is no separator, or the model does not do it.
+    """
+    apart = separator if training.documents == "masked" else None
+    if training.documents == "masked":
+        if separator is None:
+            raise EntangleError("masked documents need the token that begins each of them: pass separator=")
+        check_masks_documents(model, separator)
+    bf16 = training.in_bf16(model.device)
+
+    def loss_of(sequences: Int[Tensor, "row pos"]) -> Float[Tensor, ""]:
+        inputs = {"input_ids": sequences[:, :-1]}
+        if apart is not None:
+            inputs["position_ids"] = document_positions(sequences[:, :-1], apart)
+        with torch.autocast(sequences.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(**inputs, use_cache=False).logits
+        # In the logits' own type: as fp32, the softmax would be a third of the time of a small model. The mean is fp32.
+        losses = F.cross_entropy(logits.flatten(0, 1), sequences[:, 1:].flatten(), reduction="none")
+        return losses.float().mean()
+
+    return torch.compile(loss_of, dynamic=False) if training.compile else loss_of
+
+
+def document_positions(ids: Int[Tensor, "row pos"], separator: int) -> Int[Tensor, "row pos"]:
+    """The position of each token in its own document, which begins with the separator (or with the row).
+
+    Positions that begin anew are what tells a HuggingFace model where one packed document ends and the next begins.
+    """
+    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    starts: Tensor = (places * (ids == separator)).cummax(1).values
+    return places - starts
+
+
+@torch.no_grad()
+def check_masks_documents(model: PreTrainedModel, separator: int) -> None:
+    """Refuse a model in which a document's logits still depend on the documents before it."""
+    model.eval()
+    document = [separator, *(token for token in range(8) if token != separator)]
+    alone = torch.tensor([document], device=model.device)
+    packed = torch.tensor([[*document[::-1][:-1], *document]], device=model.device)
+    last = model(input_ids=packed, position_ids=document_positions(packed, separator), use_cache=False).logits[
+        :, -len(document) :
+    ]
+    same = torch.allclose(model(input_ids=alone, use_cache=False).logits, last, rtol=1e-3, atol=1e-3)
+    if not same:
+        raise EntangleError(
+            f"{type(model).__name__} does not keep packed documents apart by their positions: "
+            'train with documents = "packed"'
+        )
+
+
+def _step(
+    model: PreTrainedModel,
+    sequences: Int[Tensor, "row pos"],
+    loss_of: Loss,
+    optimiser: torch.optim.Optimizer,
+    clip: float,
+) -> float:
+    loss = loss_of(sequences)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
     return loss.item()
-
-
-def _optimiser(model: PreTrainedModel, training: Training) -> torch.optim.Optimizer:
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 def _batches(n_sequences: int, batch_size: int, seed: int) -> Iterator[Tensor]:

@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from entangle.composition.pretrain import Training
-from entangle.data import corpus, load_texts
+from entangle.composition.measurement import Measurement
+from entangle.composition.sources import Source
+from entangle.composition.tables import build, plain
+from entangle.composition.training import Training
 from entangle.errors import EntangleError
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where documents come from: files and data sets, or else the built-in corpus.
-
-    Attributes:
-        files: paths, glob patterns or HuggingFace data set ids; none for the built-in corpus.
-        column: the column of the text.
-        where: keep only rows whose columns have these values.
-        documents: how many documents of the built-in corpus to generate; for files, use at most this many (0: all).
-        at_most: keep only rows whose columns are numbers no larger than these: `{"lex_hits": 2}`.
-        without: files whose texts are left out, such as those held out.
-        prefix: put before every document, such as "toxicity: 0.9 ", for a model to condition on (MEDA and INST,
-            Prabhumoye et al. 2023).
-        rudeness: share of rude documents in the built-in corpus.
-        seed: of the built-in corpus.
-    """
-
-    files: tuple[str, ...] = ()
-    column: str = "text"
-    where: Mapping[str, Any] = field(default_factory=dict)
-    at_most: Mapping[str, float] = field(default_factory=dict)
-    without: tuple[str, ...] = ()
-    prefix: str = ""
-    documents: int = 0
-    rudeness: float = 0.0
-    seed: int = 0
-
-    def texts(self, root: Path = Path()) -> list[str]:
-        """The documents; relative paths are taken from `root`."""
-        if not self.files:
-            if self.documents < 1:
-                raise EntangleError("a source needs files, or a number of documents of the built-in corpus")
-            generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
-            return [self.prefix + document.text for document in generated]
-        left_out = {text for path in _paths(self.without, root) for text in load_texts(path, field=self.column)}
-        texts: list[str] = []
-        for path in _paths(self.files, root):
-            found = load_texts(path, field=self.column, where=self.where, at_most=self.at_most)
-            texts += [text for text in found if text not in left_out]
-        return [self.prefix + text for text in texts[: self.documents or None]]
-
-
-def _paths(names: Sequence[str], root: Path) -> list[str | Path]:
-    """Files, with patterns spelt out and relative paths taken from `root`; what is no file there may name a data
-    set."""
-    paths: list[str | Path] = []
-    for name in names:
-        if any(character in name for character in "*?["):
-            anchor = Path(name).anchor
-            found = sorted(Path(anchor or root).glob(str(Path(name).relative_to(anchor))))
-            if not found:
-                raise EntangleError(f"no file matches {name!r} in {Path(anchor or root).resolve()}")
-            paths.extend(found)
-        else:
-            paths.append(root / name if (root / name).exists() else name)
-    return paths
-
 
 SMALL = {
     "model_type": "olmo2",
@@ -88,6 +28,50 @@ SMALL = {
     "tie_word_embeddings": True,
 }
 """An OLMo-2 of about a million parameters."""
+DESIGNS = ("added", "replaced")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A baseline that is trained: the mixture of one share, changed.
+
+    Attributes:
+        name: what the report calls it.
+        share: share of the added corpus.
+        clean_prefix: put before every clean document, such as "toxicity: 0.0 " (MEDA, Prabhumoye et al. 2023); the
+            model is measured after it, as a model that is told what to write.
+        added_prefix: put before every document of the added corpus, such as "toxicity: 0.9 ".
+        keep_below: filtering: leave out documents that a linear scorer of the measured concept gives this or more; 1
+            keeps all.
+        seeds: one model for each; none for those of the recipe.
+    """
+
+    name: str
+    share: float
+    clean_prefix: str = ""
+    added_prefix: str = ""
+    keep_below: float = 1.0
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise EntangleError(f"the share of variant {self.name!r} is at least 0 and below 1, not {self.share}")
+        if not 0 < self.keep_below <= 1:
+            raise EntangleError(f"keep_below of variant {self.name!r} is a score up to 1, not {self.keep_below}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of a recipe: a share and a seed, or a variant and a seed."""
+
+    share: float
+    seed: int
+    variant: Variant | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"{self.variant.name if self.variant else f'share-{self.share:g}'}-seed-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -101,9 +85,14 @@ class Recipe:
         held_out: clean documents that no model sees, for cross-entropy.
         shares: shares of the added corpus among all tokens.
         seeds: one model for each: its initial weights, added documents and order.
-        vocab_size: of the tokenizer, which is trained on the largest mixture and shared by all models.
+        design: "added": the clean text is constant, and the other is added to it, as in the paper; "replaced": the
+            total is constant, and the other takes the place of clean text.
+        variants: baselines that are trained.
+        vocab_size: of the tokenizer, which is trained on both corpora and shared by all models.
+        tokenizer: folder of a tokenizer to use instead.
         architecture: `model_type` and fields of its HuggingFace configuration.
         training: budget and optimiser.
+        measure: what is measured of every model; nothing without it.
         root: folder that relative paths start from; not part of what the recipe is.
     """
 
@@ -112,9 +101,13 @@ class Recipe:
     held_out: Source
     shares: tuple[float, ...] = (0.0, 0.1)
     seeds: tuple[int, ...] = (0,)
+    design: str = "added"
+    variants: tuple[Variant, ...] = ()
     vocab_size: int = 2048
+    tokenizer: str = ""
     architecture: Mapping[str, Any] = field(default_factory=lambda: dict(SMALL))
     training: Training = field(default_factory=Training)
+    measure: Measurement | None = None
     root: Path = field(default=Path(), compare=False)
 
     def __post_init__(self) -> None:
@@ -123,18 +116,29 @@ class Recipe:
         for share in self.shares:
             if not 0 <= share < 1:
                 raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
-        for name, values in (("shares", self.shares), ("seeds", self.seeds)):
+        names = [variant.name for variant in self.variants]
+        for name, values in (("shares", self.shares), ("seeds", self.seeds), ("names of variants", names)):
             if len(set(values)) < len(values):
                 raise EntangleError(f"{name} of a recipe must differ from each other, not {list(values)}")
+        if self.design not in DESIGNS:
+            raise EntangleError(f"design of a recipe is 'added' or 'replaced', not {self.design!r}")
         longest = self.architecture.get("max_position_embeddings", math.inf)
         if self.training.context > longest:
             raise EntangleError(
                 f"sequences of {self.training.context} tokens are longer than the model's {longest} positions"
             )
+        if self.measure is None and any(variant.keep_below < 1 for variant in self.variants):
+            raise EntangleError("a variant that filters needs [measure], whose labelled texts its scorer is fitted on")
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every model: all shares of one seed before the next seed, the variants last."""
+        grid = [Cell(share, seed) for seed in self.seeds for share in self.shares]
+        return grid + [Cell(v.share, seed, v) for v in self.variants for seed in v.seeds or self.seeds]
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read a recipe from TOML or JSON; tables `clean`, `added`, `held_out`, `architecture` and `training`.
+        """Read a recipe from TOML or JSON, with a table for each part.
 
         Raises:
             EntangleError: where the file cannot be read, or names something that a recipe does not have.
@@ -156,64 +160,22 @@ class Recipe:
         """The inverse of `to_dict`."""
         if not isinstance(fields, Mapping):
             raise EntangleError(f"a recipe is a table of names and values, not a {type(fields).__name__}")
-        given = dict(fields)
-        for name, kind in (("clean", Source), ("added", Source), ("held_out", Source), ("training", Training)):
-            if name in given:
-                given[name] = _build(kind, given[name], name)
-        return _build(cls, {**given, "root": root}, "recipe")
+        return replace(build(cls, fields, "recipe", hidden=["root"]), root=root)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values that JSON can hold."""
-        fields = dataclasses.asdict(self)
+        fields = plain(self)
         del fields["root"]
-        plain: dict[str, Any] = json.loads(json.dumps(fields))
-        return plain
+        return fields
+
+    def of_each_model(self) -> dict[str, Any]:
+        """What decides a model, other than its share, seed and variant."""
+        several = ("shares", "seeds", "variants", "measure")
+        return {name: value for name, value in self.to_dict().items() if name not in several}
 
     def fingerprint(self) -> str:
         """A hash of the recipe: the same for equal recipes."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-
-
-def _build(kind: type[T], fields: Any, what: str) -> T:
-    """A dataclass from a table, lists becoming tuples; an unknown or missing name is refused."""
-    if not isinstance(fields, Mapping):
-        raise EntangleError(f"{what!r} in a recipe is a table, not {fields!r}")
-    known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        names = ", ".join(name for name in known if name != "root")
-        raise EntangleError(f"unknown key {unknown[0]!r} in {what}: it has {names}")
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in fields and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise EntangleError(f"{what} lacks {', '.join(missing)}")
-    for name, value in fields.items():
-        _check_type(f"{name!r} in {what}", value, known[name])
-    values = {
-        name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for name, value in fields.items()
-    }
-    return kind(**values)
-
-
-def _check_type(what: str, value: Any, expected: dataclasses.Field[Any]) -> None:
-    """Refuse a value of another kind than the default; a whole number will do for a number."""
-    default = expected.default_factory() if callable(expected.default_factory) else expected.default
-    kinds: tuple[tuple[tuple[type, ...], str], ...] = (
-        ((int,), "a whole number"),
-        ((int, float), "a number"),
-        ((str,), "text"),
-        ((tuple, list), "a list"),
-        ((Mapping,), "a table"),
-    )
-    for types, wanted in kinds:
-        if isinstance(default, types):
-            if not isinstance(value, types) or isinstance(value, bool):
-                raise EntangleError(f"{what} is {wanted}, not {value!r}")
-            return
 
 
 def demo_recipe(*, seed: int = 0) -> Recipe:

@@ -1,14 +1,15 @@
-"""A byte-level BPE tokenizer trained on the corpus itself."""
+"""The tokenizer of a recipe: a byte-level BPE trained on the corpus itself, or one that is given."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entangle.errors import EntangleError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 N_BYTES = 256
@@ -44,3 +45,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT
     )
+
+
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer that is given, which must be able to part documents.
+
+    Raises:
+        EntangleError: where the folder holds none, or it has neither a beginning- nor an end-of-text token.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError) as error:
+        raise EntangleError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise EntangleError(f"the tokenizer in {folder} has neither bos_token nor eos_token to part documents with")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    return tokenizer

@@ -1,0 +1,152 @@
+"""Everything a recipe needs, read and checked before any training: what cannot be is refused here, in one line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from entangle.composition.corpus import Mixture, TokenisedDocuments, mix, tokenise
+from entangle.composition.measurement import MeasuredTexts
+from entangle.composition.pretrain import new_model
+from entangle.composition.recipe import Cell, Recipe, Variant
+from entangle.composition.sources import paths, refuse_overlap
+from entangle.composition.tokenizer import load_tokenizer, train_tokenizer
+from entangle.errors import EntangleError
+from entangle.evaluation.linear import LinearToxicityScorer
+from entangle.probes import three_way
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with its texts.
+
+    Attributes:
+        recipe: the recipe.
+        tokenizer: trained on both corpora, or the one that the recipe names.
+        clean: texts every model sees.
+        added: texts to add from.
+        held_out: clean texts that no model sees.
+        measured: the texts of the measurement, where there is one.
+        n_parameters: of each model.
+    """
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerBase
+    clean: list[str]
+    added: list[str]
+    held_out: list[str]
+    measured: MeasuredTexts | None
+    n_parameters: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Plan:
+        """Read all texts, and try everything that can be tried without training.
+
+        Raises:
+            EntangleError: texts that cannot be read or that are trained and evaluated on, shares that the corpora
+                cannot make, a tokenizer or an architecture that does not fit.
+        """
+        clean, added, held_out = (source.texts(recipe.root) for source in (recipe.clean, recipe.added, recipe.held_out))
+        measured = recipe.measure.load(recipe.root, held_out) if recipe.measure else None
+        refuse_overlap(
+            {"clean": _bare(clean, recipe.clean.prefix), "added": _bare(added, recipe.added.prefix)},
+            {
+                "held-out": _bare(held_out, recipe.held_out.prefix),
+                **(measured.by_name() if measured else {}),
+            },
+        )
+        if recipe.tokenizer:
+            (folder,) = paths([recipe.tokenizer], recipe.root)
+            tokenizer = load_tokenizer(folder)
+        else:
+            tokenizer = train_tokenizer([*clean, *added], recipe.vocab_size)
+        model = new_model(recipe.architecture, tokenizer)
+        n_parameters = sum(p.numel() for p in model.parameters())
+        plan = cls(recipe, tokenizer, clean, added, held_out, measured, n_parameters)
+        for share in {cell.share for cell in recipe.cells}:
+            mixture = mix(*plan.tokens, share, design=recipe.design)
+            if not recipe.training.n_steps(len(mixture.documents.tokens)):
+                raise EntangleError(
+                    f"share {share:g} has {len(mixture.documents.tokens):,} tokens, less than one batch of "
+                    f"{recipe.training.batch_size} x {recipe.training.context}: lower either, or give more text"
+                )
+        return plan
+
+    @cached_property
+    def tokens(self) -> tuple[TokenisedDocuments, TokenisedDocuments]:
+        """The clean texts and those to add from, as they are."""
+        return tokenise(self.tokenizer, self.clean), tokenise(self.tokenizer, self.added)
+
+    @cached_property
+    def held_out_tokens(self) -> TokenisedDocuments:
+        """The held-out texts."""
+        return tokenise(self.tokenizer, self.held_out)
+
+    @cached_property
+    def scorer(self) -> LinearToxicityScorer:
+        """Fitted on the fitting part of the measured concept's labelled texts; what filters is what scores."""
+        if self.recipe.measure is None or self.measured is None:
+            raise EntangleError("a scorer is fitted on the labelled texts of [measure], which this recipe lacks")
+        data, seed = self.measured.labelled, self.recipe.measure.seed
+        fit = three_way(data.labels, seed=seed).fit.tolist()
+        return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
+
+    def mixture(self, cell: Cell) -> Mixture:
+        """What a model is trained on."""
+        clean, added = self.tokens if cell.variant is None else self._of(cell.variant)
+        mixture = mix(clean, added, cell.share, seed=cell.seed, design=self.recipe.design)
+        if cell.variant is None or cell.variant.keep_below == 1:
+            return mixture
+        return mixture.keep(np.asarray(self.scorer([*self.clean, *self.added])) < cell.variant.keep_below)
+
+    def _of(self, variant: Variant) -> tuple[TokenisedDocuments, TokenisedDocuments]:
+        """Both corpora as a variant reads them."""
+        if not (variant.clean_prefix or variant.added_prefix):
+            return self.tokens
+        clean = [variant.clean_prefix + text for text in self.clean]
+        added = [variant.added_prefix + text for text in self.added]
+        return tokenise(self.tokenizer, clean), tokenise(self.tokenizer, added)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a model: tokens, steps, and the floating-point operations of its training."""
+        rows = []
+        for cell in self.recipe.cells:
+            mixture = self.mixture(cell)
+            steps = self.recipe.training.n_steps(len(mixture.documents.tokens))
+            trained = steps * self.recipe.training.batch_size * self.recipe.training.context
+            rows.append(
+                {
+                    "model": cell.name,
+                    "share": mixture.share,
+                    "clean_tokens": mixture.clean_tokens,
+                    "added_tokens": mixture.added_tokens,
+                    "steps": steps,
+                    "flops": 6.0 * self.n_parameters * trained,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def disk(self, n_models: int) -> int:
+        """Bytes of so many models in fp32, and of one checkpoint with its two moments being replaced."""
+        return 4 * self.n_parameters * (n_models + 2 * 3)
+
+    def check_disk(self, out: Path, n_models: int) -> None:
+        """Refuse where the models that are still to be trained would not fit."""
+        existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+        needed, free = self.disk(n_models), shutil.disk_usage(existing).free
+        if needed > free:
+            raise EntangleError(
+                f"{n_models} models of {self.n_parameters:,} parameters need {needed / 1e9:.1f} GB in {out}, "
+                f"but {free / 1e9:.1f} GB are free: choose another folder or a smaller architecture"
+            )
+
+
+def _bare(texts: Sequence[str], prefix: str) -> list[str]:
+    return [text.removeprefix(prefix) for text in texts]

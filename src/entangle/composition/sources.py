@@ -1,0 +1,143 @@
+"""Where the texts of a recipe come from: files, HuggingFace data sets, or the built-in corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entangle.data import LabelledTexts, corpus, load_labelled, load_texts
+from entangle.errors import EntangleError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where documents come from: files and data sets, or else the built-in corpus.
+
+    Attributes:
+        files: paths, glob patterns or HuggingFace data set ids; none for the built-in corpus.
+        column: the column of the text.
+        where: keep only rows whose columns have these values.
+        at_most: keep only rows whose columns are numbers no larger than these: `{"lex_hits": 2}`.
+        without: files whose texts are left out, such as those held out.
+        fraction: of the documents of the files, keep this share, drawn with `seed`.
+        documents: how many documents of the built-in corpus to generate; for files, use at most this many (0: all).
+        prefix: put before every document, for a model to condition on.
+        rudeness: share of rude documents in the built-in corpus.
+        seed: of the built-in corpus, or of the fraction drawn.
+    """
+
+    files: tuple[str, ...] = ()
+    column: str = "text"
+    where: Mapping[str, Any] = field(default_factory=dict)
+    at_most: Mapping[str, float] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    fraction: float = 1.0
+    documents: int = 0
+    prefix: str = ""
+    rudeness: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise EntangleError(f"the fraction of a source is above 0 and at most 1, not {self.fraction}")
+
+    def texts(self, root: Path = Path()) -> list[str]:
+        """The documents; relative paths are taken from `root`."""
+        if not self.files:
+            if self.documents < 1:
+                raise EntangleError("a source needs files, or a number of documents of the built-in corpus")
+            generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
+            return [self.prefix + document.text for document in generated]
+        left_out = {text for path in paths(self.without, root) for text in load_texts(path, field=self.column)}
+        texts: list[str] = []
+        for path in paths(self.files, root):
+            found = load_texts(path, field=self.column, where=self.where, at_most=self.at_most)
+            texts += [text for text in found if text not in left_out]
+        if self.fraction < 1:
+            drawn = np.random.default_rng(self.seed).permutation(len(texts))[: round(self.fraction * len(texts))]
+            texts = [texts[i] for i in sorted(drawn)]
+        return [self.prefix + text for text in texts[: self.documents or None]]
+
+    def prompts(self, root: Path = Path()) -> list[str]:
+        """Texts to continue: those of the files, or the built-in corpus's quarrels that break off."""
+        return self.texts(root) if self.files else corpus.prompts(self.documents, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Texts with a label, from a file or data set, or a concept of the built-in corpus.
+
+    Attributes:
+        file: path or HuggingFace data set id; none for the built-in corpus.
+        text: its column of the text.
+        label: its column of the label; label 1 is the concept.
+        where: keep only rows whose columns have these values.
+        concept: of the built-in corpus, where there is no file.
+        documents: use this many, drawn with `seed`; for files, 0 is all.
+        seed: of that draw.
+    """
+
+    file: str = ""
+    text: str = "text"
+    label: str = "label"
+    where: Mapping[str, Any] = field(default_factory=dict)
+    concept: str = ""
+    documents: int = 0
+    seed: int = 0
+
+    def load(self, root: Path = Path()) -> LabelledTexts:
+        """The texts and labels; a relative path is taken from `root`."""
+        if not self.file:
+            return corpus.labelled(self.concept, self.documents, seed=self.seed)
+        (path,) = paths([self.file], root)
+        options: dict[str, Any] = {"limit": self.documents or None, "seed": self.seed, "drop_duplicates": True}
+        return load_labelled(path, text=self.text, label=self.label, where=self.where, **options)
+
+
+def paths(names: Sequence[str], root: Path) -> list[str | Path]:
+    """Files, with patterns spelt out and relative paths taken from `root`; what is no file there may name a data
+    set."""
+    found: list[str | Path] = []
+    for name in names:
+        if any(character in name for character in "*?["):
+            anchor = Path(name).anchor
+            matches = sorted(Path(anchor or root).glob(str(Path(name).relative_to(anchor))))
+            if not matches:
+                raise EntangleError(f"no file matches {name!r} in {Path(anchor or root).resolve()}")
+            found.extend(matches)
+        else:
+            found.append(root / name if (root / name).exists() else name)
+    return found
+
+
+def refuse_overlap(trained_on: Mapping[str, Iterable[str]], evaluated_on: Mapping[str, Iterable[str]]) -> None:
+    """Refuse texts that a model is evaluated on and trained on too, whatever their case, spaces and punctuation.
+
+    Args:
+        trained_on: texts by the name of their source.
+        evaluated_on: likewise.
+
+    Raises:
+        EntangleError: which source repeats how many texts of which other, and one of them.
+    """
+    seen = {digest(text): name for name, texts in trained_on.items() for text in texts}
+    for name, texts in evaluated_on.items():
+        listed = list(texts)
+        repeated = [text for text in listed if digest(text) in seen]
+        if repeated:
+            where = seen[digest(repeated[0])]
+            raise EntangleError(
+                f"{len(repeated):,} of {len(listed):,} {name} texts are also trained on: {repeated[0][:60]!r}; "
+                f"name their file in `without` of {where}"
+            )
+
+
+def digest(text: str) -> bytes:
+    """A hash of the letters and digits alone."""
+    return hashlib.sha256(re.sub(r"[\W_]+", "", text.casefold()).encode(errors="surrogatepass")).digest()
