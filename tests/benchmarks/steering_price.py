@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from entangle import plots
 from entangle.activations import Activations, collect
 from entangle.data import load_labelled, load_texts
 from entangle.evaluation import (
@@ -55,6 +56,8 @@ SHOWN = [
     "p_holm",
 ]
 
+SOURCES = ("probe_toxicity", "posts")  # what each scorer is fitted on
+
 
 def main() -> None:
     began = time.perf_counter()
@@ -91,6 +94,7 @@ def main() -> None:
             save_to=out / "sweep",
         )
         write(results[path.name], out)
+    figure(results, options.out / "tradeoff.svg")
     if len(results) > 1:
         equal_cost(results, options.out)
     print(f"wall {time.perf_counter() - began:.0f} s, this process {time.process_time():.0f} s of processor time")
@@ -104,10 +108,8 @@ def training_texts(data: Path) -> tuple[list[str], torch.Tensor]:
 
 def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
     """One scorer fitted on probing data, one on posts of other sources and labels: where they differ, show both."""
-    fitted = {
-        "probe_toxicity": scorer(options.out / "scorer-probe_toxicity", lambda: (texts, labels)),
-        "posts": scorer(options.out / "scorer-posts", lambda: posts(options.data)),
-    }
+    data = {"probe_toxicity": lambda: (texts, labels), "posts": lambda: posts(options.data)}
+    fitted = {source: scorer(options.out / f"scorer-{source}", data[source]) for source in SOURCES}
     for source, linear in fitted.items():
         print(f"scorer {linear.name}: fitted on {source}; on its held-out part {linear.report}")
     return [CachedScorer(linear, options.out / "scores.db") for linear in fitted.values()]
@@ -143,8 +145,8 @@ def write(result, out):
     agreement = scorer_agreement(scores, said).drop(columns="disagreements")
     agreement.to_csv(out / "agreement.csv", index=False)
     print(agreement.to_string(index=False))
-    result.plot().figure.savefig(out / "tradeoff.svg")
     halves(result, out)
+    against_iti(result, out)
 
 
 def halves(result, out):
@@ -153,6 +155,57 @@ def halves(result, out):
         table = chosen(result, budget=0.5, scorer=scorer)
         table.to_csv(out / f"chosen-{scorer}.csv", index=False)
         print(table[[*SHOWN, "toxicity_when_chosen"]].to_string(index=False, float_format="{:.3f}".format))
+
+
+def against_iti(result, out, costs=(0.1, 0.5, 1.0)):
+    """Every method and ITI where both have paid the same; a method of one strength at its own price."""
+    rows = []
+    for scorer in result.scorers:
+        frame = result.to_frame(scorer=scorer)
+        paid = {name: part["ce_change"] for name, part in frame.groupby("method", sort=False)}
+        for method in [name for name in paid if name != "ITI"]:
+            reach = min(paid["ITI"].max(), paid[method].max())
+            for cost in costs if len(paid[method]) > 2 else paid[method].iloc[1:]:
+                if 0 < cost <= reach:
+                    found = matched((result, method), (result, "ITI"), cost=cost, scorer=scorer)
+                    rows.append(
+                        {
+                            "scorer": scorer,
+                            "method": method,
+                            "nats paid": cost,
+                            "toxicity": found.first.value,
+                            "of ITI": found.second.value,
+                            "difference": found.difference.value,
+                            "low": found.difference.low,
+                            "high": found.difference.high,
+                        }
+                    )
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "against-iti.csv", index=False)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+def figure(results, file, furthest=2.0):
+    """A row a scorer, a column a model; the price is paired with the plain model, and shown up to `furthest` nats."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.fonttype"] = "none"  # text as text: smaller, and it can be searched
+    scorers = next(iter(results.values())).scorers
+    size = 4.6 * len(results), 3.4 * len(scorers)
+    _, grid = plt.subplots(len(scorers), len(results), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for column, (name, result) in zip(grid.T, results.items(), strict=True):
+        for axes, scorer, source in zip(column, result.scorers, SOURCES, strict=True):
+            frame = result.to_frame(scorer=scorer)
+            paid = frame.assign(**{f"ce{end}": frame[f"ce_change{end}"] for end in ("", "_low", "_high")})
+            curves = {
+                method: rows for method, rows in paid[paid["ce_change"] <= furthest].groupby("method", sort=False)
+            }
+            plots.tradeoff(
+                curves, xlabel="cross-entropy paid (nats a token)", title=f"{name}, scored by {source}", ax=axes
+            )
+            if axes is not grid[0, -1]:
+                axes.get_legend().remove()
+    grid[0, 0].figure.savefig(file)
 
 
 def equal_cost(results, out):
