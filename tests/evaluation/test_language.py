@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Subject, cross_entropy, kl, language_shift
-from entangle.evaluation.fluency import continuation_nats
 from entangle.interventions import AddDirection, steer
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]
@@ -74,21 +73,6 @@ def test_no_strength_no_cost_to_the_last_bit(causal_lm, tiny_tokenizer):
     np.testing.assert_array_equal(shift.agreement, shift.tokens)
     steered = language_shift(causal_lm, tiny_tokenizer, TEXTS, edit(causal_lm), alpha=1, progress=False)
     assert steered.kl.sum() > 1e-3
-
-
-def test_continuations_are_read_after_their_prompts(causal_lm, tiny_tokenizer):
-    rows = [tiny_tokenizer(prompt)["input_ids"] for prompt in ("the cat", "a quick brown fox")]
-    texts = [["sat on the mat", ""], ["moon", "and the lazy dog"]]
-    nats, tokens = continuation_nats(Subject(causal_lm, tiny_tokenizer), rows, texts, progress=False)
-    assert (nats[0, 1], tokens[0, 1]) == (0, 0)
-    for i, k in ((0, 0), (1, 0), (1, 1)):
-        new = tiny_tokenizer(texts[i][k], add_special_tokens=False)["input_ids"]
-        ids = [*rows[i], *new]
-        with torch.no_grad():
-            logp = causal_lm(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-        expected = -sum(logp[t - 1, ids[t]].item() for t in range(len(rows[i]), len(ids)))
-        assert tokens[i, k] == len(new)
-        assert nats[i, k] == pytest.approx(expected, rel=1e-4)
 
 
 class Prompted:
