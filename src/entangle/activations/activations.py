@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from entangle.activations import interop
 from entangle.activations.store import MANIFEST, ShardedData, Store, writing
 from entangle.errors import EntangleError
 from entangle.files import replacing
-from entangle.models.fingerprint import check_fingerprint
+from entangle.models.atlas import underlying
+from entangle.models.fingerprint import check_fingerprint, fingerprint
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,70 @@ class Activations:
         """The rows of a site, `size` at a time: for results larger than memory."""
         for start in range(0, len(self), size):
             yield self.read(site, start, start + size)
+
+    def to_numpy(self, site: str) -> NDArray[Any]:
+        """A site as a numpy array of the same shape; `bfloat16`, which numpy does not have, becomes `float32`."""
+        self._check(site)
+        array: NDArray[Any] = interop.as_array(self.data[site])
+        return array
+
+    def to_xarray(self, site: str) -> Any:
+        """A site as an `xarray.DataArray` with named dimensions.
+
+        Returns:
+            Dimensions `example` (`token`, where several of an example were selected), `layer`, and `head`, `d_head` for
+            `z` or `size` for other sites; coordinates `layer`, `example` and `position`.
+
+        Raises:
+            EntangleError: no such site, or xarray is not installed.
+        """
+        self._check(site)
+        return interop.to_xarray(self, site)
+
+    def to_dataset(self) -> Any:
+        """A HuggingFace `datasets.Dataset` of one row a row: `example`, `position`, `token` (its id) and every site.
+
+        Raises:
+            EntangleError: the package is not installed.
+        """
+        return interop.to_dataset(self)
+
+    def to_cache(self, model: Any = None) -> Any:
+        """A TransformerLens `ActivationCache`: `cache["blocks.3.attn.hook_z"]` is `[example, pos, head, d_head]`.
+
+        Where one token of each example was selected, `pos` is 1; with `tokens="all"`, shorter examples are filled on
+        the right with NaN. `attn_out` and `mlp_out` are under `attn.hook_out` and `mlp.hook_out`.
+
+        Args:
+            model: the `TransformerBridge`, for those methods of the cache that need it.
+
+        Raises:
+            EntangleError: another selection of tokens.
+        """
+        return interop.to_cache(self, model)
+
+    @classmethod
+    def from_cache(
+        cls,
+        cache: Any,
+        input_ids: Int[Tensor, "example pos"],
+        *,
+        attention_mask: Int[Tensor, "example pos"] | None = None,
+    ) -> Activations:
+        """Every token's activations from a TransformerLens `ActivationCache`, as `collect(tokens="all")` gives them.
+
+        Args:
+            cache: from `bridge.run_with_cache(input_ids)`, with all its positions.
+            input_ids: the tokens it was run on.
+            attention_mask: which of them are not padding; all of them by default.
+
+        Raises:
+            EntangleError: a cache that holds no site, or was run on other tokens.
+        """
+        fields = interop.from_cache(cache, input_ids, attention_mask)
+        model = getattr(cache, "model", None)
+        mark = fingerprint(underlying(model)) if isinstance(model, nn.Module) else {}
+        return cls(**fields, fingerprint=mark, meta={"sites": list(fields["data"]), "tokens": "all"})
 
     def save(self, directory: str | Path) -> Path:
         """Write to a directory, whole or not at all; earlier activations there stay until these are complete.
