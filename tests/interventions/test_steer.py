@@ -245,6 +245,22 @@ def test_nested_blocks_compose_and_close_in_any_order(tiny_model, ids):
         assert not torch.allclose(logits(model, ids), together, atol=1e-3)
 
 
+@pytest.mark.parametrize("outer", ["resid_mid", "resid_post"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma3_text"])
+def test_nested_blocks_in_the_middle_and_at_the_end_of_a_layer(tiny_model, ids, model_type, outer):
+    """Whichever block was opened first, the end of the layer is edited after its middle: one block says the same."""
+    model = tiny_model(model_type)
+    v = torch.randn(32, generator=torch.Generator().manual_seed(2))
+    edits = {"resid_mid": Set(v, 5.0, "resid_mid", 1), "resid_post": Ablate(v, "resid_post", 1)}
+    (inner,) = set(edits) - {outer}
+    with steer(model, list(edits.values())):
+        wanted = logits(model, ids)
+    with steer(model, edits[outer]), steer(model, edits[inner]):
+        torch.testing.assert_close(logits(model, ids), wanted, atol=1e-5, rtol=1e-5)
+    with steer(model, edits["resid_post"]):
+        assert not torch.allclose(logits(model, ids), wanted, atol=1e-3)
+
+
 def test_compose_is_the_list(tiny_model, ids):
     model = tiny_model("llama")
     v = torch.randn(32, generator=torch.Generator().manual_seed(2))

@@ -1,6 +1,7 @@
 """Edits of a running model: what to do, where, how far, and to which tokens."""
 
 from entangle.interventions.affine import AffineForm, Form, FunctionForm
+from entangle.interventions.carried import load_baked
 from entangle.interventions.compile import bake
 from entangle.interventions.conditional import When
 from entangle.interventions.edit import Edit
@@ -31,6 +32,7 @@ __all__ = [
     "When",
     "bake",
     "export",
+    "load_baked",
     "steer",
     "transformer_lens_hooks",
 ]

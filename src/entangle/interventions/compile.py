@@ -6,8 +6,8 @@ Before an output projection y = W x + c (sites `z`, `mlp_post`), x -> x + (x - m
 
 after it (`attn_out`, and `mlp_out` where that is a projection's output) W' = (I + R^T L^T) W and c' likewise. A
 constant on the residual stream goes into the bias of the last projection that writes to it. Whether a projection really
-is where the edit lands is not taken on trust: the baked model is run beside the steered one, and refused where they
-differ.
+is where the edit lands is not taken on trust: the baked model is run beside the steered one. What no weights of the
+stock class hold, the model carries in modules of its own (`carried.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm
 from entangle.interventions.base import BaseEdit
+from entangle.interventions.carried import EditedModel, carry
 from entangle.interventions.scope import Timeline
 from entangle.interventions.steer import Stop, planned, steer
 from entangle.models.atlas import Atlas, AtlasError, Place
@@ -37,13 +38,17 @@ BIAS_SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "atten
 WRITERS = {"resid_post": ("mlp_out", "mlp_post", "attn_out"), "resid_mid": ("attn_out",)}
 
 
-def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> PreTrainedModel:
-    """A copy of a model with an affine edit worked into its weights, for all tokens.
+class NoWeightsError(Exception):
+    """No weights of the stock class hold an edit; says why."""
 
-    Where a projection gets its first bias and the model's configuration has a switch for biases, the switch is set
-    (other biases that come with it are zero), so `save_pretrained` and `from_pretrained` round-trip with the stock
-    class. Where it has none, the bias is there in memory and in use, but the copy's `save_pretrained` refuses, since
-    the stock class would drop it in silence on loading.
+
+def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> PreTrainedModel:
+    """A copy of a model with an affine edit of all tokens worked into it.
+
+    Into its weights wherever they can hold it: where a projection gets its first bias and the model's configuration has
+    a switch for biases, the switch is set (other biases that come with it are zero), so `save_pretrained` and
+    `from_pretrained` round-trip with the stock class. Otherwise the copy carries the edit in modules of its own: it
+    says why in `edit_why`, its `save_pretrained` writes the stock checkpoint and the edit, and `load_baked` reads them.
 
     Args:
         model: the model; it is not changed.
@@ -54,24 +59,39 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
         The edited copy: no hooks, nothing to undo; it can be compiled and saved.
 
     Raises:
-        EntangleError: if the edit is not affine, was made for another model or does not fit, if no weights can hold it
-            exactly (a map of the residual stream; a constant where a norm comes after the last projection), or if the
-            model is being steered.
+        EntangleError: if the edit is not affine, was made for another model or does not fit, or if the model is being
+            steered or carries an edit already.
     """
     refuse_compiled(model)
     if Timeline.running(model) is not None:
         raise EntangleError("bake copies the model as it is, but it is being steered now: bake outside the steer block")
+    if isinstance(model, EditedModel):
+        raise EntangleError("this model carries an edit already: bake Compose([first, second]) into the plain model")
     if edit.fingerprint is not None:
         check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
     plan = planned(Atlas(model), [edit.affine(alpha) if edit.strength(alpha) else []])
+    try:
+        return _in_weights(model, edit, alpha, plan)
+    except NoWeightsError as reason:
+        baked = carry(copy.deepcopy(model), edit, alpha, why=str(reason))
+    difference = _difference(model, baked, edit, alpha)
+    if difference is not None:
+        raise EntangleError(f"carried by {type(model).__name__}, {difference}: use it with steer(...)")
+    return baked
+
+
+def _in_weights(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, plan: list[Stop]) -> PreTrainedModel:
+    """A copy of the stock class with the edit in its weights; a `NoWeightsError` where they cannot hold it."""
     baked = copy.deepcopy(model)
     places = Atlas(baked)
     for stop in plan:
         form = stop.forms[0]
         if isinstance(form, AffineForm):
             _bake_form(places, stop, form)
+    difference = _difference(model, baked, edit, alpha)
+    if difference is not None:
+        raise NoWeightsError(f"no weights hold it exactly: baked into them, {difference}")
     _switch_biases_on(model, baked)
-    _check_equal(model, baked, edit, alpha)
     return baked
 
 
@@ -88,10 +108,8 @@ def _bake_form(atlas: Atlas, stop: Stop, form: AffineForm) -> None:
         weight, bias = _read(module)
         _write(module, *_after(form, weight, bias))
         return
-    raise EntangleError(
-        f"no weights hold a {'constant' if form.is_constant else 'map'} at {place.site} in layer {place.layer} of "
-        f"{type(atlas.model).__name__}: use it with steer(...)"
-    )
+    what = "constant" if form.is_constant else "map"
+    raise NoWeightsError(f"no weights of {type(atlas.model).__name__} hold a {what} at {place.site}")
 
 
 def _writers(atlas: Atlas, site: str, layer: int, module: nn.Module) -> Iterator[nn.Module]:
@@ -171,7 +189,9 @@ def _switch_biases_on(model: PreTrainedModel, baked: PreTrainedModel) -> None:
             for name in switches:
                 setattr(baked.config, name, True)
             return
-    baked.__class__ = type(f"Edited{type(model).__name__}", (Unsaveable, type(model)), {})
+    raise NoWeightsError(
+        f"the configuration of {type(model).__name__} has no switch for the biases that the edit needs"
+    )
 
 
 def _names(model: nn.Module) -> set[str]:
@@ -185,26 +205,8 @@ def _add_zero_bias(model: nn.Module, name: str) -> None:
     setattr(module, leaf, nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)))
 
 
-class Unsaveable:
-    """A model with biases that its configuration has no switch for: saved, they would be dropped in silence on
-    loading.
-    """
-
-    def save_pretrained(self, *args: object, **kwargs: object) -> None:
-        """Refuse.
-
-        Raises:
-            EntangleError: always.
-        """
-        stock = type(self).__mro__[2].__name__
-        raise EntangleError(
-            f"{stock} has no configuration for the biases of this edit and would drop them on loading: save the edit "
-            "(edit.save_pretrained) and bake again after loading"
-        )
-
-
-def _check_equal(model: PreTrainedModel, baked: PreTrainedModel, edit: BaseEdit, alpha: float | str) -> None:
-    """Raise an `EntangleError` unless the baked model computes what the steered one does."""
+def _difference(model: PreTrainedModel, baked: PreTrainedModel, edit: BaseEdit, alpha: float | str) -> str | None:
+    """How the baked model differs from the steered one; `None` where it computes the same."""
     inputs = probe_inputs(model)
     modes = [(m, m.training) for m in (model, baked)]
     try:
@@ -221,11 +223,10 @@ def _check_equal(model: PreTrainedModel, baked: PreTrainedModel, edit: BaseEdit,
     # Half precision rounds weights and activations differently; a misplaced edit is off by as much as the edit itself.
     effect = (steered - plain).abs().max()
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(plain.dtype, 5e-2) * max(1.0, float(steered.abs().max()))
-    if not difference <= tolerance:
-        raise EntangleError(
-            f"baked into {type(model).__name__}, this {type(edit).__name__} differs from its hooks by {difference:.2g} "
-            f"where the edit moves the output by {effect:.2g}: no weights hold it exactly, use it with steer(...)"
-        )
+    if difference <= tolerance:
+        return None
+    name = type(edit).__name__
+    return f"this {name} differs from its hooks by {difference:.2g} where it moves the output by {effect:.2g}"
 
 
 def _output(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:

@@ -181,7 +181,8 @@ class Steering:
                     hook = self._hook(stop)
                     if stop.carry is not None:
                         hook, carry = _carried(hook)
-                        self._handles.append(attach(stop.carry, carry))
+                        # First: what other blocks do at the end of the layer, they do to the whole of it.
+                        self._handles.append(attach(stop.carry, carry, first=True))
                     self._handles.append(attach(stop.place, hook))
             except BaseException:
                 self.remove()
@@ -263,6 +264,17 @@ def _carried(hook: Function) -> tuple[Function, Function]:
     return edit, lambda x: x + change[0]
 
 
+def _in_turn(functions: Sequence[Function]) -> Function:
+    """The functions one after the other, as one."""
+
+    def each(x: Tensor) -> Tensor:
+        for function in functions:
+            x = function(x)
+        return x
+
+    return each
+
+
 class _Prepared:
     """The forms at one place as one function, with their tensors ready on the device and in the dtype that x comes
     in.
@@ -272,15 +284,14 @@ class _Prepared:
         self.forms, self.place = forms, place
         self.device: torch.device | None = None
         self.dtype: torch.dtype | None = None
-        self.functions: list[Function] = []
+        self.function: Function = lambda x: x
 
     def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         if x.dtype is not self.dtype or x.device != self.device:
             self.device, self.dtype = x.device, x.dtype
-            self.functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
-        for function in self.functions:
-            x = function(x)
-        return x
+            functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
+            self.function = functions[0] if len(functions) == 1 else _in_turn(functions)
+        return self.function(x)
 
     def _whole(self, form: Form, function: Function) -> Function:
         """A function of one head as a function of all of them; affine forms were widened when they were merged."""
