@@ -192,12 +192,19 @@ def compose(
     recipe: Annotated[Path, typer.Argument(help="A .toml or .json recipe.")],
     out: Out = Path("entangle-compose"),
     device: Annotated[str | None, typer.Option(help="Where to train; by default a GPU if there is one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all that can be, print the plan, stop.")] = False,
 ) -> None:
-    """Train a model for every share and seed of a recipe; a run that was stopped goes on where it was."""
-    from entangle.composition import Recipe, run
+    """Train and measure a model for every share and seed of a recipe, and compare them on one page; a run that was
+    stopped goes on where it was."""
+    from entangle.composition import Plan, Recipe
+    from entangle.report import compose as run_recipe
 
-    for trained in run(Recipe.from_file(recipe), out, device=device).models:
-        typer.echo(trained.path)
+    read = Recipe.from_file(recipe)
+    if dry_run:
+        typer.echo(Plan.of(read).summary(out))
+        return
+    for path in run_recipe(read, out, device=device):
+        typer.echo(path)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -133,6 +133,22 @@ class Plan:
             )
         return pd.DataFrame(rows)
 
+    def summary(self, out: Path) -> str:
+        """The plan as text: each model's tokens and steps, and what they take.
+
+        Raises:
+            EntangleError: where the models would not fit on the disk of `out`.
+        """
+        frame = self.to_frame()
+        self.check_disk(out, len(frame))
+        table = frame.to_string(index=False, formatters={"share": "{:.4f}".format, "flops": "{:.2g}".format})
+        tokens = frame["steps"].sum() * self.recipe.training.batch_size * self.recipe.training.context
+        return (
+            f"{table}\n{len(frame)} models of {self.n_parameters:,} parameters, vocabulary {len(self.tokenizer):,}; "
+            f"{tokens:,} tokens to train on, {frame['flops'].sum():.2g} floating-point operations; "
+            f"{self.disk(len(frame)) / 1e9:.2f} GB on disk"
+        )
+
     def disk(self, n_models: int) -> int:
         """Bytes of so many models in fp32, and of one checkpoint with its two moments being replaced."""
         return 4 * self.n_parameters * (n_models + 2 * 3)

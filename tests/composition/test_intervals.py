@@ -1,0 +1,84 @@
+"""Intervals over seeds and prompts hold the truth as often as they say, and the test over seeds is exact."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from entangle.composition.intervals import crossed_mean, per_token, trend_test
+
+
+def crossed(rng: np.random.Generator, seeds: int, items: int, spread: tuple[float, float, float]) -> np.ndarray:
+    """Random effects of seeds and of items, and a rest, around zero."""
+    of_seeds, of_items, rest = spread
+    return (
+        of_seeds * rng.standard_normal((seeds, 1))
+        + of_items * rng.standard_normal((1, items))
+        + rest * rng.standard_normal((seeds, items))
+    )
+
+
+@pytest.mark.parametrize("spread", [(0.0, 1.0, 0.5), (0.3, 1.0, 0.5), (1.0, 0.2, 0.2)])
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_intervals_hold_the_truth(seeds: int, spread: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    held = [low <= 0 <= high for _, low, high in (crossed_mean(crossed(rng, seeds, 40, spread)) for _ in range(1000))]
+    assert np.mean(held) > 0.9
+
+
+def test_prompts_alone_would_not_do() -> None:
+    """The control: an interval over prompts, as if these seeds were all, misses the truth of other seeds."""
+    rng = np.random.default_rng(0)
+    held = [
+        low <= 0 <= high
+        for _, low, high in (
+            crossed_mean(crossed(rng, 3, 40, (0.5, 1.0, 0.2)).mean(0, keepdims=True)) for _ in range(300)
+        )
+    ]
+    assert np.mean(held) < 0.8
+
+
+def test_one_seed_is_the_t_interval_over_items() -> None:
+    from scipy import stats
+
+    values = np.random.default_rng(0).standard_normal(30)
+    low, high = stats.t.interval(0.95, 29, loc=values.mean(), scale=stats.sem(values))
+    assert crossed_mean(values[None]) == pytest.approx((values.mean(), low, high))
+
+
+@given(st.integers(1, 3), st.integers(2, 6), st.integers(0, 100))
+def test_the_mean_of_the_linearised_ratio_is_nats_a_token(seeds: int, documents: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    nats, tokens = rng.uniform(1, 9, (seeds, documents)), rng.integers(1, 50, documents).astype(float)
+    assert per_token(nats, tokens).mean(1) == pytest.approx(nats.sum(1) / tokens.sum())
+
+
+def test_the_ratios_spread_is_that_of_its_bootstrap() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 200, 300).astype(float)
+    nats = tokens * 4 + 0.5 * tokens * rng.standard_normal(300)
+    draws = rng.integers(0, 300, (2000, 300))
+    ratios = nats[draws].sum(1) / tokens[draws].sum(1)
+    values = per_token(nats[None], tokens)[0]
+    assert values.std(ddof=1) / np.sqrt(300) == pytest.approx(ratios.std(), rel=0.1)
+
+
+def test_a_rise_in_every_seed_has_the_least_p() -> None:
+    shares = np.array([0.0, 0.05, 0.1])
+    rising = np.array([[0.6, 0.61, 0.65], [0.58, 0.6, 0.62]])
+    assert trend_test(rising, shares) == pytest.approx(1 / 36)
+    assert trend_test(-rising, shares) == 1.0
+    assert trend_test(np.ones((2, 3)), shares) == 1.0
+
+
+def test_p_values_of_no_trend_are_uniform_enough() -> None:
+    rng = np.random.default_rng(0)
+    shares = np.arange(3.0)
+    p = [trend_test(rng.standard_normal((2, 3)), shares) for _ in range(500)]
+    assert np.mean(np.array(p) <= 0.1) == pytest.approx(3 / 36, abs=0.04)
+
+
+def test_many_shares_and_seeds_are_sampled() -> None:
+    shares = np.arange(6.0)
+    p = trend_test(np.tile(shares, (4, 1)), shares)
+    assert 0 < p < 1e-3
