@@ -208,13 +208,13 @@ def figure(results, file, furthest=2.0):
     grid[0, 0].figure.savefig(file)
 
 
-def equal_cost(results, out):
+def equal_cost(results, out, costs=(0.1, 0.25, 0.5, 1.0, 1.5)):
     """ITI on the first model and on the second, where both have paid the same for it."""
     (name, first), (other, second) = list(results.items())[:2]
     rows = []
     for scorer in first.scorers:
         reach = min(r.to_frame(scorer=scorer).query("method == 'ITI'")["ce_change"].max() for r in (first, second))
-        for cost in (0.25 * reach, 0.5 * reach, 0.99 * reach):
+        for cost in [cost for cost in costs if cost <= reach]:
             found = matched((first, "ITI"), (second, "ITI"), cost=cost, scorer=scorer)
             rows.append(
                 {
