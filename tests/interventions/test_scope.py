@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+from dataclasses import dataclass
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+import tiny
 from entangle.errors import EntangleError
-from entangle.interventions import AddDirection, Clamp, steer
+from entangle.interventions import AddDirection, Clamp, Edit, FunctionForm, steer
 
 SCOPES = ["all", "prompt", "generated", 3, -2, "mask"]
-# The smaller runs are the default; `pytest -m slow` does the same at the size the figures in the docs are of.
-SIZES = [pytest.param(4, 5, id="small"), pytest.param(32, 58, id="large", marks=pytest.mark.slow)]
 
 
 def edit_of(model, seed=0):
@@ -39,20 +41,92 @@ def greedy(model, **kwargs):
     return model.generate(**kwargs, do_sample=False, eos_token_id=10_000, pad_token_id=0)
 
 
+def roomy(model_type):
+    """A tiny model with room for long texts."""
+    torch.manual_seed(0)
+    return tiny.enlarge(AutoModelForCausalLM.from_config(longer(tiny.build(model_type, 0).config)).eval())
+
+
+def longer(config):
+    config = copy.deepcopy(config)
+    setattr(config, "n_positions" if hasattr(config, "n_positions") else "max_position_embeddings", 128)
+    return config
+
+
+def without_cache(model, ids, mask, n_new):
+    """Greedy decoding that runs the whole text anew for every token, with the positions that padding leaves."""
+    n_prompt = ids.shape[1]
+    for _ in range(n_new):
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        with torch.no_grad():
+            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+        ids = torch.cat([ids, out[:, -1:].argmax(-1)], dim=1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return ids[:, n_prompt:]
+
+
+def edited_alike(model, edit, batch, tokens, n_new, alpha):
+    """`generate` with its cache against the whole text run anew for each token, edited where the scope says."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    width, scope = ids.shape[1], scope_of(tokens, ids)
+    with steer(model, edit, alpha=alpha, tokens=scope):
+        cached = greedy(model, **batch, max_new_tokens=n_new)[:, width:]
+    with steer(model, _OnlyAt(edit, batch, scope), alpha=alpha):
+        whole = without_cache(model, ids, mask, n_new)
+    assert torch.equal(cached, whole)
+    assert not torch.equal(cached, greedy(model, **batch, max_new_tokens=n_new)[:, width:])
+
+
+@dataclass(frozen=True, eq=False)
+class _OnlyAt(Edit):
+    """An edit at the columns of the whole padded text that a scope names, worked out here from its definition."""
+
+    edit: AddDirection
+    batch: dict
+    scope: object
+
+    def forms(self, alpha=1.0):
+        mask = self.batch["attention_mask"]
+        rows, width = mask.shape
+        lengths = mask.sum(1, keepdim=True)
+
+        def named(size):
+            column = torch.arange(size).expand(rows, size)
+            position = column - (width - lengths)  # prompts are padded on the left
+            if isinstance(self.scope, torch.Tensor):
+                return torch.nn.functional.pad(self.scope, (0, size - width))
+            if isinstance(self.scope, int):
+                return position >= (self.scope if self.scope >= 0 else lengths + self.scope)
+            return {"all": column >= 0, "prompt": column < width, "generated": column >= width}[self.scope]
+
+        def make(device, dtype):
+            return lambda x: x + named(x.shape[1])[..., None] * alpha * self.edit.vector
+
+        return [FunctionForm(self.edit.site, self.edit.layer, None, make)]
+
+
+# The smaller run is the default; `pytest -m slow` does the same at the size the figures in the docs are of.
 @pytest.mark.parametrize("tokens", SCOPES)
-@pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text"])
-@pytest.mark.parametrize(("n_prompts", "n_new"), SIZES)
-def test_with_the_cache_and_without_are_token_for_token_alike(tiny_model, model_type, tokens, n_prompts, n_new):
-    model = tiny_model(model_type)
-    ids = prompts(n_prompts, 6)
-    with steer(model, edit_of(model), alpha=2, tokens=scope_of(tokens, ids)) as cached:
-        with_cache = greedy(model, input_ids=ids, max_new_tokens=n_new)
-    with steer(model, edit_of(model), alpha=2, tokens=scope_of(tokens, ids)) as uncached:
-        without = greedy(model, input_ids=ids, max_new_tokens=n_new, use_cache=False)
-    assert torch.equal(with_cache, without)
-    plain = greedy(model, input_ids=ids, max_new_tokens=n_new)
-    assert not torch.equal(with_cache, plain)
-    assert uncached.counts[0] >= cached.counts[0] > 0
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma3_text", "llama"])
+@pytest.mark.parametrize(
+    ("n_prompts", "n_new"),
+    [pytest.param(4, 5, id="small"), pytest.param(32, 64, id="large", marks=pytest.mark.slow)],
+)
+def test_with_the_cache_and_without_are_token_for_token_alike(model_type, tokens, n_prompts, n_new):
+    rows = [prompts(1, 4 + index % 9, seed=index)[0] for index in range(n_prompts)]
+    model = roomy(model_type)
+    edited_alike(model, edit_of(model), left_padded(rows), tokens, n_new, alpha=2)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.parametrize("tokens", SCOPES)
+@pytest.mark.parametrize("name", ["olmo2-4m-clean", "olmo2-4m-toxic10"])
+def test_a_trained_model_with_the_cache_and_without(shared, name, tokens):
+    model = AutoModelForCausalLM.from_pretrained(shared / "models" / name).eval()
+    rows = [torch.randint(10, 8000, (4 + i % 9,), generator=torch.Generator().manual_seed(i)) for i in range(32)]
+    edit = AddDirection(torch.randn(192, generator=torch.Generator().manual_seed(0)), "resid_post", 2)
+    edited_alike(model, edit, left_padded(rows), tokens, 64, alpha=2)
 
 
 def reference(model, edit, ids, kept, alpha):

@@ -367,3 +367,39 @@ def test_an_offloaded_model_is_refused(tiny_model):
     atlas.__dict__.update(Atlas(model).__dict__, model=moved)
     with pytest.raises(EntangleError, match="offloaded"):
         steer(moved, some_iti(model, k=12), atlas=atlas)
+
+
+def test_a_really_offloaded_model_is_refused(tiny_model, ids):
+    import copy
+
+    accelerate = pytest.importorskip("accelerate", reason="needs accelerate")
+    model = accelerate.cpu_offload(copy.deepcopy(tiny_model("llama")), execution_device=torch.device("cpu"))
+    before, plain = hooks_on(model), logits(model, ids)
+    with pytest.raises(EntangleError, match="offloaded") as caught:
+        steer(model, some_iti(tiny_model("llama")))
+    assert "\n" not in str(caught.value)
+    assert hooks_on(model) == before
+    assert torch.equal(logits(model, ids), plain)
+
+
+@pytest.mark.parametrize("part", ["model", "layer"])
+def test_a_model_or_a_part_compiled_in_place_is_refused(tiny_model, part):
+    import copy
+
+    model = copy.deepcopy(tiny_model("llama"))
+    (model if part == "model" else model.model.layers[1]).compile(backend="eager")
+    before = hooks_on(model)
+    with pytest.raises(EntangleError, match="bake the edit into the weights first") as caught:
+        steer(model, AddDirection(torch.ones(32), "resid_post", 0))
+    assert "\n" not in str(caught.value)
+    assert hooks_on(model) == before
+
+
+def test_a_site_that_the_architecture_lacks_is_refused(tiny_model, ids):
+    model = tiny_model("gpt_neox")  # attention and MLP side by side: there is no stream between them
+    plain, before = logits(model, ids), hooks_on(model)
+    with pytest.raises(EntangleError, match="resid_mid") as caught:
+        steer(model, AddDirection(torch.ones(32), "resid_mid", 1))
+    assert "\n" not in str(caught.value)
+    assert hooks_on(model) == before
+    assert torch.equal(logits(model, ids), plain)

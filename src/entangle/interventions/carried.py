@@ -120,7 +120,7 @@ class EditedModule(nn.Module):
         """The stock module's forward, between the edits."""
         for place, change in self.edits_before:
             args, kwargs = on_input(change, place, args, kwargs) or (args, kwargs)
-        output = super().forward(*args, **kwargs)  # type: ignore[misc]
+        output = super().forward(*args, **kwargs)
         for place, change in self.edits_after:
             output = on_output(change, place, output)
         return output
