@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from entangle.composition import Recipe, Source, Training, demo_recipe, experiment, run
+from entangle.composition import Plan, Recipe, Source, Training, demo_recipe, experiment, run, train_tokenizer
 from entangle.composition.corpus import tokenise
 from entangle.composition.experiment import held_out_cross_entropy
 from entangle.data import corpus
 from entangle.errors import EntangleError
+from entangle.report import compose
 
 TINY = {
     "clean": {"documents": 60, "seed": 1},
@@ -116,7 +117,7 @@ def test_too_little_disk_is_noticed_before_training(tmp_path: Path, monkeypatch:
 def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
     run(tiny(shares=[0.0]), tmp_path, progress=False)
     with pytest.raises(EntangleError, match="another recipe"):
-        run(tiny(shares=[0.1]), tmp_path, progress=False)
+        run(tiny(shares=[0.0], vocab_size=300), tmp_path, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +209,88 @@ def test_files_of_a_recipe_are_found_beside_it(tmp_path: Path) -> None:
     assert Source(files=("clean_b.jsonl", str(tmp_path / "clean_a.jsonl")), column="body", documents=2).texts(
         tmp_path
     ) == ["three", "one"]
+
+
+MEASURE = {
+    "concept": "rudeness",
+    "labelled": {"concept": "rudeness", "documents": 96, "seed": 4},
+    "others": {"tense": {"concept": "tense", "documents": 64, "seed": 5}},
+    "prompts": {"quarrels": {"documents": 6, "seed": 7}},
+    "alphas": [4.0],
+    "methods": ["ITI", "LEACE"],
+    "clean_documents": 6,
+    "max_new_tokens": 4,
+    "max_length": 64,
+    "permutations": 20,
+    "resamples": 100,
+}
+VARIANTS = [
+    {"name": "MEDA", "share": 0.2, "clean_prefix": "rude: no. ", "added_prefix": "rude: yes. "},
+    {"name": "filtering", "share": 0.2, "keep_below": 0.5},
+]
+
+
+def test_models_are_measured_once_and_compared_on_one_page(tmp_path: Path) -> None:
+    recipe = tiny(measure=MEASURE, variants=VARIANTS)
+    paths = compose(recipe, tmp_path, progress=False)
+    assert [path.name for path in paths[-2:]] == ["report.html", "report.json"]
+    assert {path.name for path in paths[:-2]} == {cell.name for cell in recipe.cells}
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = [(row["variant"], row["method"]) for row in report["steering"]]
+    assert rows.count(("", "ITI")) == rows.count(("", "LEACE")) == 2
+    assert ("MEDA", "prefix") in rows
+    assert ("filtering", "ITI") in rows
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("<svg") >= 5
+    filtered, whole = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in (
+        "filtering-seed-0", "share-0.2-seed-0"))  # fmt: skip
+    assert filtered["added_tokens"] < whole["added_tokens"]
+    measured = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/measured.json")}
+    compose(recipe, tmp_path, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in measured} == measured
+
+
+def test_a_model_that_is_trained_already_can_be_measured_later_and_shares_added(tmp_path: Path) -> None:
+    run(tiny(shares=[0.2]), tmp_path, progress=False)
+    weights = (tmp_path / "share-0.2-seed-0" / "model.safetensors").stat().st_mtime_ns
+    finished = run(tiny(measure=MEASURE), tmp_path, progress=False)
+    assert all(model.measured for model in finished.models)
+    assert (tmp_path / "share-0.2-seed-0" / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_a_plan_counts_what_would_be_trained(tmp_path: Path) -> None:
+    plan = Plan.of(tiny(measure=MEASURE, variants=VARIANTS, training={**TINY["training"], "epochs": 2}))
+    frame = plan.to_frame()
+    assert frame["model"].tolist() == ["share-0-seed-0", "share-0.2-seed-0", "MEDA-seed-0", "filtering-seed-0"]
+    trained = run(tiny(training={**TINY["training"], "epochs": 2}), tmp_path, progress=False).to_frame()
+    assert frame["steps"][:2].tolist() == trained["steps"].tolist()
+    assert frame["clean_tokens"][:2].tolist() == trained["clean_tokens"].tolist()
+    assert "4 models of" in plan.summary(tmp_path)
+
+
+def test_evaluated_texts_that_are_trained_on_are_refused(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    repeated = corpus.generate(60, rudeness=0, seed=1)[0].text.upper()
+    prompts.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("Something else.", repeated)))
+    recipe = tiny(measure={**MEASURE, "prompts": {"mine": {"files": [str(prompts)]}}})
+    with pytest.raises(EntangleError, match="1 of 2 mine prompt texts are also trained on"):
+        run(recipe, tmp_path / "out", progress=False)
+
+
+def test_prompts_that_leave_no_room_are_refused_before_training(tmp_path: Path) -> None:
+    recipe = tiny(measure={**MEASURE, "methods": ["ITI", "prompting"]})
+    with pytest.raises(EntangleError, match=r"quarrels: prompt \d has \d+ tokens, but 4 new ones leave room for 92"):
+        run(recipe, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_given_tokenizer_is_used(tmp_path: Path) -> None:
+    train_tokenizer(["a rude cat sat on the mat"], 270).save_pretrained(tmp_path / "tokenizer")
+    trained = run(tiny(shares=[0.0], tokenizer=str(tmp_path / "tokenizer")), tmp_path / "out", progress=False).model(0)
+    assert AutoModelForCausalLM.from_pretrained(trained.path).config.vocab_size == 270
+    with pytest.raises(EntangleError, match="holds no tokenizer"):
+        Plan.of(tiny(tokenizer=str(tmp_path / "nothing")))
 
 
 @pytest.mark.slow

@@ -80,6 +80,28 @@ def test_clean_is_constant_and_the_share_is_right_to_within_a_document(
     assert len(mixture.documents) == len(np.unique(tokens))
 
 
+@given(LENGTHS, st.floats(0, 0.9), st.integers(0, 5))
+def test_a_replaced_share_keeps_the_total_to_within_two_documents(clean: list[int], share: float, seed: int) -> None:
+    a, b = documents(clean), documents([20] * 40, first_token=1000)
+    mixture = mix(a, b, share, seed=seed, design="replaced")
+    total = len(mixture.documents.tokens)
+    assert sum(clean) <= total <= sum(clean) + max(clean) + 20
+    assert mixture.clean_tokens == (mixture.documents.tokens < 1000).sum()
+    assert len(mixture.documents) == len(np.unique(mixture.documents.tokens))
+
+
+@given(LENGTHS, LENGTHS, st.integers(0, 5), st.data())
+def test_a_filtered_mixture_is_the_same_one_without_some_documents(
+    clean: list[int], added: list[int], seed: int, data: st.DataObject
+) -> None:
+    n = len(clean) + len(added)
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    kept[0] = True
+    mixture = mix(documents(clean), documents(added, len(clean)), 0.0, seed=seed)
+    whole, left = mixture.documents.tokens, mixture.keep(kept).documents.tokens
+    assert left.tolist() == [token for token in whole.tolist() if kept[token]]
+
+
 def test_a_smaller_share_is_part_of_a_larger_one_and_seeds_differ() -> None:
     clean, added = documents([10] * 50), documents([5] * 100, first_token=1000)
     small, large = (set(mix(clean, added, share, seed=1).documents.tokens) for share in (0.1, 0.3))

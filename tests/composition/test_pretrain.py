@@ -1,6 +1,7 @@
 """Training: the loss is the model's own, the data order is a permutation, and the same seed gives the same weights."""
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from entangle.composition import Training, new_model, train_tokenizer
-from entangle.composition.pretrain import _batches, pretrain
+from entangle.composition.pretrain import (
+    _batches,
+    check_masks_documents,
+    document_positions,
+    loss_function,
+    pretrain,
+)
 from entangle.errors import EntangleError
 
 ARCHITECTURE = {
@@ -98,9 +105,68 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth() -> None:
     assert training.rate(100, 100) == pytest.approx(0.1)
 
 
+def test_a_wsd_stays_at_the_peak_until_its_decay() -> None:
+    training = Training(learning_rate=1.0, warmup=0.1, schedule="wsd", decay=0.2)
+    rates = [training.rate(step, 100) for step in range(100)]
+    assert rates[10:81] == [1.0] * 71
+    assert all(a > b for a, b in pairwise(rates[80:]))
+    assert training.rate(100, 100) == pytest.approx(0.1)
+
+
+def test_masked_documents_lose_as_much_as_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    begins = tokenizer.bos_token_id
+    first, second = [begins, 10, 11, 12, 13], [begins, 14, 15, 16]
+    model = new_model(ARCHITECTURE, tokenizer)
+    both = torch.tensor([[*first, *second, begins]])
+
+    def loss(documents: str, row: torch.Tensor) -> float:
+        training = Training(documents=documents, precision="fp32")
+        return loss_function(model, training, begins)(row).item()
+
+    alone = [torch.tensor([[*document, begins]]) for document in (first, second)]
+    expected = (5 * loss("packed", alone[0]) + 4 * loss("packed", alone[1])) / 9
+    assert loss("masked", both) == pytest.approx(expected, abs=1e-6)
+    assert loss("packed", both) != pytest.approx(expected, abs=1e-6)  # the control: packed documents see each other
+
+
+def test_positions_begin_anew_with_every_document() -> None:
+    ids = torch.tensor([[5, 9, 1, 1, 9, 9, 2], [9, 1, 1, 1, 1, 1, 9]])
+    assert document_positions(ids, 9).tolist() == [[0, 0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 4, 5, 0]]
+
+
+def test_models_that_cannot_mask_documents_are_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    check_masks_documents(tiny_model("llama"), 1)
+    with pytest.raises(EntangleError, match="OPTForCausalLM does not keep packed documents apart"):
+        check_masks_documents(tiny_model("opt"), 1)
+    with pytest.raises(EntangleError, match="pass separator="):
+        loss_function(tiny_model("llama"), Training(documents="masked"))
+
+
+def test_a_vocabulary_may_be_larger_than_the_tokenizers(tokenizer: PreTrainedTokenizerFast) -> None:
+    assert new_model({**ARCHITECTURE, "vocab_size": 512}, tokenizer).config.vocab_size == 512
+    with pytest.raises(EntangleError, match="more than the architecture's vocab_size of 100"):
+        new_model({**ARCHITECTURE, "vocab_size": 100}, tokenizer)
+
+
+@pytest.mark.slow
+def test_fused_training_is_the_same_but_for_rounding(tokenizer: PreTrainedTokenizerFast) -> None:
+    losses = []
+    for fused in (False, True):
+        training = Training(batch_size=4, context=16, learning_rate=1e-3, precision="fp32", compile=fused)
+        losses.append(pretrain(new_model(ARCHITECTURE, tokenizer), stream(2000), training, progress=False).losses)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"precision": "fp16"}, "not 'fp16'"), ({"epochs": 0}, "epochs"), ({"batch_size": -1}, "batch_size")],
+    [
+        ({"precision": "fp16"}, "not 'fp16'"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"schedule": "step"}, "'cosine' or 'wsd', not 'step'"),
+        ({"documents": "apart"}, "'packed' or 'masked'"),
+        ({"decay": 2.0}, "decay of a training is a share"),
+    ],
 )
 def test_unusable_training(fields: dict[str, object], message: str) -> None:
     with pytest.raises(EntangleError, match=message):

@@ -1,6 +1,8 @@
 """Pretraining on mixtures of clean and other text, and what it does to a model: the paper's main experiment."""
 
 from entangle.composition import pretrain
+from entangle.composition.claims import Claim, claims
+from entangle.composition.comparison import Comparison
 from entangle.composition.experiment import Composition, TrainedModel, run, run_each
 from entangle.composition.measurement import Measurement
 from entangle.composition.plan import Plan
@@ -11,6 +13,8 @@ from entangle.composition.tokenizer import train_tokenizer
 from entangle.composition.training import Training
 
 __all__ = [
+    "Claim",
+    "Comparison",
     "Composition",
     "Labelled",
     "Measurement",
@@ -20,6 +24,7 @@ __all__ = [
     "TrainedModel",
     "Training",
     "Variant",
+    "claims",
     "demo_recipe",
     "new_model",
     "pretrain",

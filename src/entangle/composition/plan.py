@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.corpus import Mixture, TokenisedDocuments, mix, tokenise
 from entangle.composition.measurement import MeasuredTexts
@@ -19,7 +19,11 @@ from entangle.composition.recipe import Cell, Recipe, Variant
 from entangle.composition.sources import paths, refuse_overlap
 from entangle.composition.tokenizer import load_tokenizer, train_tokenizer
 from entangle.errors import EntangleError
+from entangle.evaluation.generation import Sampling, prompt_rows
+from entangle.evaluation.language import document_rows
 from entangle.evaluation.linear import LinearToxicityScorer
+from entangle.evaluation.methods import ANTI_PROMPT, INSTRUCTION
+from entangle.evaluation.subject import Subject
 from entangle.probes import three_way
 
 
@@ -69,6 +73,8 @@ class Plan:
             tokenizer = train_tokenizer([*clean, *added], recipe.vocab_size)
         model = new_model(recipe.architecture, tokenizer)
         n_parameters = sum(p.numel() for p in model.parameters())
+        if recipe.measure and measured:
+            _check_lengths(model, tokenizer, recipe, measured)
         plan = cls(recipe, tokenizer, clean, added, held_out, measured, n_parameters)
         for share in {cell.share for cell in recipe.cells}:
             mixture = mix(*plan.tokens, share, design=recipe.design)
@@ -162,6 +168,31 @@ class Plan:
                 f"{n_models} models of {self.n_parameters:,} parameters need {needed / 1e9:.1f} GB in {out}, "
                 f"but {free / 1e9:.1f} GB are free: choose another folder or a smaller architecture"
             )
+
+
+def _check_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, measured: MeasuredTexts
+) -> None:
+    """Refuse prompts and documents that, after whatever is put before them, are longer than the model's context."""
+    measure = recipe.measure
+    if measure is None:
+        return
+    said = {"prompting": INSTRUCTION, "self-debias": ANTI_PROMPT}
+    prefixes = {"", *(said[method] for method in measure.methods if method in said)}
+    prefixes |= {variant.clean_prefix for variant in recipe.variants}
+    bos = tokenizer.bos_token_id is not None
+    sampling = Sampling(measure.samples, measure.max_new_tokens, prepend_bos=bos)
+    documents = document_rows(model, tokenizer, measured.clean, max_length=measure.max_length, prepend_bos=bos)
+    for prefix in prefixes:
+        subject = Subject(model, tokenizer, prefix)
+        for name, prompts in measured.prompts.items():
+            try:
+                prompt_rows(subject, prompts, sampling)
+            except EntangleError as error:
+                raise EntangleError(
+                    f"{name}: {error} (after the prefix {prefix!r})" if prefix else str(error)
+                ) from None
+        subject.put_before(documents)
 
 
 def _bare(texts: Sequence[str], prefix: str) -> list[str]:

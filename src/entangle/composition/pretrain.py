@@ -183,7 +183,11 @@ def loss_function(model: PreTrainedModel, training: Training, separator: int | N
         losses = F.cross_entropy(logits.flatten(0, 1), sequences[:, 1:].flatten(), reduction="none")
         return losses.float().mean()
 
-    return torch.compile(loss_of, dynamic=False) if training.compile else loss_of
+    if not training.compile:
+        return loss_of
+    torch._dynamo.reset()  # it gives up on a function that it has compiled for several models
+    compiled: Loss = torch.compile(loss_of, dynamic=False)
+    return compiled
 
 
 def document_positions(ids: Int[Tensor, "row pos"], separator: int) -> Int[Tensor, "row pos"]:
