@@ -7,10 +7,12 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaModel
 
 from entangle.activations import Activations, collect
@@ -18,6 +20,7 @@ from entangle.activations import Activations, collect
 
 def main(runs: int, directory: Path, seed: int) -> None:
     torch.set_num_threads(1)  # a forked child has no other threads to wait for
+    tqdm.set_lock(threading.RLock())  # its own is shared between processes: a killed child would keep it for ever
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaModel(LlamaConfig(**sizes, vocab_size=96, max_position_embeddings=64)).eval()
@@ -25,9 +28,8 @@ def main(runs: int, directory: Path, seed: int) -> None:
     mask = (torch.arange(12) < torch.randint(1, 13, (60, 1))).long()
     texts = {"input_ids": ids, "attention_mask": mask}
     settings = {"sites": ["z", "resid_post"], "tokens": "all", "shard_bytes": 20_000, "progress": False}
-    undisturbed = collect(model, None, texts, sites=["z", "resid_post"], tokens="all", progress=False)
     began = time.monotonic()
-    collect(model, None, texts, save_to=directory / "timed", **settings)
+    undisturbed = collect(model, None, texts, save_to=directory / "undisturbed", **settings)
     duration = time.monotonic() - began
     rng = random.Random(seed)
     kills = unfinished = 0
@@ -49,7 +51,7 @@ def main(runs: int, directory: Path, seed: int) -> None:
         resumed = collect(model, None, texts, save_to=target, **settings)
         again = Activations.load(target)
         for site in ("z", "resid_post"):
-            assert torch.allclose(resumed[site], undisturbed[site], atol=1e-5), f"run {run}: {site} differs"
+            assert torch.equal(resumed[site], undisturbed[site]), f"run {run}: {site} differs"
             assert torch.equal(again[site], resumed[site]), f"run {run}: {site} was not stored as returned"
         assert torch.equal(again.rows, undisturbed.rows), f"run {run}: rows differ"
         assert again.input_ids == undisturbed.input_ids, f"run {run}: tokens differ"

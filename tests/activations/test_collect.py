@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
 from entangle.activations import Activations, collect
+from entangle.activations.batching import CPU_TOKENS
 from entangle.errors import EntangleError
 from entangle.models import Atlas, AtlasError, hooked
 from tiny import CAUSAL
@@ -147,6 +150,36 @@ def test_names_of_transformer_lens_and_modules(tiny_model, tiny_tokenizer):
         assert torch.equal(named["z"], plain["z"])
 
 
+def test_what_is_computed_in_and_what_is_kept(tiny_model, tiny_tokenizer):
+    model = tiny_model("llama")
+    full = collect(model, tiny_tokenizer, TEXTS, progress=False)["z"]
+    low = collect(model, tiny_tokenizer, TEXTS, dtype=torch.bfloat16, progress=False)["z"]
+    assert low.dtype == torch.bfloat16
+    assert 1e-4 < (low - full).abs().max() / full.abs().max() < 5e-2  # it was computed otherwise, not only rounded
+    wide = collect(model, tiny_tokenizer, TEXTS, dtype=torch.bfloat16, store_dtype=torch.float32, progress=False)["z"]
+    assert wide.dtype == torch.float32
+    assert torch.equal(wide.bfloat16(), low)
+    half = collect(model, tiny_tokenizer, TEXTS, store_dtype=torch.float16, progress=False)["z"]
+    assert torch.equal(half, full.half())
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    with pytest.raises(EntangleError, match="dtype is what the model computes in"):
+        collect(model, tiny_tokenizer, TEXTS, dtype=torch.float64, progress=False)
+    with torch.no_grad():
+        model = deepcopy(model)
+        model.model.layers[0].self_attn.v_proj.weight.mul_(1e7)
+    with pytest.raises(EntangleError, match="z of layer 0 is not finite"):  # finite where computed, not where kept
+        collect(model, tiny_tokenizer, TEXTS, layers=0, store_dtype=torch.float16, progress=False)
+
+
+def test_a_cpu_runs_few_tokens_at_once(tiny_model, tiny_tokenizer):
+    model, sizes = tiny_model("llama"), []
+    handle = model.model.embed_tokens.register_forward_hook(lambda *call: sizes.append(call[2].shape[:2].numel()))
+    acts = collect(model, tiny_tokenizer, TEXTS * 80, progress=False)
+    handle.remove()
+    assert sum(len(ids) for ids in acts.input_ids) > CPU_TOKENS
+    assert max(sizes) <= CPU_TOKENS < 1.5 * max(sizes)
+
+
 def test_model_is_left_as_it_was(tiny_model, tiny_tokenizer):
     model = tiny_model("olmo2")
     model.train()
@@ -160,8 +193,6 @@ def test_model_is_left_as_it_was(tiny_model, tiny_tokenizer):
 
 
 def test_nan_names_the_text_and_layer(tiny_model, tiny_tokenizer):
-    from copy import deepcopy
-
     model = deepcopy(tiny_model("llama"))
     token = tiny_tokenizer(TEXTS)["input_ids"][3][0]
     with torch.no_grad():

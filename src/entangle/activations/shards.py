@@ -44,12 +44,14 @@ def shard_bounds(selection: Selection, row_bytes: int, shard_bytes: int) -> list
 def fill(store: Store, run: Run, *, progress: bool = True, patience: float = PATIENCE) -> None:
     """Write this process's share of the missing shards, then wait for the others' shares.
 
+    Shards of an earlier run are compared with their checksums; a damaged one is written again.
+
     Raises:
         EntangleError: another process has not finished its shards.
     """
     rank, world = processes()
     bounds: Sequence[Sequence[int]] = store.manifest["bounds"]
-    mine = [shard for shard in store.missing() if shard % world == rank]
+    mine = [shard for shard in range(rank, store.n_shards, world) if not store.whole(shard)]
     one = len(mine) == 1
     for shard in tqdm(mine, desc="shards", unit="shard", delay=2, disable=one or not progress or rank > 0):
         start, end = bounds[shard]

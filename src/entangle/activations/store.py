@@ -112,8 +112,13 @@ class Store:
         return self.directory / f"shard-{shard:05d}.safetensors"
 
     def missing(self) -> list[int]:
-        """The shards that are not there whole."""
+        """The shards that were not written to their end."""
         return [shard for shard in range(self.n_shards) if not self._receipt(shard)]
+
+    def whole(self, shard: int) -> bool:
+        """Whether a shard was written to its end and is still what was written; reads it."""
+        receipt = self._receipt(shard)
+        return receipt is not None and _sha256(self.path(shard)) == receipt["sha256"]
 
     def write(self, shard: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard whole, or not at all.
@@ -141,9 +146,8 @@ class Store:
                 "missing; run the same collect again to finish them"
             )
         for shard in range(self.n_shards):
-            receipt = self._receipt(shard)
-            if receipt is None or _sha256(self.path(shard)) != receipt["sha256"]:
-                raise EntangleError(f"{self.path(shard)} is damaged: delete it and run the same collect again")
+            if not self.whole(shard):
+                raise EntangleError(f"{self.path(shard)} is damaged: run the same collect again to mend it")
 
     def tidy(self) -> None:
         """Remove the temporary files of killed runs; only when nobody is writing any more."""
@@ -194,7 +198,7 @@ class ShardedData(Mapping[str, Tensor]):
         for shard, (first, last) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
             if first < end and start < last:
                 rows = slice(max(start - first, 0), min(end, last) - first)
-                parts.append(self._files[shard].get_slice(site)[rows])
+                parts.append(self._files[shard].get_slice(site)[rows])  # mapped, not yet read
         if not parts:
             parts = [self._files[0].get_slice(site)[0:0]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
