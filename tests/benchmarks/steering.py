@@ -54,7 +54,9 @@ def random_model(path: Path, n_layers: int, d_model: int) -> Path:
 
     torch.manual_seed(0)
     sizes = {"hidden_size": d_model, "num_hidden_layers": n_layers, "num_attention_heads": d_model // 64}
-    config = Olmo2Config(**sizes, intermediate_size=4 * d_model, vocab_size=8192, max_position_embeddings=512)
+    config = Olmo2Config(
+        **sizes, intermediate_size=4 * d_model, vocab_size=8192, max_position_embeddings=512, eos_token_id=1
+    )
     Olmo2ForCausalLM(config).save_pretrained(path)
     words = Tokenizer(WordLevel({str(i): i for i in range(8192)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="1").save_pretrained(path)
