@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from entangle.errors import EntangleError
 from entangle.evaluation import refits
 from entangle.evaluation.entanglement import entanglement_report
+from entangle.evaluation.entanglement_result import EntanglementReport
 from entangle.probes.estimators import make_probe
 
 DIMS = 24
@@ -160,16 +161,16 @@ def test_activation_columns_by_hand():
     covariance = np.cov(x.numpy().T, bias=True)
     v = (vectors / vectors.norm(dim=1, keepdim=True)).numpy().astype(float)
     projections = np.corrcoef((x.numpy() @ v.T).T)
-    assert result.readout.numpy() == pytest.approx(projections, abs=1e-5)
+    assert result.readout.value.numpy() == pytest.approx(projections, abs=1e-5)
     share = np.einsum("id,de,ie->i", v, covariance, v) / np.trace(covariance)
-    assert result.variance_share.numpy() == pytest.approx(share, abs=1e-6)
+    assert result.variance_share.value.numpy() == pytest.approx(share, abs=1e-6)
     leading = np.linalg.eigh(covariance)[1][:, -2:]
-    assert result.component_overlap.numpy() == pytest.approx(((v @ leading) ** 2).sum(1), abs=1e-6)
+    assert result.component_overlap.value.numpy() == pytest.approx(((v @ leading) ** 2).sum(1), abs=1e-6)
     assert result.entanglement.low.isnan().all()
     assert result.split_half is None
     whitened = v @ np.linalg.inv(covariance) @ v.T
     whitened /= np.sqrt(np.outer(np.diag(whitened), np.diag(whitened)))
-    assert result.whitened.numpy() == pytest.approx(whitened, abs=0.05)
+    assert result.whitened.value.numpy() == pytest.approx(whitened, abs=0.05)
 
 
 def test_shared_activations_resample_together():
@@ -205,7 +206,8 @@ def test_activations_are_looked_up_at_the_directions_place():
     x = torch.randn(50, 2, DIMS)
     directions = fitted(examples)
     held = entanglement_report(directions, Held(x), n_permutations=20)
-    assert torch.equal(held.variance_share, entanglement_report(directions, x[:, 1], n_permutations=20).variance_share)
+    there = entanglement_report(directions, x[:, 1], n_permutations=20)
+    assert torch.equal(held.variance_share.value, there.variance_share.value)
     directions.layer = 2
     with pytest.raises(EntangleError, match=r"layers \[1, 3\]"):
         entanglement_report(directions, Held(x))
@@ -223,14 +225,97 @@ def test_concepts_that_co_occur_are_told_from_concepts_that_overlap():
     found = entanglement_report(shown, x, {"a": y, "b": z}, n_resamples=50, n_permutations=20)
     assert float(found.label_correlation[0, 1]) == pytest.approx(float(torch.corrcoef(torch.stack([y, z]))[0, 1]))
     assert float(found.cosine.value[0, 1]) > 0.5
-    assert abs(float(found.conditional[0, 1])) < 0.1
+    assert abs(float(found.conditional.value[0, 1])) < 0.1
+    assert -0.2 < float(found.conditional.low[0, 1]) < float(found.conditional.high[0, 1]) < 0.2
+    assert float(found.percentiles["conditional"][0, 1]) < 0.9 < float(found.percentiles["cosine"][0, 1])
     assert small(planted(0.5, n=60)).conditional is None
+
+
+def test_every_number_moves_as_much_as_its_interval_says():
+    """Over repeated data, the spread of each column is that of its intervals, which hold its mean."""
+    scale = torch.linspace(0.3, 2, DIMS)
+    unembedding = torch.randn(300, DIMS, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 3, DIMS)
+    found = []
+    for seed in range(40):
+        examples = {
+            name: concept(torch.eye(DIMS)[10] + torch.eye(DIMS)[i], 300, seed=9 * seed + i, strength=2.0, scale=scale)
+            for i, name in enumerate("ab")
+        }
+        options = {"n_resamples": 100, "n_permutations": 20, "n_splits": 2, "unembedding": unembedding, "seed": seed}
+        found.append(entanglement_report(fitted(examples), examples, **options))
+    for name in ("whitened", "readout", "causal", "variance_share", "component_overlap"):
+        cell = (0, 1) if getattr(found[0], name).value.ndim == 2 else 0
+        value, low, high = (torch.stack([getattr(r, name)[end][cell] for r in found]) for end in range(3))
+        assert ((low <= value) & (value <= high)).all()
+        assert 0.6 < float((high - low).mean() / (2 * 1.96 * value.std())) < 1.6, name
+        assert float(((low <= value.mean()) & (value.mean() <= high)).double().mean()) > 0.85, name
+
+
+def test_percentiles_are_uniform_for_directions_of_the_activations_own_covariance():
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.linspace(3, 0.2, DIMS)
+    x = torch.randn(2000, DIMS, generator=generator) * scale
+    draws = [torch.randn(2, DIMS, generator=generator) * scale for _ in range(80)]
+    found = [entanglement_report(v, x, n_permutations=400, seed=i).percentiles for i, v in enumerate(draws)]
+    uniform = [entanglement_report(v / scale, x, n_permutations=400, seed=i) for i, v in enumerate(draws)]
+    for name in ("cosine", "whitened", "readout"):
+        assert stats.kstest([float(p[name][0, 1]) for p in found], "uniform").pvalue > 0.01, name
+    for name in ("variance_share", "component_overlap"):
+        assert stats.kstest([float(p[name][0]) for p in found], "uniform").pvalue > 0.01, name
+        assert stats.kstest([float(r.percentiles[name][0]) for r in uniform], "uniform").pvalue < 1e-6, name
+
+
+def test_concepts_of_two_dimensions_that_share_one_of_them():
+    """Overlap is a half where one of two dimensions is shared, above chance; and near chance where none is."""
+
+    def planes(seed):
+        """Each class is told by an axis whose noise a second axis knows of, so that a second probe finds that axis."""
+        found = {}
+        for i, (name, axes) in enumerate({"a": (0, 1), "b": (0, 2), "c": (3, 4)}.items()):
+            generator = torch.Generator().manual_seed(3 * seed + i)
+            x = torch.randn(1500, DIMS, generator=generator)
+            y = torch.arange(1500) % 2
+            x[:, axes[1]] = 0.8 * x[:, axes[0]] + 0.6 * x[:, axes[1]]
+            x[:, axes[0]] += 2 * y
+            found[name] = (x, y)
+        return found
+
+    examples = planes(0)
+    options = {"n_resamples": 100, "n_permutations": 100, "n_splits": 2}
+    found = entanglement_report(fitted(examples), examples, subspace_dims=2, **options)
+    value, low, high = found.subspace_overlap
+    assert float(value[0, 1]) == pytest.approx(0.5, abs=0.12)
+    assert float(value[0, 2]) < 0.1
+    assert value.diagonal().tolist() == pytest.approx([1] * 3)
+    assert (low <= value + 1e-9).all()
+    assert (value <= high + 1e-9).all()
+    assert float(low[0, 1]) > float(high[0, 2])
+    assert float(found.percentiles["subspace_overlap"][0, 1]) > 0.98
+    assert "subspace_overlap_percentile" in found.pairs()
+    assert entanglement_report(fitted(examples), examples, **options).subspace_overlap is None
+    with pytest.raises(EntangleError, match="from 1 to 23"):
+        entanglement_report(fitted(examples), examples, subspace_dims=DIMS, **options)
+    with pytest.raises(EntangleError, match="labelled examples"):
+        entanglement_report(fitted(examples), subspace_dims=2)
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path, report):
+    report.save(tmp_path / "report")
+    again = EntanglementReport.load(tmp_path / "report")
+    assert again.to_dict() == report.to_dict()
+    assert again.pairs().equals(report.pairs())
+    assert again.to_frame().equals(report.to_frame())
+    bare = entanglement_report(torch.eye(3, 5))
+    bare.save(tmp_path / "bare")
+    assert EntanglementReport.load(tmp_path / "bare").to_dict() == bare.to_dict()
+    with pytest.raises(EntangleError, match="holds no saved EntanglementReport"):
+        EntanglementReport.load(tmp_path)
 
 
 def test_causal_cosines_need_the_unembedding():
     unembedding = torch.randn(300, DIMS, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 3, DIMS)
     vectors = torch.randn(3, DIMS, generator=torch.Generator().manual_seed(1))
-    found = entanglement_report(vectors, unembedding=unembedding).causal
+    found = entanglement_report(vectors, unembedding=unembedding).causal.value
     covariance = torch.from_numpy(np.cov(unembedding.numpy().T, bias=True)).float()
     expected = vectors @ covariance @ vectors.T
     assert found.numpy() == pytest.approx(

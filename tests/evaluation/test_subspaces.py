@@ -1,14 +1,17 @@
-"""Iterated probes find planted planes; sampled gradients are those of the model."""
+"""Iterated probes find planted planes, and what LEACE erases; sampled gradients are those of the model."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from concept_erasure import LeaceFitter
+from scipy.stats import kstest
 
 from entangle.activations import collect
 from entangle.errors import EntangleError
 from entangle.evaluation.interaction import interaction_gradients
-from entangle.evaluation.subspaces import nullspace_subspace
+from entangle.evaluation.refits import Sample
+from entangle.evaluation.subspaces import _discriminants, nullspace_subspace, subspace_overlaps
 from entangle.interventions import AddDirection, steer
 from entangle.metrics import subspace_overlap
 
@@ -48,6 +51,84 @@ def test_a_mean_difference_leaves_nothing():
         nullspace_subspace(x, y, 12)
     with pytest.raises(EntangleError, match="estimator"):
         nullspace_subspace(x, y, 1, estimator="pca")
+
+
+def correlated(k=1, n=4000, d=12, seed=0):
+    """Labels that move activations whose noise is far from isotropic."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (n, k), generator=generator)
+    noise = torch.randn(n, d, generator=generator) @ torch.randn(d, d, generator=generator)
+    return noise + 1.5 * labels.float() @ torch.randn(k, d, generator=generator), labels
+
+
+def leace(x, labels):
+    """What concept-erasure reads from (rows of the erased subspace), and its eraser."""
+    fitter = LeaceFitter(x.shape[1], labels.shape[1], dtype=torch.float64, shrinkage=False)
+    fitter.update(x.double(), labels.double())
+    return fitter.eraser.proj_right, fitter.eraser
+
+
+def test_one_linear_discriminant_is_what_leace_reads():
+    """LEACE removes one dimension of a binary concept, and reads it along the direction a discriminant finds."""
+    x, labels = correlated()
+    rows, _ = leace(x, labels)
+    y = labels[:, 0]
+    everyone = torch.ones(1, len(x))
+    for found in (nullspace_subspace(x, y, 1, estimator="lda"), _discriminants(x, y[None] == 1, everyone, 1)[0]):
+        assert float(subspace_overlap(found, rows)) > 0.999
+    difference = (x[y == 1].mean(0) - x[y == 0].mean(0))[None]
+    assert float(subspace_overlap(difference, rows)) < 0.9  # which ignores the covariance
+    assert float(subspace_overlap(nullspace_subspace(x, y.roll(1), 1, estimator="lda"), rows)) < 0.9
+
+
+def test_discriminants_of_several_labels_span_what_leace_reads():
+    x, labels = correlated(k=3)
+    rows, _ = leace(x, labels)
+    assert rows.shape == (3, 12)
+    found = torch.cat([nullspace_subspace(x, y, 1, estimator="lda") for y in labels.T])
+    assert float(subspace_overlap(found, rows)) > 0.999
+    differences = torch.stack([x[y == 1].mean(0) - x[y == 0].mean(0) for y in labels.T])
+    assert float(subspace_overlap(differences, rows)) < 0.95
+
+
+def test_leace_leaves_nothing_to_find_and_one_null_space_projection_does():
+    x, labels = correlated()
+    y = labels[:, 0]
+    _, eraser = leace(x, labels)
+    with pytest.raises(EntangleError, match="after 0 dimensions"):
+        nullspace_subspace(eraser(x.double()), y, 1, estimator="lda")
+    first = nullspace_subspace(x, y, 1, estimator="lda")
+    projected = x - x @ first.T @ first
+    left = (projected[y == 1].mean(0) - projected[y == 0].mean(0)).norm()
+    assert float(left) > 0.1 * float((x[y == 1].mean(0) - x[y == 0].mean(0)).norm())
+
+
+def test_many_discriminants_at_once_are_iterated_ones():
+    """The closed form equals probing, projecting out and probing again; a weight counts as repeated examples."""
+    x, y = planted()
+    counts = torch.arange(len(x)) % 3
+    weights = torch.stack([torch.ones(len(x)), counts.float()])
+    found = _discriminants(x, (y == 1).expand(2, -1), weights, 3)
+    assert torch.allclose(found @ found.mT, torch.eye(3, dtype=torch.float64).expand(2, 3, 3), atol=1e-8)
+    repeated = x.repeat_interleave(counts, 0), y.repeat_interleave(counts)
+    for ours, data in zip(found, ((x, y), repeated), strict=True):
+        for dims in (1, 2):
+            theirs = nullspace_subspace(*data, dims, estimator="lda")
+            assert float(subspace_overlap(ours[:dims], theirs)) > 0.995
+    assert float(subspace_overlap(found[0, :2], torch.eye(12)[:2])) > 0.95
+
+
+def test_chance_of_an_overlap_is_uniform_for_unrelated_labels():
+    shares = []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        pair = [
+            Sample.of(name, torch.randn(80, 8, generator=generator), torch.randint(2, (80,), generator=generator))
+            for name in "ab"
+        ]
+        options = {"n_resamples": 2, "n_permutations": 60, "level": 0.95, "seed": seed}
+        shares.append(float(subspace_overlaps(pair, [0, 1], 2, **options)[1][0, 1]))
+    assert kstest(shares, "uniform").pvalue > 0.01
 
 
 def test_gradients_are_the_models(tiny_model, tiny_tokenizer):

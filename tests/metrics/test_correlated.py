@@ -118,3 +118,17 @@ def test_interaction_input_is_checked():
         local_interaction_basis(normal(5, 3), normal(5, 4))
     with pytest.raises(EntangleError, match="a basis of as many"):
         interaction_cosines(normal(2, 3), normal(2, 4))
+
+
+def test_a_weight_counts_as_repeated_examples():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(2, (300, 3), generator=generator)
+    x = torch.randn(300, 8, generator=generator) + labels.float() @ torch.randn(3, 8, generator=generator) + 5
+    counts = torch.randint(4, (2, 300), generator=generator)
+    found = conditional_cosines(x, labels, counts)
+    for ours, own in zip(found, counts, strict=True):
+        repeated = conditional_cosines(x.repeat_interleave(own, 0), labels.repeat_interleave(own, 0))
+        assert torch.allclose(ours, repeated, atol=1e-9)
+    assert not torch.allclose(found[0], conditional_cosines(x, labels), atol=1e-3)
+    with pytest.raises(EntangleError, match=r"\[resample, 300\]"):
+        conditional_cosines(x, labels, counts.T)

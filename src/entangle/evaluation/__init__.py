@@ -4,7 +4,8 @@ from entangle.evaluation.baselines import baseline_methods
 from entangle.evaluation.choice import chosen
 from entangle.evaluation.classifier import ClassifierScorer
 from entangle.evaluation.crosstalk import CrossTalk, cross_talk
-from entangle.evaluation.entanglement import EntanglementReport, entanglement_report
+from entangle.evaluation.entanglement import entanglement_report
+from entangle.evaluation.entanglement_result import EntanglementReport
 from entangle.evaluation.front import Matched, matched, pareto
 from entangle.evaluation.functional import (
     FunctionalImportance,

@@ -158,16 +158,20 @@ def bootstrapped(name: str, sample: Sample, refit: Refit, n: int, seed: int) -> 
     return refit(sample.x, sample.positive.expand(n, -1), counts)
 
 
-def permuted(sample: Sample, refit: Refit, n: int, seed: int) -> Float[Tensor, "permutation d"]:
-    """Directions on `n` shuffles of the labels; where labels are constant within groups, groups swap labels."""
+def shuffles(sample: Sample, n: int, seed: int) -> Bool[Tensor, "permutation example"]:
+    """`n` shuffles of the labels; where labels are constant within groups, groups swap labels."""
     rng = np.random.default_rng(seed)
     positive = sample.positive.cpu().numpy()
     unit = np.arange(len(positive)) if sample.groups is None else sample.groups
     of_unit = positive[np.unique(unit, return_index=True)[1]]
     if not (of_unit[unit] == positive).all():
         unit, of_unit = np.arange(len(positive)), positive
-    shuffles = np.stack([rng.permutation(of_unit)[unit] for _ in range(n)])
-    labels = torch.from_numpy(shuffles).to(sample.x.device)
+    return torch.from_numpy(np.stack([rng.permutation(of_unit)[unit] for _ in range(n)])).to(sample.x.device)
+
+
+def permuted(sample: Sample, refit: Refit, n: int, seed: int) -> Float[Tensor, "permutation d"]:
+    """Directions on `n` shuffles of the labels."""
+    labels = shuffles(sample, n, seed)
     return refit(sample.x, labels, torch.ones_like(labels, dtype=sample.x.dtype))
 
 

@@ -31,7 +31,8 @@ def welch_bound(n_features: int, n_dims: int) -> float:
 def orthoplex_bound(n_features: int, n_dims: int) -> float:
     """The least coherence where there are more directions than any equiangular tight frame holds: 1 / sqrt(M).
 
-    Conway, Hardin & Sloane (1996, eq. 5), from Rankin (1955). It holds only for N > M(M + 1) / 2 real directions.
+    The orthoplex bound of Conway, Hardin & Sloane (1996, "Packing lines, planes, etc."), from Rankin (1955). It holds
+    only for N > M(M + 1) / 2 real directions.
 
     Args:
         n_features: N, at least 1.

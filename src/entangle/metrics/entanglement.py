@@ -44,8 +44,8 @@ def coherence(directions: DirectionsLike) -> Float[Tensor, ""]:
 def babel(directions: DirectionsLike, max_order: int | None = None) -> Float[Tensor, " order"]:
     """Cumulative coherence: the largest sum of absolute cosines between one feature and m others, for m = 1, 2, ...
 
-    Tropp (2004), eq. 2.2. The first is the coherence; m * coherence bounds the m-th. Where babel(m) + babel(m - 1) < 1,
-    any m features can be read apart by basis pursuit (Tropp 2004, theorem B).
+    The Babel function of Tropp (2004, "Greed is good"). The first is the coherence; m * coherence bounds the m-th.
+    Where babel(m) + babel(m - 1) < 1, any m features can be read apart by basis pursuit (ibid.).
 
     Args:
         directions: `[feature, d]`, two or more.

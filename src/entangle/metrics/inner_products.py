@@ -59,8 +59,9 @@ def causal_gram(
 ) -> Float[Tensor, "feature feature"]:
     """Inner products in which causally separable concepts are orthogonal (Park, Choe & Veitch 2023).
 
-    For unembedding directions, v_i' Cov(gamma)^-1 v_j with gamma a word's row drawn uniformly (their eq. 3.3). The
-    residual stream before the final norm is the dual space: a direction that is added there has the inner product
+    For unembedding directions, v_i' Cov(gamma)^-1 v_j with gamma a word's row drawn uniformly (their section 3, "An
+    explicit form for causal inner product", with D = I, which they choose without a principle for it). The residual
+    stream before the final norm is the dual space: a direction that is added there has the inner product
     v_i' Cov(gamma) v_j.
 
     Args:
@@ -76,20 +77,28 @@ def causal_gram(
     """
     if space not in ("unembedding", "residual"):
         raise EntangleError(f'space must be "unembedding" or "residual", not {space!r}')
-    rows = as_vectors(unembedding, at_least=2).double()
-    centred = rows - rows.mean(0)
-    covariance = centred.T @ centred / len(rows)
-    v = _same_space(directions, covariance)
+    v = as_vectors(directions)
+    covariance = unembedding_covariance(unembedding, v.shape[1])
     if space == "residual":
         return (v.double() @ covariance @ v.double().T).to(v)
     factor, info = torch.linalg.cholesky_ex(covariance)
     if int(info) != 0:
         raise EntangleError(
-            f"the {tuple(rows.shape)} unembedding does not span its space: its covariance has no inverse"
+            f"the {tuple(unembedding.shape)} unembedding does not span its space: its covariance has no inverse"
         )
     white = torch.linalg.solve_triangular(factor, v.double().T, upper=False).T
     gram: Tensor = white @ white.T
     return gram.to(v)
+
+
+def unembedding_covariance(unembedding: Float[Tensor, "vocabulary d"], n_dims: int) -> Float[Tensor, "d d"]:
+    """Covariance of a word's row, words drawn uniformly, in float64; refused where it is not of `n_dims` dimensions."""
+    rows = as_vectors(unembedding, at_least=2).double()
+    if rows.shape[1] != n_dims:
+        raise EntangleError(f"directions of {n_dims} dimensions need a metric of as many, not {tuple(rows.shape)}")
+    centred = rows - rows.mean(0)
+    covariance: Tensor = centred.T @ centred / len(rows)
+    return covariance
 
 
 def principal_angles(first: Float[Tensor, "a d"], second: Float[Tensor, "b d"]) -> Float[Tensor, " angle"]:

@@ -14,7 +14,7 @@ from entangle.metrics.vectors import DirectionsLike, as_vectors
 def local_interaction_basis(
     x: Float[Tensor, "example d"], gradients: Float[Tensor, "sample d"], *, tolerance: float = 1e-6
 ) -> Float[Tensor, "component d"]:
-    """The transformation to the local interaction basis (Bushnaq et al. 2024, section 3).
+    """The transformation to the local interaction basis (Bushnaq et al. 2024, arXiv 2405.10928).
 
     Whitens the activations by their principal components, then rotates to the eigenbasis of the gradients' second
     moment there and scales by the root of its eigenvalues: components which the later layer does not read vanish.

@@ -17,10 +17,11 @@ def ches(
     *,
     length_normalised: bool = True,
 ) -> Float[Tensor, " batch"]:
-    """Centred hidden embedding similarity of preference pairs (Razin et al. 2024, definition 2).
+    """Centred hidden embedding similarity of preference pairs (CHES; Razin et al. 2024, arXiv 2410.08847).
 
     With sums H of the last hidden states (before the unembedding) that predict each token of an answer,
-    CHES = H+ . H- - |H+|^2. Pairs of high CHES make preference training lower the likelihood of the *preferred* answer.
+    CHES = H+ . H- - |H+|^2, as in the authors' code. Pairs of high CHES make preference training lower the likelihood
+    of the *preferred* answer.
 
     Args:
         preferred: Hidden states that predict the tokens of the preferred answer: those of the last prompt token and of

@@ -103,7 +103,7 @@ class PairMoments:
 
 
 def cka(x: Rows, y: Float[Tensor, "example e"], *, unbiased: bool = False) -> Float[Tensor, ""]:
-    """Linear centred kernel alignment (Kornblith et al. 2019, eq. 5).
+    """Linear centred kernel alignment (Kornblith et al. 2019, section 3): |X'Y|_F^2 / (|X'X|_F |Y'Y|_F).
 
     Unchanged by rotating, shifting or scaling either side as a whole, not by other linear maps: directions of large
     variance decide.
@@ -150,7 +150,9 @@ def procrustes(x: Rows, y: Float[Tensor, "example e"]) -> Float[Tensor, ""]:
 def mutual_knn(x: Rows, y: Float[Tensor, "example e"], k: int = 10, *, block: int = 2048) -> Float[Tensor, ""]:
     """Share of each example's k nearest neighbours, by cosine, that both representations agree on, averaged.
 
-    Huh et al. (2024), "The Platonic representation hypothesis", appendix A. k / (examples - 1) by chance.
+    The mutual nearest-neighbour metric of Huh et al. (2024), "The Platonic representation hypothesis"; as in their code
+    on features of length one. k / (examples - 1) by chance. Neighbours are among all examples, so both sets must be
+    whole; memory is `block` rows of cosines at a time, and time quadratic in the examples.
 
     Args:
         x: Activations at one place.

@@ -69,7 +69,8 @@ def bootstrap_mean(
         level: Coverage of the interval, in (0, 1).
         seed: Seed of the resamples.
         groups: Draws whole groups of examples (see `bootstrap_counts`).
-        method: "bca", bias-corrected and accelerated (Efron 1987, eq. 2.3 and 6.6), or "percentile".
+        method: "bca", bias-corrected and accelerated (Efron 1987; the acceleration from the jackknife), or
+            "percentile".
 
     Returns:
         Mean, low and high: floats for one value per example, else tensors shaped like a cell. Values that are all equal

@@ -32,9 +32,9 @@ def feature_dimensionality(features: DirectionsLike) -> Float[Tensor, " feature"
 def capacity(features: DirectionsLike) -> Float[Tensor, " feature"]:
     """Capacity allotted to each feature: C_i = (W_i . W_i)^2 / sum_j (W_i . W_j)^2.
 
-    Scherlis et al. (2022), "Polysemanticity and capacity in neural networks", section 2; algebraically the same as
-    `feature_dimensionality`. In [0, 1]; the sum is at most the rank, with equality where the matrix is
-    block-semi-orthogonal: features fall into orthogonal blocks, each a tight frame.
+    Scherlis et al. (2022), "Polysemanticity and capacity in neural networks", section 2 ("Capacity and
+    superposition"); algebraically the same as `feature_dimensionality`. In [0, 1]; the sum is at most the rank, with
+    equality where the matrix is block-semi-orthogonal: features fall into orthogonal blocks, each a tight frame.
 
     Returns:
         One value per feature; 0 for a row of zeros. Linear in the number of features in time and memory.
@@ -86,7 +86,7 @@ def polysemanticity(features: DirectionsLike) -> Float[Tensor, " neuron"]:
 
 
 def effective_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
-    """exp of the entropy of the singular values divided by their sum (Roy & Vetterli 2007, eq. 4).
+    """exp of the entropy of the singular values divided by their sum (Roy & Vetterli 2007).
 
     From 1 to the rank; unchanged by rotation on either side and by scaling. Not centred: subtract the mean of
     activations first. Not the rank: small singular values count, in proportion to their size.
