@@ -109,4 +109,15 @@ def test_only_seeds_that_have_every_share_are_compared() -> None:
     [(0.1, 0.2, True, HOLDS), (-0.2, -0.1, True, FAILS), (-0.2, -0.1, False, HOLDS), (-0.1, 0.1, True, UNKNOWN)],
 )
 def test_a_verdict_is_the_side_of_zero(low: float, high: float, rises: bool, said: str) -> None:
-    assert verdict(Estimate(0.0, low, high), rises=rises) == said
+    assert verdict(Estimate(0.0, low, high), rises=rises, n_seeds=2) == said
+    assert verdict(Estimate(0.0, low, high), rises=rises, n_seeds=1) == UNKNOWN
+
+
+def test_the_price_is_told_where_every_seed_says_the_same() -> None:
+    found = Comparison.of(composed(effect=1.0))
+    assert found.removed_a_nat(0.1, 4.0) == pytest.approx([1.5] * 3, abs=0.3)
+    assert [claims(Comparison.of(composed(effect)))[-1].verdict for effect in (1.0, 0.0, -1.0)] == [
+        HOLDS,
+        UNKNOWN,
+        FAILS,
+    ]

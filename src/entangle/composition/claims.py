@@ -22,7 +22,7 @@ class Claim:
         replication: that of the public replication (50 M parameters, 420 M tokens).
         ours: what was measured here, with its 95 % interval.
         verdict: "holds" where the whole interval is on the claim's side of zero, "does not hold" where it is all on
-            the other, else "cannot tell at this scale".
+            the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other.
     """
 
     claim: str
@@ -32,10 +32,10 @@ class Claim:
     verdict: str
 
 
-def verdict(estimate: Estimate, *, rises: bool) -> str:
-    """What an interval says of a claimed rise or fall."""
+def verdict(estimate: Estimate, *, rises: bool, n_seeds: int) -> str:
+    """What an interval over seeds says of a claimed rise or fall."""
     low, high = float(estimate.low), float(estimate.high)
-    if low > 0 or high < 0:
+    if n_seeds > 1 and (low > 0 or high < 0):
         return HOLDS if (low > 0) == rises else FAILS
     return UNKNOWN
 
@@ -76,7 +76,7 @@ def _base(comparison: Comparison, between: str) -> Claim:
         "rises with the share (Figure 6)",
         "rises",
         f"{between}: {_interval(change)}",
-        verdict(change, rises=True),
+        verdict(change, rises=True, n_seeds=len(comparison.seeds)),
     )
 
 
@@ -91,7 +91,7 @@ def _probes(comparison: Comparison, between: str) -> Claim:
         f"{between}: mean {low:.3f} to {high:.3f}, rise {_interval(rise)}; best tenth {worse:.3f} to {better:.3f}; "
         f"p over heads {tests['heads_t']:.2g}, over seeds {tests['seeds_mean']:.2g} "
         f"(no less than {tests['seeds_least']:.2g} can be had)",
-        verdict(rise, rises=True),
+        verdict(rise, rises=True, n_seeds=len(comparison.seeds)),
     )
 
 
@@ -107,7 +107,7 @@ def _steered(comparison: Comparison, alpha: float) -> Claim:
         paper.get(alpha, "lower (Figure 6)") + (" (0 to 10 %, Table 1)" if alpha in paper else ""),
         "did not transfer",
         _interval(change),
-        verdict(change, rises=False),
+        verdict(change, rises=False, n_seeds=len(comparison.seeds)),
     )
 
 
@@ -116,10 +116,12 @@ def _price(comparison: Comparison) -> Claim:
     table = comparison.steering
     chosen = table[(table["method"] == "ITI") & (table["alpha"] == alpha) & (table["variant"] == "")]
     first, last = (_estimate(chosen.iloc[i], "removed_per_nat") for i in (0, -1))
-    apart = float(last.low) > float(first.high) or float(last.high) < float(first.low)
-    said = UNKNOWN
-    if apart:
-        said = HOLDS if float(last.value) > float(first.value) else FAILS
+    clean, more = (comparison.removed_a_nat(share, alpha) for share in (comparison.shares[0], comparison.shares[-1]))
+    said = UNKNOWN  # these intervals know of no other seeds, so every seed must say the same
+    if len(comparison.seeds) > 1 and float(last.low) > float(first.high) and more.min() > clean.max():
+        said = HOLDS
+    elif len(comparison.seeds) > 1 and float(last.high) < float(first.low) and more.max() < clean.min():
+        said = FAILS
     return Claim(
         f"steering by ITI at alpha {alpha:g} removes more toxicity a nat of cross-entropy",
         "CE 2.63 (clean) and 2.65 (10 %) after steering at alpha 4 (Table 1)",

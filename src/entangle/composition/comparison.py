@@ -202,6 +202,13 @@ class Comparison:
             row |= _columns("against_first", crossed_mean(change))
         return row
 
+    def removed_a_nat(self, share: float, alpha: float, method: str = "ITI") -> Array:
+        """What a method removes for each nat it costs, seed by seed."""
+        measured = self.at(share)
+        removed = self.scores(measured).mean(1) - self.scores(measured, method, alpha).mean(1)
+        found: Array = removed / (self.nats(measured, method, alpha).mean(1) - self.nats(measured).mean(1))
+        return found
+
     @cached_property
     def entanglement(self) -> pd.DataFrame:
         """One row for each share and seed: the concept's E at the layer where it is read best, and what it is read
