@@ -247,7 +247,9 @@ def test_every_number_moves_as_much_as_its_interval_says():
         cell = (0, 1) if getattr(found[0], name).value.ndim == 2 else 0
         value, low, high = (torch.stack([getattr(r, name)[end][cell] for r in found]) for end in range(3))
         assert ((low <= value) & (value <= high)).all()
-        assert 0.6 < float((high - low).mean() / (2 * 1.96 * value.std())) < 1.6, name
+        # The whitened cosine moves less than its interval says: the covariance, held fixed there, moves along with it.
+        widest = 2.2 if name == "whitened" else 1.6
+        assert 0.6 < float((high - low).mean() / (2 * 1.96 * value.std())) < widest, name
         assert float(((low <= value.mean()) & (value.mean() <= high)).double().mean()) > 0.85, name
 
 

@@ -83,8 +83,9 @@ def entanglement_report(
 
     Returns:
         The report. Noise in the directions pulls every cosine towards zero: intervals say how numbers would vary if the
-        directions were measured again on as many examples, with the activations' covariance as it is; `corrected`
-        estimates the cosine of the true directions, with an interval for that.
+        directions were measured again on as many examples, with the activations' covariance as it is (which makes those
+        of `whitened` wider than need be); `corrected` estimates the cosine of the true directions, with an interval for
+        that.
 
     Raises:
         EntangleError: Fewer than two concepts, concepts that do not match, too few examples of a class, NaN.
