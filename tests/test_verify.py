@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModel
 
+import zoo
 from entangle.errors import EntangleError
 from entangle.models import Atlas
+from entangle.models.rounding import rounded_at_random
 from entangle.verify import verify
 
 TEXTS = ["the quick brown fox", "a cat sat on the mat and looked at the moon", "jumps"]
@@ -71,3 +76,45 @@ def test_compiled_is_refused(tiny_model, tiny_tokenizer):
 def test_equal_lengths_are_refused(tiny_model, tiny_tokenizer):
     with pytest.raises(EntangleError, match="different lengths"):
         verify(tiny_model("gpt2"), tiny_tokenizer, texts=["a cat", "a cat"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "bert"])
+def test_half_precision_is_held_to_its_own_noise(model_type, dtype, tiny_model, tiny_tokenizer):
+    """The bound is measured, not chosen; a model that looks at its padding is still noticed above it."""
+    model = deepcopy(tiny_model(model_type)).to(dtype)
+    report = verify(model, tiny_tokenizer, texts=TEXTS)
+    floor = next(check for check in report.checks if check.name == "noise floor")
+    bounded = [check for check in report.checks if check.allowed is not None and check is not floor]
+    assert torch.finfo(dtype).eps / 2 < floor.measured < 0.25
+    assert {check.allowed for check in bounded} == {2 * floor.measured}
+    assert f"{floor.measured:.1e}" in str(report)
+    if model_type == "bert":
+        report = verify(Unmasked(model), tiny_tokenizer, texts=TEXTS, raises=False)
+        failed = [check.name for check in report.checks if check.passed is False]
+        assert failed == ["a padded batch equals each text alone"]
+
+
+def test_rounding_at_random_moves_little_and_leaves_nothing(tiny_model):
+    model, ids = deepcopy(tiny_model("llama")), torch.arange(3, 10)[None]
+    with torch.no_grad():
+        plain = model(ids).logits
+        with rounded_at_random(model, 0):
+            moved = model(ids).logits
+            assert n_hooks(model)
+        with rounded_at_random(model, 0):
+            assert torch.equal(model(ids).logits, moved)
+        assert n_hooks(model) == 0
+        assert torch.equal(model(ids).logits, plain)
+    assert 0 < (moved - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("family", "stack"), [("t5", "encoder"), ("t5", "decoder"), ("vit", None), ("hubert", None), ("albert", None)]
+)
+def test_other_kinds_of_model(family, stack, tiny_tokenizer):
+    model = zoo.tiny(family, AutoModel)
+    report = verify(model, tiny_tokenizer, atlas=Atlas(model, stack=stack))
+    checked = {check.name for check in report.checks if check.passed}
+    assert {"a padded batch equals each text alone", "z through its projection is attn_out"} <= checked
+    assert "resid_post is hidden_states[layer + 1]" in checked

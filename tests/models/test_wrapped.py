@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
+import zoo
 from entangle.activations import collect
 from entangle.errors import EntangleError
-from entangle.models import Atlas, AtlasError
+from entangle.models import Atlas, AtlasError, fingerprint
 from entangle.verify import verify
+from tiny import enlarge
 
 IDS = torch.arange(3, 24).view(3, 7)
 TEXTS = {"input_ids": IDS, "attention_mask": (torch.arange(7) < torch.tensor([[7], [4], [2]])).long()}
@@ -66,6 +69,67 @@ def test_dispatched_over_devices(tiny_model):
     assert verify(model, None, texts=TEXTS).passed
     plain = collect(tiny_model("olmo2"), None, TEXTS, progress=False)
     assert torch.equal(collect(model, None, TEXTS, progress=False)["z"], plain["z"])
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_offloaded_weights(where, tiny_model, tmp_path):
+    """Weights that are not on any device until their module runs: captured, verified and recognised all the same."""
+    accelerate = pytest.importorskip("accelerate")
+    model = deepcopy(tiny_model("llama"))
+    if where == "disk":
+        device_map = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+        device_map |= {"model.layers.2": "disk", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"}
+        model = accelerate.dispatch_model(model, device_map, offload_dir=str(tmp_path / "weights"))
+    else:
+        model = accelerate.cpu_offload(model, execution_device="cpu")
+    assert any(p.is_meta for p in model.parameters())
+    assert fingerprint(model) == fingerprint(tiny_model("llama"))
+    assert verify(model, None, texts=TEXTS).passed
+    plain = collect(tiny_model("llama"), None, TEXTS, sites=["z", "mlp_post"], progress=False)
+    offloaded = collect(model, None, TEXTS, sites=["z", "mlp_post"], progress=False)
+    assert all(torch.equal(offloaded[site], plain[site]) for site in plain.sites)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"load_in_8bit": True},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
+        {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    ],
+)
+def test_bitsandbytes(settings, tmp_path):
+    """Real 8- and 4-bit layers, on the CPU: z is found, and through the quantised projection it is attn_out."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    plain = enlarge(LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=96)).eval())
+    plain.save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(**settings), device_map="cpu", dtype=torch.float32
+    )
+    atlas = Atlas(model)
+    kind = bitsandbytes.nn.Linear8bitLt if "load_in_8bit" in settings else bitsandbytes.nn.Linear4bit
+    assert all(isinstance(atlas.module(site, 1), kind) for site in ("z", "mlp_post"))
+    assert (atlas.table().module == Atlas(plain).table().module).all()
+    assert verify(model, None, texts=TEXTS).passed
+    acts = collect(model, None, TEXTS, sites=["z", "attn_out"], tokens="all", progress=False)
+    for layer in range(2):
+        projected = atlas.place("z", layer).out_projection(acts["z"][:, layer].flatten(1))
+        assert (projected - acts["attn_out"][:, layer]).abs().max() <= 1e-5 * acts["attn_out"].abs().max()
+    exact = collect(plain, None, TEXTS, sites=["z", "attn_out"], tokens="all", progress=False)
+    error = (acts["z"][:, 0] - exact["z"][:, 0]).norm() / exact["z"][:, 0].norm()
+    assert 1e-4 < error < 0.3  # it is quantised, and still the same model
+
+
+def test_peft_on_an_encoder_decoder():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q", "o"], init_lora_weights=False, task_type="SEQ_2_SEQ_LM")
+    model = peft.get_peft_model(zoo.tiny("t5", AutoModelForSeq2SeqLM), config).eval()
+    inputs = {"input_ids": IDS, "decoder_input_ids": IDS[:, :3]}
+    assert collect(model, None, inputs, tokens="all", progress=False)["z"].shape[0] == 9
+    encoder = Atlas(model, stack="encoder")
+    assert collect(model, None, inputs, tokens="all", atlas=encoder, progress=False)["z"].shape[0] == 21
 
 
 @pytest.mark.slow

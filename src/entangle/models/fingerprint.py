@@ -24,9 +24,10 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         `architecture`, `model_type`, the sizes its configuration names, `n_parameters`, `dtype`, and `weights`: the
-        SHA-256 of the first 4096 numbers of sixteen parameters spread evenly over the model.
+        SHA-256 of the first 4096 numbers of sixteen parameters spread evenly over the model, also where accelerate has
+        offloaded them.
     """
-    parameters = {name: p for name, p in model.named_parameters() if not p.is_meta}
+    parameters = dict(model.named_parameters())
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
@@ -36,7 +37,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         **{name: size for name, size in sizes.items() if isinstance(size, int)},
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(next(iter(parameters.values())).dtype).removeprefix("torch.") if parameters else None,
-        "weights": _weights_hash(parameters),
+        "weights": _weights_hash(model, parameters),
     }
 
 
@@ -57,16 +58,30 @@ def check_fingerprint(saved: Mapping[str, Any], model: nn.Module, *, what: str) 
         )
 
 
-def _weights_hash(parameters: Mapping[str, Tensor]) -> str:
+def _weights_hash(model: nn.Module, parameters: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     names = list(parameters)
     step = max(1, (len(names) - 1) // (N_SAMPLED - 1)) if len(names) > 1 else 1
     for name in names[::step]:
-        head = parameters[name].detach().flatten()[:N_ELEMENTS]
+        parameter = _offloaded(model, name) if parameters[name].is_meta else parameters[name]
+        if parameter is None:
+            continue
+        head = parameter.detach().flatten()[:N_ELEMENTS]
         values = head.float() if head.is_floating_point() else head.to(torch.int64)
         digest.update(name.encode())
         digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _offloaded(model: nn.Module, name: str) -> Tensor | None:
+    """A parameter that accelerate keeps on disk or in memory until its module runs."""
+    path, _, own = name.rpartition(".")
+    hook = getattr(model.get_submodule(path), "_hf_hook", None)
+    for one in (hook, *getattr(hook, "hooks", ())):
+        weights = getattr(one, "weights_map", None)
+        if weights is not None:
+            return torch.as_tensor(weights[own])
+    return None
 
 
 def _short(value: Any) -> str:
