@@ -84,7 +84,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=200, help="of each class")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--rows", type=int, default=6000, help="labelled texts to capture")
+    parser.add_argument("--rows", type=int, help="labelled texts to capture; all by default")
     parser.add_argument("--top-k", type=int, default=10)
     return parser.parse_args()
 

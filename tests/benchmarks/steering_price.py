@@ -15,6 +15,7 @@ import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -101,8 +102,9 @@ def main() -> None:
 
 
 def training_texts(data: Path) -> tuple[list[str], torch.Tensor]:
+    """The training split in random order: the file goes source by source, and its first rows are of one source."""
     labelled = load_labelled(data / "probe_toxicity.jsonl.gz", where={"balanced": True})
-    train = [i for i, split in enumerate(labelled.splits) if split == "train"]
+    train = [i for i in np.random.default_rng(0).permutation(len(labelled.texts)) if labelled.splits[i] == "train"]
     return [labelled.texts[i] for i in train], labelled.labels[train]
 
 
@@ -253,7 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--documents", type=int, default=300)
     parser.add_argument("--max-length", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=6000, help="labelled texts to capture")
+    parser.add_argument("--rows", type=int, help="labelled texts to capture; all by default")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--top-k", type=int, default=10)
     return parser.parse_args()
