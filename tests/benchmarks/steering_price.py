@@ -188,7 +188,10 @@ def against_iti(result, out, costs=(0.1, 0.5, 1.0)):
 
 
 def figure(results, file, furthest=2.0):
-    """A row a scorer, a column a model; the price is paired with the plain model, and shown up to `furthest` nats."""
+    """A row a scorer, a column a model, a curve a method of several strengths; the price is paired with the plain model.
+
+    Points beyond `furthest` nats are left out.
+    """
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.fonttype"] = "none"  # text as text: smaller, and it can be searched
@@ -199,9 +202,8 @@ def figure(results, file, furthest=2.0):
         for axes, scorer, source in zip(column, result.scorers, SOURCES, strict=True):
             frame = result.to_frame(scorer=scorer)
             paid = frame.assign(**{f"ce{end}": frame[f"ce_change{end}"] for end in ("", "_low", "_high")})
-            curves = {
-                method: rows for method, rows in paid[paid["ce_change"] <= furthest].groupby("method", sort=False)
-            }
+            near = paid[paid["ce_change"] <= furthest].groupby("method", sort=False)
+            curves = {method: rows for method, rows in near if len(rows) > 2}  # the others are points, for the table
             plots.tradeoff(
                 curves, xlabel="cross-entropy paid (nats a token)", title=f"{name}, scored by {source}", ax=axes
             )

@@ -126,8 +126,10 @@ def test_a_part_of_the_prompts_is_a_sweep_of_its_own(sweep):
 def test_some_of_the_documents_are_a_sweep_of_their_own(sweep):
     part = sweep(packed=6).only(range(8), documents=[0, 2, 4]).to_frame()
     pd.testing.assert_frame_equal(part, sweep(texts=[TEXTS[i] for i in (0, 2, 4)]).to_frame())
-    with pytest.raises(EntangleError, match="two documents; got 1"):
-        sweep().only(range(8), documents=[1])
+    one = np.arange(len(TEXTS)) == 1
+    for documents in ([1], one, []):
+        with pytest.raises(EntangleError, match=r"two documents; got [01]"):
+            sweep().only(range(8), documents=documents)
 
 
 def test_classes_of_prompts_are_tables_of_their_own_with_one_correction(sweep):
@@ -258,6 +260,16 @@ def test_a_strength_that_breaks_the_model_is_a_row_that_says_so(sweep, tmp_path)
         assert math.isnan(broken["toxicity"])
         assert frame["error"].tolist()[:2] == ["", ""]
         assert np.isfinite(frame.iloc[1]["toxicity"])
+
+
+def test_a_broken_plain_model_is_said_at_once(sweep, tiny_model):
+    hook = tiny_model("llama").lm_head.register_forward_hook(lambda module, args, out: out * math.nan)
+    try:
+        with pytest.raises(SweepError, match=r"the plain model cannot be measured: .* not finite") as caught:
+            sweep()
+    finally:
+        hook.remove()
+    assert caught.value.partial is None
 
 
 @pytest.mark.parametrize(

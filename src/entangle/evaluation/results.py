@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from entangle.errors import EntangleError
 from entangle.evaluation.estimates import row
@@ -102,11 +102,9 @@ class Tradeoff:
         Raises:
             EntangleError: Fewer than two of either.
         """
-        chosen = np.arange(len(self.prompts))[np.asarray(prompts)]
-        read = None if documents is None else np.asarray(documents)
-        for what, n in (("prompts", len(chosen)), ("documents", 2 if read is None else len(np.atleast_1d(read)))):
-            if n < 2:
-                raise EntangleError(f"intervals need two {what}; got {n}")
+        chosen = _indices(prompts, len(self.prompts), "prompts")
+        n_documents = 0 if self.plain.shift is None else len(self.plain.shift.tokens)
+        read = None if documents is None else _indices(documents, n_documents, "documents")
 
         def cut(condition: Condition) -> Condition:
             if condition.error or condition.shift is None:
@@ -212,6 +210,14 @@ class Tradeoff:
         if scorer is not None and scorer not in self.scorers:
             raise EntangleError(f"no scorer {scorer!r} in this trade-off; it has {', '.join(self.scorers)}")
         return self.scorers[0] if scorer is None else scorer
+
+
+def _indices(chosen: Sequence[int] | Bool[np.ndarray, " n"], n: int, what: str) -> Int[np.ndarray, " chosen"]:
+    """Indices or a mask as indices."""
+    found: np.ndarray[Any, Any] = np.arange(n)[np.asarray(chosen) if len(chosen) else []]
+    if len(found) < 2:
+        raise EntangleError(f"intervals need two {what}; got {len(found)}")
+    return found
 
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:

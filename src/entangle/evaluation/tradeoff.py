@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -148,6 +148,8 @@ def tradeoff(
                 except EntangleError as error:
                     raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
                 condition = store.keep(measured)
+            if name == PLAIN and condition.error:
+                raise SweepError(f"the plain model cannot be measured: {condition.error}", None)
             for scorer_id, ask in scorers.items():
                 if scorer_id in condition.scores or condition.error:
                     continue
@@ -157,10 +159,7 @@ def tradeoff(
                     raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
                 condition = store.keep(condition.with_scores(scorer_id, scores.reshape(len(prompts), samples)))
             bar.update()
-    finished = result()
-    if finished is None:  # the plain model itself is broken
-        raise SweepError(f"the plain model cannot be measured: {store.conditions[PLAIN, 0.0].error}", None)
-    return finished
+    return cast("Tradeoff", result())  # the plain model was measured, or there would have been an error
 
 
 def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
