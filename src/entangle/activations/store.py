@@ -218,11 +218,8 @@ def writing(directory: Path) -> Iterator[None]:
 
 def _begun(directory: Path) -> set[str]:
     """What a run that was killed before its manifest, or another that is about to write one, leaves in a directory."""
-    return {
-        EXAMPLES,
-        *(path.name for path in directory.glob(".*.safetensors.*")),
-        *(p.name for p in directory.glob(".*.json.*")),
-    }
+    temporary = (".*.safetensors.*", ".*.json.*", ".tmp*")  # ours, and those that safetensors itself writes to
+    return {EXAMPLES, *(path.name for pattern in temporary for path in directory.glob(pattern))}
 
 
 def _sha256(path: Path) -> str:
