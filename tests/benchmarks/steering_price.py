@@ -188,7 +188,7 @@ def against_iti(result, out, costs=(0.1, 0.5, 1.0)):
 
 
 def figure(results, file, furthest=2.0):
-    """A row a scorer, a column a model, a curve a method of several strengths; the price is paired with the plain model.
+    """A row a scorer, a column a model, a curve a method of several strengths; the price is paired with the plain one.
 
     Points beyond `furthest` nats are left out.
     """
