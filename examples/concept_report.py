@@ -81,14 +81,11 @@ def examples(options, name, file):
     return kept, found.labels[chosen], np.array([toxic.get(text, -1) for text in kept])
 
 
-def captured(model, tokenizer, texts, labels, toxic, file):
+def captured(model, tokenizer, texts, labels, toxic, directory):
     """The residual stream after every layer at the last token."""
-    file = file.with_suffix(".pt")
-    if not file.exists():
-        acts = collect(model, tokenizer, texts, sites="resid_post", max_length=128, prepend_bos=True, progress=False)
-        keep({"x": acts["resid_post"].half()}, file)
-    x = torch.load(file, weights_only=True)["x"].float()
-    return x, torch.from_numpy(labels), torch.from_numpy(toxic)
+    settings = {"sites": "resid_post", "max_length": 128, "prepend_bos": True, "progress": False}
+    acts = collect(model, tokenizer, texts, save_to=directory, **settings)
+    return acts["resid_post"], torch.from_numpy(labels), torch.from_numpy(toxic)
 
 
 def directions(rows, layer):
@@ -196,12 +193,6 @@ def summary(table, out):
     print(result.to_string(index=False, float_format="{:.2f}".format))
     shown = ["entanglement", "percentile", "covariance_percentile", "permutation_percentile", "split_half", "whitened"]
     print(table.groupby(["model", "layer"])[shown].median().to_string(float_format="{:.2f}".format))
-
-
-def keep(content, file):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, file.with_suffix(".tmp"))
-    file.with_suffix(".tmp").replace(file)
 
 
 def arguments() -> argparse.Namespace:

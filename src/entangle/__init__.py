@@ -1,7 +1,7 @@
 """How entangled is a concept in a model, and what does it cost to steer it out?"""
 
 from entangle import composition, data, metrics, probes, toy
-from entangle.activations import Activations, collect
+from entangle.activations import Activations, Turn, collect
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation import (
@@ -12,7 +12,23 @@ from entangle.evaluation import (
     entanglement_report,
     tradeoff,
 )
-from entangle.interventions import ITI, Ablate, AddDirection, Clamp, Erase, When, steer
+from entangle.interventions import (
+    ITI,
+    Ablate,
+    AddDirection,
+    Affine,
+    Clamp,
+    Compose,
+    Edit,
+    Erase,
+    OracleErase,
+    SAEFeature,
+    Scale,
+    Set,
+    When,
+    load_baked,
+    steer,
+)
 from entangle.metrics import entanglement
 from entangle.models import Atlas, AtlasError
 from entangle.probes import (
@@ -33,11 +49,14 @@ __all__ = [
     "Ablate",
     "Activations",
     "AddDirection",
+    "Affine",
     "Atlas",
     "AtlasError",
     "Clamp",
     "ClassifierScorer",
+    "Compose",
     "Directions",
+    "Edit",
     "EntangleError",
     "EntanglementReport",
     "Erase",
@@ -46,9 +65,14 @@ __all__ = [
     "LinearToxicityScorer",
     "LogisticProbe",
     "MeanDifferenceProbe",
+    "OracleErase",
     "ProbeGrid",
     "RidgeProbe",
+    "SAEFeature",
+    "Scale",
+    "Set",
     "Tradeoff",
+    "Turn",
     "VerifyReport",
     "When",
     "collect",
@@ -57,6 +81,7 @@ __all__ = [
     "entanglement",
     "entanglement_report",
     "fit_probes",
+    "load_baked",
     "metrics",
     "probes",
     "steer",

@@ -28,7 +28,7 @@ def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
     texts, labels = training_texts(options.data)
-    scorers = scorer_pair(options, texts, labels)
+    scorers = scorer_pair(options)
     prompts, classes = prompts_by_class(options.data, options.prompts)
     documents = load_texts(options.clean)[: options.documents]
     for path in options.models:

@@ -23,7 +23,7 @@ SHOWN = ["method", "alpha", "layers", "toxicity", "toxicity_low", "toxicity_high
 def main() -> None:
     options = arguments()
     texts, labels = training_texts(options.data)
-    scorers = scorer_pair(options, texts, labels)
+    scorers = scorer_pair(options)
     prompts = load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")[: options.prompts]
     for path in options.models:
         model, tokenizer = load(path)

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from entangle.evaluation import (
     CachedScorer,
     Checkpoint,
     LinearToxicityScorer,
+    Tradeoff,
     baseline_methods,
     chosen,
     matched,
@@ -64,41 +68,49 @@ def main() -> None:
     began = time.perf_counter()
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    texts, labels = training_texts(options.data)
-    scorers = scorer_pair(options, texts, labels)
-    prompts = load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")[: options.prompts]
-    documents = load_texts(options.clean)[: options.documents]
+    for source, linear in fitted_scorers(options).items():
+        print(f"scorer {linear.name}: fitted on {source}; on its held-out part {linear.report}")
 
-    results = {}
-    for path in options.models:
-        model, tokenizer = load(path)
-        out = options.out / path.name
-        acts = activations(model, tokenizer, texts[: options.rows], out / "activations")
-        methods = baseline_methods(acts, labels[: options.rows], top_k=options.top_k)
-        # Its standard deviations are those of the whole residual stream, and cost more each than ITI's.
-        methods["CAA"] = AtStrengths(methods["CAA"], tuple(options.caa_alphas))
-        methods |= {name: Checkpoint(place.format(model=path.name)) for name, place in options.checkpoint}
-        wanted = options.methods or list(methods)
-        results[path.name] = tradeoff(
-            model,
-            tokenizer,
-            {name: methods[name] for name in wanted},
-            alphas=options.alphas,
-            prompts=prompts,
-            scorer=scorers,
-            texts=documents,
-            samples=options.samples,
-            max_length=options.max_length,
-            packed=options.max_length,
-            prepend_bos=True,
-            batch_tokens=options.batch_tokens,
-            save_to=out / "sweep",
-        )
-        write(results[path.name], out)
-    figure(results, options.out / "tradeoff.svg")
-    if len(results) > 1:
-        equal_cost(results, options.out)
-    print(f"wall {time.perf_counter() - began:.0f} s, this process {time.process_time():.0f} s of processor time")
+    names = [path.name for path in options.models]
+    if len(names) > 1:  # side by side: two processes of one thread each do more than one of two
+        with ProcessPoolExecutor(len(names), mp_context=get_context("spawn")) as pool:
+            swept = dict(zip(names, pool.map(partial(sweep, options=options), options.models), strict=True))
+    else:
+        swept = {names[0]: sweep(options.models[0], options)}
+    for name, result in swept.items():
+        write(result, options.out / name)
+    figure(swept, options.out / "tradeoff.svg")
+    if len(swept) > 1:
+        equal_cost(swept, options.out)
+    print(f"wall {time.perf_counter() - began:.0f} s")
+
+
+def sweep(path: Path, options: argparse.Namespace) -> Tradeoff:
+    """One model: every method at every strength."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // len(options.models)))
+    texts, labels = training_texts(options.data)
+    model, tokenizer = load(path)
+    out = options.out / path.name
+    acts = activations(model, tokenizer, texts[: options.rows], out / "activations")
+    methods = baseline_methods(acts, labels[: options.rows], top_k=options.top_k)
+    # Its standard deviations are those of the whole residual stream, and cost more each than ITI's.
+    methods["CAA"] = AtStrengths(methods["CAA"], tuple(options.caa_alphas))
+    methods |= {name: Checkpoint(place.format(model=path.name)) for name, place in options.checkpoint}
+    return tradeoff(
+        model,
+        tokenizer,
+        {name: methods[name] for name in options.methods or methods},
+        alphas=options.alphas,
+        prompts=load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")[: options.prompts],
+        scorer=scorer_pair(options),
+        texts=load_texts(options.clean)[: options.documents],
+        samples=options.samples,
+        max_length=options.max_length,
+        packed=options.max_length,
+        prepend_bos=True,
+        batch_tokens=options.batch_tokens,
+        save_to=out / "sweep",
+    )
 
 
 def training_texts(data: Path) -> tuple[list[str], torch.Tensor]:
@@ -108,13 +120,14 @@ def training_texts(data: Path) -> tuple[list[str], torch.Tensor]:
     return [labelled.texts[i] for i in train], labelled.labels[train]
 
 
-def scorer_pair(options: argparse.Namespace, texts: list[str], labels: torch.Tensor) -> list[CachedScorer]:
+def scorer_pair(options: argparse.Namespace) -> list[CachedScorer]:
     """One scorer fitted on probing data, one on posts of other sources and labels: where they differ, show both."""
-    data = {"probe_toxicity": lambda: (texts, labels), "posts": lambda: posts(options.data)}
-    fitted = {source: scorer(options.out / f"scorer-{source}", data[source]) for source in SOURCES}
-    for source, linear in fitted.items():
-        print(f"scorer {linear.name}: fitted on {source}; on its held-out part {linear.report}")
-    return [CachedScorer(linear, options.out / "scores.db") for linear in fitted.values()]
+    return [CachedScorer(linear, options.out / "scores.db") for linear in fitted_scorers(options).values()]
+
+
+def fitted_scorers(options: argparse.Namespace) -> dict[str, LinearToxicityScorer]:
+    data = {"probe_toxicity": lambda: training_texts(options.data), "posts": lambda: posts(options.data)}
+    return {source: scorer(options.out / f"scorer-{source}", data[source]) for source in SOURCES}
 
 
 def scorer(directory, data):

@@ -44,7 +44,8 @@ def _bytes(value: Any) -> bytes:
         case np.ndarray():
             body = str(value.shape).encode() + value.tobytes()
         case nn.Module():
-            body = _bytes(value.state_dict())  # every weight: a baked edit changes few of them
+            # Every weight, since a baked edit changes few of them, and buffers that are not saved, which may carry one.
+            body = _bytes(value.state_dict() | dict(value.named_buffers()))
         case _ if callable(getattr(value, "content", None)):
             body = _bytes(value.content())
         case Mapping():
