@@ -59,11 +59,12 @@ def _capability(comparison: Comparison, between: str) -> Claim:
     said = HOLDS if abs(last["difference"]) < noise else FAILS
     if math.isnan(noise):  # one seed
         said = UNKNOWN
+    from_seed_to_seed = "one seed" if math.isnan(noise) else f"seed noise {noise:.4f}"
     return Claim(
         "capability stays flat: cross-entropy on clean text changes by less than from seed to seed",
         "flat (Figure 4)",
         "not stated",
-        f"{between}: {_interval(_estimate(last, 'difference'))} nats a token; seed noise {noise:.4f}",
+        f"{between}: {_interval(_estimate(last, 'difference'))} nats a token; {from_seed_to_seed}",
         said,
     )
 

@@ -20,6 +20,7 @@ from entangle.models import fingerprint, load
 from entangle.report import composition_figures as figures
 from entangle.report.drawing import Table, number
 from entangle.report.numbers import plain
+from entangle.report.page import template
 
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
 DESIGNS = {"added": "added to constant clean text", "replaced": "in the place of clean text"}
@@ -109,15 +110,6 @@ def render(composition: Composition, comparison: Comparison) -> str:
         composition: The models that are finished.
         comparison: Those of them that are measured, compared.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("entangle", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     recipe = composition.recipe
     done = {model.path.name for model in composition.models if model.measured}
     model: Any = load(composition.models[0].path)[0]
@@ -127,7 +119,7 @@ def render(composition: Composition, comparison: Comparison) -> str:
         if drawings or tables:
             name = show.__name__
             sections.append({"name": name, "title": title, "text": text, "drawings": drawings, "tables": tables})
-    return environment.get_template("composition.html.j2").render(
+    return template("composition.html.j2").render(
         version=version("entangle"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         concept=comparison.concept,

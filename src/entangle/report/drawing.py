@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 
@@ -32,7 +33,7 @@ class Drawing:
 
 def number(value: object, digits: int = 3) -> str:
     """A number as a reader wants it: `.638` as 0.638, a missing one as a dash, a word as it is."""
-    if value is None:
+    if pd.isna(value):  # None, as in JSON, or not a number
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)

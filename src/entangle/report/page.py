@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from entangle.report import figures
 from entangle.report.drawing import interval, number
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 Numbers = Mapping[str, Any]
+
+
+def template(name: str) -> Template:
+    """A page of this room to be filled in; a value that is missing is an error."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("entangle", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def render(studies: Sequence[Numbers]) -> str:
@@ -20,18 +37,9 @@ def render(studies: Sequence[Numbers]) -> str:
     Returns:
         The page.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("entangle", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     first = studies[0]
     steered = [study for study in studies if study["tradeoff"]]
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         concept=first["concept"],
         version=first["versions"]["entangle"],
         made=first["made"],
