@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 from markupsafe import Markup
 
 
@@ -33,7 +33,7 @@ class Drawing:
 
 def number(value: object, digits: int = 3) -> str:
     """A number as a reader wants it: `.638` as 0.638, a missing one as a dash, a word as it is."""
-    if pd.isna(value):  # None, as in JSON, or not a number
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
