@@ -80,7 +80,7 @@ def main() -> None:
     for name, result in swept.items():
         write(result, options.out / name)
     figure(swept, options.out / "tradeoff.svg")
-    if len(swept) > 1:
+    if len(swept) > 1 and all("ITI" in result.methods for result in swept.values()):
         equal_cost(swept, options.out)
     print(f"wall {time.perf_counter() - began:.0f} s")
 
@@ -161,7 +161,8 @@ def write(result, out):
     agreement.to_csv(out / "agreement.csv", index=False)
     print(agreement.to_string(index=False))
     halves(result, out)
-    against_iti(result, out)
+    if "ITI" in result.methods:
+        against_iti(result, out)
 
 
 def halves(result, out):
