@@ -20,7 +20,7 @@ def condition(method, alpha, toxicity, cost, *, noise=0.1, seed=0):
     shift = LanguageShift(tokens, nats, plain, TOKENS * cost * np.ones(DOCUMENTS), tokens.astype(float))
     texts = [["word"]] * PROMPTS
     fluency = [[20.0]] * PROMPTS, [[5]] * PROMPTS
-    return Condition(method, alpha, "", texts, shift, fluency, scores={"s": scores.tolist()})
+    return Condition(method, alpha, "", texts, shift, fluency=fluency, scores={"s": scores.tolist()})
 
 
 def result(*changed, plain=None, settings=None):
@@ -70,6 +70,13 @@ def test_equal_cost_finds_the_known_gap():
 def test_a_method_equals_itself_exactly():
     sweep = result(condition("a", 1.0, 0.4, 0.5))
     assert matched((sweep, "a"), (sweep, "a"), cost=0.2).difference == (0, 0, 0)
+
+
+@pytest.mark.parametrize("edge", [1 - 1e-12, 1 + 1e-12])
+def test_a_method_can_be_compared_at_its_own_price(edge):
+    sweep = result(condition("a", 1.0, 0.4, 0.5), condition("b", 1.0, 0.3, 0.5))
+    price = float(sweep.to_frame().query("method == 'a'")["ce_change"].max()) * edge
+    assert matched((sweep, "a"), (sweep, "b"), cost=price).first.value == pytest.approx(0.4)
 
 
 def test_two_models_are_compared_by_what_they_pay():

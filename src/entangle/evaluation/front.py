@@ -98,7 +98,8 @@ def matched(
         conditions = [result.plain, *(c for c in result.changed if c.method == method and not c.error)]
         toxicity, paid = _points(conditions, result.scorer(scorer), measure, n_resamples, seed)
         low, high = float(paid[0].min()), float(paid[0].max())
-        if not low <= cost <= high:
+        rounding = 1e-9 * max(abs(low), abs(high))  # a method's own price, summed in another order, is within its range
+        if not low - rounding <= cost <= high + rounding:
             raise EntangleError(
                 f"{method} costs {low:.3g} to {high:.3g}; compare at a cost in that range, not {cost:g}"
             )
