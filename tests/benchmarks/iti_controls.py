@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from steering_price import activations, fitted, posts
 
-from entangle.activations import Activations, collect
+from entangle.activations import Activations
 from entangle.data import load_labelled, load_texts
 from entangle.errors import EntangleError
-from entangle.evaluation import AtStrengths, LinearToxicityScorer, Tradeoff, matched, tradeoff
+from entangle.evaluation import AtStrengths, Tradeoff, matched, tradeoff
 from entangle.interventions import ITI
 from entangle.metrics.statistics import Estimate, bootstrap_counts
 from entangle.models.loading import load
@@ -44,8 +45,8 @@ def main() -> None:
         fitted(options.out / "scorer-held-out", lambda: ([labelled.texts[i] for i in rest], labelled.labels[rest])),
         fitted(options.out / "scorer-posts", lambda: posts(options.data)),
     ]
-    for source, scorer in zip(("the other labelled texts", "posts of other sources"), scorers, strict=True):
-        print(f"scorer {scorer.name}: fitted on {source}; on its held-out part {scorer.report}", flush=True)
+    for source, linear in zip(("the other labelled texts", "posts of other sources"), scorers, strict=True):
+        print(f"scorer {linear.name}: fitted on {source}; on its held-out part {linear.report}", flush=True)
     prompts = load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")[: options.prompts]
     documents = load_texts(options.clean)[: options.documents]
 
@@ -161,25 +162,6 @@ def summary(result: Tradeoff, scorer: str) -> str:
 
 def text(frame: pd.DataFrame) -> str:
     return frame.to_string(index=False, float_format="{:.3f}".format)
-
-
-def fitted(directory, data):
-    if not directory.is_dir():
-        LinearToxicityScorer.fit(*data()).save(directory)
-    return LinearToxicityScorer.load(directory)
-
-
-def posts(data):
-    toxic, clean = (load_texts(data / f"posts_{kind}.jsonl.gz")[:8_000] for kind in ("toxic", "nontoxic"))
-    return toxic + clean, [1] * len(toxic) + [0] * len(clean)
-
-
-def activations(model, tokenizer, texts, directory):
-    if directory.is_dir():
-        return Activations.load(directory)
-    acts = collect(model, tokenizer, texts, sites="z", max_length=128, prepend_bos=True, progress=False)
-    acts.save(directory)
-    return acts
 
 
 def arguments() -> argparse.Namespace:

@@ -127,10 +127,10 @@ def scorer_pair(options: argparse.Namespace) -> list[CachedScorer]:
 
 def fitted_scorers(options: argparse.Namespace) -> dict[str, LinearToxicityScorer]:
     data = {"probe_toxicity": lambda: training_texts(options.data), "posts": lambda: posts(options.data)}
-    return {source: scorer(options.out / f"scorer-{source}", data[source]) for source in SOURCES}
+    return {source: fitted(options.out / f"scorer-{source}", data[source]) for source in SOURCES}
 
 
-def scorer(directory, data):
+def fitted(directory, data):
     if not directory.is_dir():
         LinearToxicityScorer.fit(*data()).save(directory)
     return LinearToxicityScorer.load(directory)
