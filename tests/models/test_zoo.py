@@ -6,11 +6,11 @@ import warnings
 
 import pytest
 import torch
-import zoo
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.modeling_utils import AttentionInterface
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
+import zoo
 from entangle.models import Atlas, AtlasError, hooked
 from entangle.models.probe import probe_inputs
 from entangle.verify import _no_hook_left
