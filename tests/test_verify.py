@@ -97,14 +97,15 @@ def test_half_precision_is_held_to_its_own_noise(model_type, dtype, tiny_model, 
 
 def test_rounding_at_random_moves_little_and_leaves_nothing(tiny_model):
     model, ids = deepcopy(tiny_model("llama")), torch.arange(3, 10)[None]
+    before = n_hooks(model)  # transformers may have left some of its own
     with torch.no_grad():
         plain = model(ids).logits
         with rounded_at_random(model, 0):
             moved = model(ids).logits
-            assert n_hooks(model)
+            assert n_hooks(model) > before
         with rounded_at_random(model, 0):
             assert torch.equal(model(ids).logits, moved)
-        assert n_hooks(model) == 0
+        assert n_hooks(model) == before
         assert torch.equal(model(ids).logits, plain)
     assert 0 < (moved - plain).abs().max() < 1e-4 * plain.abs().max()
 
@@ -114,7 +115,7 @@ def test_rounding_at_random_moves_little_and_leaves_nothing(tiny_model):
 )
 def test_other_kinds_of_model(family, stack, tiny_tokenizer):
     model = zoo.tiny(family, AutoModel)
-    report = verify(model, tiny_tokenizer, atlas=Atlas(model, stack=stack))
+    report = verify(model, tiny_tokenizer, texts=TEXTS, atlas=Atlas(model, stack=stack))
     checked = {check.name for check in report.checks if check.passed}
     assert {"a padded batch equals each text alone", "z through its projection is attn_out"} <= checked
     assert "resid_post is hidden_states[layer + 1]" in checked

@@ -182,7 +182,7 @@ def test_any_text_classifier_can_be_the_scorer(
 
 def test_control_c_leaves_nothing_half_written(world: dict[str, Path], words: list[str], tmp_path: Path) -> None:
     """A real process and a real signal."""
-    command = [sys.executable, "-m", "entangle.cli", *words, "--samples", "400", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "entangle.cli", *words, "--samples", "4000", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while "generating" not in process.stderr.readline():
