@@ -61,8 +61,7 @@ def encode(
             if max_length is None:
                 raise EntangleError(
                     f"text {i} has {len(row)} tokens but the context holds {limit}: pass max_length={limit} to keep "
-                    f"its first {limit}, "
-                    "or split it"
+                    f"its first {limit}, or split it"
                 )
             rows[i] = row[:limit]
     return rows

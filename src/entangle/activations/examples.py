@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property  # asked for again at every shard
     def lengths(self) -> list[int]:
         """Number of positions of each example."""
         return [len(row) for row in self.ids]
@@ -115,7 +116,7 @@ class SignalExamples(Examples):
 
     positions: list[int] = field(default_factory=list)
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Number of positions of each example."""
         return self.positions

@@ -66,8 +66,7 @@ class Store:
             if store.manifest["key"] != key:
                 raise EntangleError(
                     f"{target} holds activations of another model, other texts or settings: choose another directory, "
-                    "or "
-                    "delete it"
+                    "or delete it"
                 )
             return store
         if target.exists() and not (target.is_dir() and {p.name for p in target.iterdir()} <= _begun(target)):

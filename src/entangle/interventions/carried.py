@@ -216,6 +216,6 @@ def _stock(folder: Path, device: torch.device | str | None) -> PreTrainedModel:
         (architecture,) = transformers.AutoConfig.from_pretrained(folder).architectures
         model: PreTrainedModel = getattr(transformers, architecture).from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        why = str(error).splitlines()[0]
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise EntangleError(f"{folder} holds no baked model: bake(...).save_pretrained writes one ({why})") from error
     return (model if device is None else model.to(device)).eval()
