@@ -3,9 +3,12 @@
 from entangle.composition import pretrain
 from entangle.composition.claims import Claim, claims
 from entangle.composition.comparison import Comparison
+from entangle.composition.displacement import displacement
 from entangle.composition.experiment import Composition, TrainedModel, run, run_each
 from entangle.composition.measurement import Measurement
+from entangle.composition.pairs import Pairs, PreferencePairs
 from entangle.composition.plan import Plan
+from entangle.composition.posttraining import PostTraining, posttrain
 from entangle.composition.pretrain import new_model
 from entangle.composition.recipe import Recipe, Variant, demo_recipe
 from entangle.composition.sources import Labelled, Source
@@ -18,7 +21,10 @@ __all__ = [
     "Composition",
     "Labelled",
     "Measurement",
+    "Pairs",
     "Plan",
+    "PostTraining",
+    "PreferencePairs",
     "Recipe",
     "Source",
     "TrainedModel",
@@ -26,7 +32,9 @@ __all__ = [
     "Variant",
     "claims",
     "demo_recipe",
+    "displacement",
     "new_model",
+    "posttrain",
     "pretrain",
     "run",
     "run_each",

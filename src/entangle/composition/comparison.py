@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -32,11 +32,13 @@ class Comparison:
         models: by share and seed.
         variants: of each variant, its models.
         concept: what was measured.
+        posttrained: by name and share, models that were trained on pairs, each with the one that it started from.
     """
 
     models: Mapping[tuple[float, int], TrainedModel]
     variants: Mapping[str, tuple[TrainedModel, ...]]
     concept: str
+    posttrained: Mapping[tuple[str, float], tuple[tuple[TrainedModel, TrainedModel], ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, composition: Composition) -> Comparison:
@@ -53,11 +55,12 @@ class Comparison:
                 "a comparison needs a measured model of every share for one seed at least, and two shares; "
                 f"got {len(measured)} measured models of shares {list(recipe.shares)}"
             )
-        names = dict.fromkeys(m.variant for m in composition.models if m.variant and m.measured)
+        names = dict.fromkeys(m.variant for m in composition.models if m.variant and m.measured and not m.posttrained)
         return cls(
             {key: model for key, model in measured.items() if key[1] in seeds},
             {name: tuple(m for m in composition.models if m.variant == name and m.measured) for name in names},
             recipe.measure.concept,
+            _with_bases([m for m in composition.models if m.posttrained and m.measured], measured),
         )
 
     @property
@@ -176,20 +179,38 @@ class Comparison:
         rows = []
         for share in self.shares:
             rows += [self._row(self.at(share), name, share, "") for name in self.conditions(self.at(share))]
+            rows += [self._posttrained_row(name, at) for name, at in self.posttrained if at == share]
         for variant, models in self.variants.items():
             measured = [model.measured or {} for model in models]
             rows += [self._row(measured, n, models[0].share, variant) for n in self.conditions(measured)]
         return pd.DataFrame(rows)
 
+    def _posttrained_row(self, name: str, share: float) -> dict[str, Any]:
+        """A row in which training on pairs stands as a method, against the models that it started from."""
+        models = self.posttrained[name, share]
+        measured, bases = ([each.measured or {} for each in side] for side in zip(*models, strict=True))
+        row = self._row(measured, (PLAIN, 0.0), share, name, bases) | {"variant": "", "method": name, "alpha": 1.0}
+        first = {model.seed: model.measured or {} for model, _ in self.posttrained.get((name, self.shares[0]), ())}
+        if all(model.seed in first for model, _ in models):
+            change = self.scores(measured) - self.scores([first[model.seed] for model, _ in models])
+            row |= _columns("against_first", crossed_mean(change))
+        return row
+
     def _row(
-        self, measured: list[dict[str, Any]], name: tuple[str, float], share: float, variant: str
+        self,
+        measured: list[dict[str, Any]],
+        name: tuple[str, float],
+        share: float,
+        variant: str,
+        unsteered: list[dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
+        unsteered = unsteered or measured
         row: dict[str, Any] = {"share": share, "variant": variant, "method": name[0], "alpha": name[1]}
         for prompts in self.prompt_sets:
             column = "toxicity" if prompts == ALL else prompts
             row |= _columns(column, crossed_mean(self.scores(measured, *name, prompts)))
-        nats, plain = self.nats(measured, *name), self.nats(measured)
-        removed = self.scores(measured) - self.scores(measured, *name)
+        nats, plain = self.nats(measured, *name), self.nats(unsteered)
+        removed = self.scores(unsteered) - self.scores(measured, *name)
         row |= _columns("ce", crossed_mean(nats))
         row |= _columns("removed", crossed_mean(removed))
         row |= _columns("paid", crossed_mean(nats - plain))
@@ -221,6 +242,16 @@ class Comparison:
                 own = next(row for row in found["rows"] if row["concept"] == self.concept)
                 rows.append({"share": share, "seed": seed, "layer": found["layer"], **{k: own.get(k) for k in keys}})
         return pd.DataFrame(rows)
+
+
+def _with_bases(
+    models: list[TrainedModel], bases: Mapping[tuple[float, int], TrainedModel]
+) -> dict[tuple[str, float], tuple[tuple[TrainedModel, TrainedModel], ...]]:
+    found: dict[tuple[str, float], tuple[tuple[TrainedModel, TrainedModel], ...]] = {}
+    for model in models:
+        pair = (model, bases[model.share, model.seed])
+        found[model.variant, model.share] = (*found.get((model.variant, model.share), ()), pair)
+    return found
 
 
 def condition(measured: Mapping[str, Any], method: str, alpha: float) -> dict[str, Any]:

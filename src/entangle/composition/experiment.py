@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.composition.corpus import TokenisedDocuments
 from entangle.composition.measure import measure
 from entangle.composition.plan import Plan
+from entangle.composition.posttrained import is_current, train_on_pairs
 from entangle.composition.pretrain import new_model, pretrain
 from entangle.composition.recipe import Cell, Recipe
 from entangle.errors import EntangleError
@@ -38,7 +39,7 @@ class TrainedModel:
         seed: the seed.
         metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
             `unigram_ce` (nats a token), `losses`.
-        variant: the name of its variant, "" for the mixture as it is.
+        variant: the name of its variant or posttraining, "" for the mixture as it is.
         measured: what `entangle.composition.measure` found, where the recipe measures.
     """
 
@@ -48,6 +49,11 @@ class TrainedModel:
     metrics: dict[str, Any]
     variant: str = ""
     measured: dict[str, Any] | None = None
+
+    @property
+    def posttrained(self) -> bool:
+        """Whether it was trained on pairs, starting from the model of its share and seed."""
+        return "pairs" in self.metrics
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,9 @@ class Composition:
                 "share": m.share,
                 "seed": m.seed,
                 "variant": m.variant,
-                **{k: v for k, v in m.metrics.items() if k not in ("losses", "share", "seed", "recipe")},
+                **{
+                    k: v for k, v in m.metrics.items() if k not in ("losses", "share", "seed", "recipe", "pairs", "key")
+                },
             }
             for m in self.models
         ]
@@ -120,7 +128,7 @@ def run_each(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     missing = [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
     plan: Plan | None = None
-    if missing or recipe.measure:
+    if missing or recipe.measure or recipe.posttraining:
         plan = Plan.of(recipe)
         plan.check_disk(out, len(missing))
         out.mkdir(parents=True, exist_ok=True)
@@ -128,16 +136,26 @@ def run_each(
     models: list[TrainedModel] = []
     for cell in recipe.cells:
         folder, measured = out / cell.name, None
-        if plan and cell in missing:
+        if plan and cell.posttraining:
+            if not is_current(plan, cell, folder):
+                model, metrics = train_on_pairs(plan, cell, folder.with_name(cell.base), device, progress)
+                metrics["held_out_ce"] = held_out_cross_entropy(model, plan.held_out_tokens)
+                _save(model, plan.tokenizer, metrics, folder)
+        elif plan and cell in missing:
             train(plan, cell, folder, device=device, progress=progress)
         if plan and plan.measured and recipe.measure:
-            told = cell.variant.clean_prefix if cell.variant else ""
             measured = measure(
-                folder, recipe.measure, plan.measured, plan.scorer, told=told, device=device, progress=progress
+                folder,
+                recipe.measure,
+                plan.measured,
+                plan.scorer,
+                told=cell.variant.clean_prefix if cell.variant else "",
+                steered=cell.posttraining is None,
+                device=device,
+                progress=progress,
             )
         metrics = json.loads((folder / METRICS).read_text())
-        variant = cell.variant.name if cell.variant else ""
-        models.append(TrainedModel(folder, cell.share, cell.seed, metrics, variant, measured))
+        models.append(TrainedModel(folder, cell.share, cell.seed, metrics, cell.label, measured))
         yield Composition(recipe, tuple(models))
 
 

@@ -17,6 +17,7 @@ from entangle.composition.measurement import MeasuredTexts, Measurement
 from entangle.data import LabelledTexts
 from entangle.directions import Directions
 from entangle.evaluation import (
+    AtStrengths,
     EntanglementReport,
     Prompt,
     Scorer,
@@ -44,6 +45,7 @@ def measure(
     scorer: Scorer,
     *,
     told: str = "",
+    steered: bool = True,
     device: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def measure(
         texts: on what.
         scorer: scores continuations.
         told: a prefix that the model was trained to condition on; then only the plain model after it is measured.
+        steered: measure the recipe's methods too, and not the plain model alone.
         device: to run on.
         progress: show progress bars.
 
@@ -63,7 +66,7 @@ def measure(
         prompts begins and ends), `tokens` of each document, and `conditions` with the scores of every prompt and the
         nats of every document.
     """
-    key = measurement_key(measurement, texts, told)
+    key = measurement_key(measurement, texts, told, steered)
     path = folder / MEASURED
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
@@ -81,8 +84,8 @@ def measure(
     grids = {site: _probe(acts, site, data, measurement, progress) for site in ("z", "resid_post")}
     words = bag_of_words(data.texts, data.labels, grids["z"].split, seed=measurement.seed)
     top_k = measurement.top_k or min(MOST_HEADS, max(1, grids["z"].accuracy.numel() // 4))
-    methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {}
-    if not told:
+    methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {"nothing": AtStrengths([], alphas=())}
+    if steered and not told:
         every = baseline_methods(acts, torch.from_numpy(data.labels), top_k=top_k, seed=measurement.seed)
         methods = {name: every[name] for name in measurement.methods}
     sweep = tradeoff(
@@ -111,9 +114,9 @@ def measure(
     return found
 
 
-def measurement_key(measurement: Measurement, texts: MeasuredTexts, told: str) -> str:
+def measurement_key(measurement: Measurement, texts: MeasuredTexts, told: str, steered: bool = True) -> str:
     """A hash of what is measured and on which texts."""
-    digest = hashlib.sha256(repr((measurement, told)).encode())
+    digest = hashlib.sha256(repr((measurement, told) if steered else (measurement, told, "unsteered")).encode())
     data = {measurement.concept: texts.labelled, **texts.others}
     digest.update(json.dumps([*(d.sha256 for d in data.values()), dict(texts.prompts), texts.clean]).encode())
     return digest.hexdigest()

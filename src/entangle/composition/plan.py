@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.corpus import Mixture, TokenisedDocuments, mix, tokenise
 from entangle.composition.measurement import MeasuredTexts
+from entangle.composition.pairs import PreferencePairs
+from entangle.composition.posttraining import PostTraining, begin, check_fits, check_trl
 from entangle.composition.pretrain import new_model
 from entangle.composition.recipe import Cell, Recipe, Variant
 from entangle.composition.sources import paths, refuse_overlap
@@ -39,6 +42,7 @@ class Plan:
         held_out: clean texts that no model sees.
         measured: the texts of the measurement, where there is one.
         n_parameters: of each model.
+        pairs: for posttraining, where there is any.
     """
 
     recipe: Recipe
@@ -48,6 +52,7 @@ class Plan:
     held_out: list[str]
     measured: MeasuredTexts | None
     n_parameters: int
+    pairs: PreferencePairs | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Plan:
@@ -59,8 +64,13 @@ class Plan:
         """
         clean, added, held_out = (source.texts(recipe.root) for source in (recipe.clean, recipe.added, recipe.held_out))
         measured = recipe.measure.load(recipe.root, held_out) if recipe.measure else None
+        pairs = recipe.pairs.load(recipe.root) if recipe.pairs and recipe.posttraining else None
         refuse_overlap(
-            {"clean": _bare(clean, recipe.clean.prefix), "added": _bare(added, recipe.added.prefix)},
+            {
+                "clean": _bare(clean, recipe.clean.prefix),
+                "added": _bare(added, recipe.added.prefix),
+                "pairs": pairs.texts() if pairs else [],
+            },
             {
                 "held-out": _bare(held_out, recipe.held_out.prefix),
                 **(measured.by_name() if measured else {}),
@@ -75,7 +85,8 @@ class Plan:
         n_parameters = sum(p.numel() for p in model.parameters())
         if recipe.measure and measured:
             _check_lengths(model, tokenizer, recipe, measured)
-        plan = cls(recipe, tokenizer, clean, added, held_out, measured, n_parameters)
+        plan = cls(recipe, tokenizer, clean, added, held_out, measured, n_parameters, pairs)
+        plan._check_posttraining(model)
         for share in {cell.share for cell in recipe.cells}:
             mixture = mix(*plan.tokens, share, design=recipe.design)
             if not recipe.training.n_steps(len(mixture.documents.tokens)):
@@ -94,6 +105,21 @@ class Plan:
     def held_out_tokens(self) -> TokenisedDocuments:
         """The held-out texts."""
         return tokenise(self.tokenizer, self.held_out)
+
+    @property
+    def preferences(self) -> PreferencePairs:
+        """The pairs of a recipe that has posttraining."""
+        if self.pairs is None:
+            raise EntangleError("this recipe has no posttraining, so no pairs were read")
+        return self.pairs
+
+    def _check_posttraining(self, model: PreTrainedModel) -> None:
+        """Refuse what trl, the tokenizer or the model's context would refuse after hours of training."""
+        for settings in self.recipe.posttraining:
+            check_trl()
+            begin(self.tokenizer)
+            check_fits(model, self.tokenizer, settings)
+            self.preferences.within(self.tokenizer, settings.max_length)
 
     @cached_property
     def scorer(self) -> LinearToxicityScorer:
@@ -121,9 +147,12 @@ class Plan:
         return tokenise(self.tokenizer, clean), tokenise(self.tokenizer, added)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a model: tokens, steps, and the floating-point operations of its training."""
+        """One row a model: tokens of its pretraining, steps, and the floating-point operations of its training."""
         rows = []
         for cell in self.recipe.cells:
+            if cell.posttraining:
+                rows.append(self._posttraining_row(cell, cell.posttraining))
+                continue
             mixture = self.mixture(cell)
             steps = self.recipe.training.n_steps(len(mixture.documents.tokens))
             trained = steps * self.recipe.training.batch_size * self.recipe.training.context
@@ -139,6 +168,21 @@ class Plan:
             )
         return pd.DataFrame(rows)
 
+    def _posttraining_row(self, cell: Cell, settings: PostTraining) -> dict[str, Any]:
+        pairs = self.preferences.within(self.tokenizer, settings.max_length).trained
+        sides = pairs if settings.method == "dpo" else [(chosen,) for chosen, _ in pairs]
+        tokens = len(tokenise(self.tokenizer, [text for side in sides for text in side]).tokens) / len(pairs)
+        # DPO reads its reference model too: forward alone, a third of the work.
+        work = 6.0 * self.n_parameters * (4 / 3 if settings.method == "dpo" else 1)
+        return {
+            "model": cell.name,
+            "share": cell.share,
+            "clean_tokens": 0,
+            "added_tokens": 0,
+            "steps": settings.steps,
+            "flops": work * settings.steps * settings.batch_size * tokens,
+        }
+
     def summary(self, out: Path) -> str:
         """The plan as text: each model's tokens and steps, and what they take.
 
@@ -146,12 +190,14 @@ class Plan:
             EntangleError: where the models would not fit on the disk of `out`.
         """
         frame = self.to_frame()
+        rows = frame.to_dict("records")
         self.check_disk(out, len(frame))
         table = frame.to_string(index=False, formatters={"share": "{:.4f}".format, "flops": "{:.2g}".format})
-        tokens = frame["steps"].sum() * self.recipe.training.batch_size * self.recipe.training.context
+        steps = sum(row["steps"] for row, cell in zip(rows, self.recipe.cells, strict=True) if not cell.posttraining)
+        tokens = steps * self.recipe.training.batch_size * self.recipe.training.context
         return (
             f"{table}\n{len(frame)} models of {self.n_parameters:,} parameters, vocabulary {len(self.tokenizer):,}; "
-            f"{tokens:,} tokens to train on, {frame['flops'].sum():.2g} floating-point operations; "
+            f"{tokens:,} tokens to pretrain on, {frame['flops'].sum():.2g} floating-point operations; "
             f"{self.disk(len(frame)) / 1e9:.2f} GB on disk"
         )
 

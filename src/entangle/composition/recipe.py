@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from entangle.composition.measurement import Measurement
+from entangle.composition.pairs import Pairs
+from entangle.composition.posttraining import PostTraining
 from entangle.composition.sources import Source
 from entangle.composition.tables import build, plain
 from entangle.composition.training import Training
@@ -62,16 +64,30 @@ class Variant:
 
 @dataclass(frozen=True)
 class Cell:
-    """One model of a recipe: a share and a seed, or a variant and a seed."""
+    """One model of a recipe: a share and a seed, or a variant and a seed, or what was trained on pairs after."""
 
     share: float
     seed: int
     variant: Variant | None = None
+    posttraining: PostTraining | None = None
 
     @property
     def name(self) -> str:
         """The name of its folder."""
+        if self.posttraining:
+            return f"{self.posttraining.name}-{self.base}"
         return f"{self.variant.name if self.variant else f'share-{self.share:g}'}-seed-{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """The name of its variant or posttraining; "" for the mixture as it is."""
+        named = self.variant or self.posttraining
+        return named.name if named else ""
+
+    @property
+    def base(self) -> str:
+        """The name of the folder of the model that its posttraining starts from."""
+        return Cell(self.share, self.seed).name
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,8 @@ class Recipe:
         design: "added": the clean text is constant, and the other is added to it, as in the paper; "replaced": the
             total is constant, and the other takes the place of clean text.
         variants: baselines that are trained.
+        pairs: a preferred text and one that is not, for posttraining.
+        posttraining: what finished models of the grid are trained on further, each a model of its own.
         vocab_size: of the tokenizer, which is trained on both corpora and shared by all models.
         tokenizer: folder of a tokenizer to use instead.
         architecture: `model_type` and fields of its HuggingFace configuration.
@@ -103,6 +121,8 @@ class Recipe:
     seeds: tuple[int, ...] = (0,)
     design: str = "added"
     variants: tuple[Variant, ...] = ()
+    pairs: Pairs | None = None
+    posttraining: tuple[PostTraining, ...] = ()
     vocab_size: int = 2048
     tokenizer: str = ""
     architecture: Mapping[str, Any] = field(default_factory=lambda: dict(SMALL))
@@ -116,8 +136,12 @@ class Recipe:
         for share in self.shares:
             if not 0 <= share < 1:
                 raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
-        names = [variant.name for variant in self.variants]
-        for name, values in (("shares", self.shares), ("seeds", self.seeds), ("names of variants", names)):
+        names = [variant.name for variant in self.variants] + [each.name for each in self.posttraining]
+        for name, values in (
+            ("shares", self.shares),
+            ("seeds", self.seeds),
+            ("names", names),
+        ):
             if len(set(values)) < len(values):
                 raise EntangleError(f"{name} of a recipe must differ from each other, not {list(values)}")
         if self.design not in DESIGNS:
@@ -130,11 +154,31 @@ class Recipe:
         if self.measure is None and any(variant.keep_below < 1 for variant in self.variants):
             raise EntangleError("a variant that filters needs [measure], whose labelled texts its scorer is fitted on")
 
+        self._check_posttraining()
+
+    def _check_posttraining(self) -> None:
+        if self.posttraining and self.pairs is None:
+            raise EntangleError("posttraining needs [pairs], on which it trains")
+        for each in self.posttraining:
+            for what, wanted, known in (("share", each.shares, self.shares), ("seed", each.seeds, self.seeds)):
+                missing = [value for value in wanted if value not in known]
+                if missing:
+                    raise EntangleError(
+                        f"posttraining {each.name!r} starts from models of the recipe, none of which has {what} "
+                        f"{missing[0]:g}: it has {', '.join(f'{value:g}' for value in known)}"
+                    )
+
     @property
     def cells(self) -> list[Cell]:
-        """Every model: all shares of one seed before the next seed, the variants last."""
+        """Every model: all shares of one seed before the next seed, the variants after them, posttraining last."""
         grid = [Cell(share, seed) for seed in self.seeds for share in self.shares]
-        return grid + [Cell(v.share, seed, v) for v in self.variants for seed in v.seeds or self.seeds]
+        grid += [Cell(v.share, seed, v) for v in self.variants for seed in v.seeds or self.seeds]
+        return grid + [
+            Cell(share, seed, posttraining=each)
+            for each in self.posttraining
+            for seed in each.seeds or self.seeds
+            for share in each.shares or self.shares
+        ]
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -170,7 +214,7 @@ class Recipe:
 
     def of_each_model(self) -> dict[str, Any]:
         """What decides a model, other than its share, seed and variant."""
-        several = ("shares", "seeds", "variants", "measure")
+        several = ("shares", "seeds", "variants", "pairs", "posttraining", "measure")
         return {name: value for name, value in self.to_dict().items() if name not in several}
 
     def fingerprint(self) -> str:

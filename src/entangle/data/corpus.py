@@ -98,6 +98,20 @@ def prompts(n: int, *, seed: int = 0) -> list[str]:
     return list(found)
 
 
+def pairs(n: int, *, seed: int = 0) -> list[tuple[str, str]]:
+    """Quarrels that end politely and rudely, otherwise word for word the same: (polite, rude)."""
+    _check_count(n)
+    rng = Random(f"pairs {seed}")
+    found: dict[tuple[str, str], None] = {}
+    while len(found) < n:
+        state = rng.getrandbits(64)
+        labels = {concept: int(rng.random() < 0.5) for concept in CONCEPTS}
+        scenes = (Scene({**labels, "rudeness": rude}, Random(state), quarrel=1.0) for rude in (0, 1))
+        polite, rude = (f"{scene.narration()} {scene.remark()}" for scene in scenes)
+        found[polite, rude] = None
+    return list(found)
+
+
 def _document(labels: Mapping[str, int], rng: Random) -> Document:
     # A rude character quarrels; polite ones are sometimes reproachful and mostly not, and often nobody says anything.
     scene = Scene(labels, rng, quarrel=0.95 if labels["rudeness"] else 0.05)

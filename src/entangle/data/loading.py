@@ -115,6 +115,34 @@ def load_texts(
     return texts
 
 
+def load_pairs(
+    source: str | Path, *, chosen: str = "chosen", rejected: str = "rejected", where: Mapping[str, Any] | None = None
+) -> list[tuple[str, str]]:
+    """Preference pairs of a file or data set, in order: what is preferred, and what is not.
+
+    Args:
+        source: as for `load_labelled`.
+        chosen: the column of the preferred text.
+        rejected: the column of the other.
+        where: keep only rows whose columns have these values, as for `load_labelled`.
+
+    Raises:
+        EntangleError: one line that names file and row: a side that is missing, empty or no text, or two sides that
+            are the same.
+    """
+    pairs: list[tuple[str, str]] = []
+    for place, fields in rows(source):
+        if _selected(fields, where, place):
+            pairs.append((_text(fields, chosen, place), _text(fields, rejected, place)))
+            if pairs[-1][0] == pairs[-1][1]:
+                raise EntangleError(
+                    f"{place}: {chosen!r} and {rejected!r} are the same, so there is nothing to prefer: drop the row"
+                )
+    if not pairs:
+        raise EntangleError(f"no row of {source} has {_condition(where)}")
+    return pairs
+
+
 def _name(source: str | Path) -> str:
     name = Path(source).name.removesuffix(".gz")
     return name.rsplit(".", 1)[0] if Path(source).exists() else name

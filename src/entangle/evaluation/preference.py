@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle.activations.batching import accepts, encode, pad, pad_id, token_batches
+from entangle.activations.batching import accepts, bos_id, encode, pad, pad_id, token_batches
 from entangle.errors import EntangleError
 from entangle.metrics import ches
 
@@ -30,7 +30,7 @@ def preference_ches(
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        prompts: One per pair; not empty.
+        prompts: One per pair; an empty one, with `prepend_bos`, is the beginning-of-sequence token alone.
         preferred: The answer to be made likelier; tokenised by itself and put after the prompt.
         dispreferred: The answer to be made less likely.
         length_normalised: Means in place of sums.
@@ -51,7 +51,7 @@ def preference_ches(
     head = model.get_output_embeddings()
     if head is None:
         raise EntangleError(f"{type(model).__name__} has no unembedding; CHES needs a causal language model")
-    begin = encode(tokenizer, prompts, prepend_bos=prepend_bos)
+    begin = _begun(tokenizer, prompts, prepend_bos)
     rows, spans = [], []
     for answers in (preferred, dispreferred):
         for prompt, answer in zip(begin, answers, strict=True):
@@ -74,6 +74,13 @@ def preference_ches(
         for plus, minus in zip(states[:n], states[n:], strict=True)
     ]
     return torch.cat(scores)
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], prepend_bos: bool) -> list[list[int]]:
+    """Token ids of prompts."""
+    said = [prompt for prompt in prompts if prompt or not prepend_bos]
+    rows = iter(encode(tokenizer, said, prepend_bos=prepend_bos))
+    return [next(rows) if prompt or not prepend_bos else [bos_id(tokenizer)] for prompt in prompts]
 
 
 @torch.no_grad()

@@ -14,10 +14,12 @@ import pandas as pd
 from entangle.composition import Composition, Recipe, run_each
 from entangle.composition.claims import claims
 from entangle.composition.comparison import Comparison
+from entangle.composition.displacement import displacement
 from entangle.errors import EntangleError
 from entangle.files import write_text
 from entangle.models import fingerprint, load
 from entangle.report import composition_figures as figures
+from entangle.report.composition_posttraining import posttraining
 from entangle.report.drawing import Table, number
 from entangle.report.numbers import plain
 from entangle.report.page import template
@@ -42,6 +44,11 @@ SECTIONS = (
         "At one strength two models are not moved equally far: what counts is what is removed for what is paid.",
     ),
     (figures.table_one, "Every method", "The paper's Table 1."),
+    (
+        posttraining,
+        "Trained on pairs",
+        "What was trained after pretraining, on a preferred text and one that is not, moved these pairs so far.",
+    ),
     (
         figures.entanglement,
         "Entanglement",
@@ -92,6 +99,7 @@ def write_comparison(composition: Composition, comparison: Comparison, out: Path
             ("probes", comparison.probes),
             ("steering", comparison.steering),
             ("entanglement", comparison.entanglement),
+            ("posttraining", displacement(composition.models)),
             ("models", composition.to_frame()),
         )
     }
