@@ -119,6 +119,16 @@ def test_ches_ignores_padding_and_ranks_similar_answers_higher():
     assert torch.allclose(ches(3 * plus, 3 * minus), 9 * ches(plus, minus))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_an_unembedding_that_does_not_span_is_refused_whatever_the_rounding(seed):
+    rows = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed))
+    flat = rows @ torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0]).diag()
+    turned = flat.double() @ torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64)).Q
+    with pytest.raises(EntangleError, match="does not span"):
+        causal_gram(turned[:2], turned)
+    assert causal_gram(rows[:2], rows).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

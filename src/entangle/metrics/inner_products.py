@@ -81,11 +81,12 @@ def causal_gram(
     covariance = unembedding_covariance(unembedding, v.shape[1])
     if space == "residual":
         return (v.double() @ covariance @ v.double().T).to(v)
-    factor, info = torch.linalg.cholesky_ex(covariance)
-    if int(info) != 0:
+    spread = torch.linalg.eigvalsh(covariance)  # ascending; where it is singular, the smallest is rounding alone
+    if spread[0] <= 10 * len(spread) * torch.finfo(spread.dtype).eps * spread[-1]:
         raise EntangleError(
             f"the {tuple(unembedding.shape)} unembedding does not span its space: its covariance has no inverse"
         )
+    factor = torch.linalg.cholesky(covariance)
     white = torch.linalg.solve_triangular(factor, v.double().T, upper=False).T
     gram: Tensor = white @ white.T
     return gram.to(v)
