@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from entangle.composition import Training, new_model, train_tokenizer
 from entangle.composition.pretrain import (
-    _batches,
     check_masks_documents,
     document_positions,
     loss_function,
     pretrain,
 )
+from entangle.composition.stream import Stream
 from entangle.errors import EntangleError
 
 ARCHITECTURE = {
@@ -90,8 +90,8 @@ def test_the_first_loss_is_the_models_own(tokenizer: PreTrainedTokenizerFast) ->
 
 
 def test_every_epoch_visits_every_sequence_once() -> None:
-    batches = _batches(10, 4, seed=3)
-    seen = torch.cat([next(batches) for _ in range(5)]).tolist()
+    batches = Stream(torch.arange(41)).batches(Training(batch_size=4, context=4, epochs=2), 3)
+    seen = (torch.cat(list(batches)) // 4).tolist()
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:] != list(range(10))
 

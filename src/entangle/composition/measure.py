@@ -44,6 +44,7 @@ def measure(
     scorer: Scorer,
     *,
     told: str = "",
+    needs_telling: bool = True,
     device: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def measure(
         measurement: what to measure.
         texts: on what.
         scorer: scores continuations.
-        told: a prefix that the model was trained to condition on; then only the plain model after it is measured.
+        told: a prefix that the model was trained to condition on: the plain model after it is measured.
+        needs_telling: where there is such a prefix, whether that is all that is measured.
         device: to run on.
         progress: show progress bars.
 
@@ -63,7 +65,7 @@ def measure(
         prompts begins and ends), `tokens` of each document, and `conditions` with the scores of every prompt and the
         nats of every document.
     """
-    key = measurement_key(measurement, texts, told)
+    key = measurement_key(measurement, texts, told if needs_telling else f"also {told}")
     path = folder / MEASURED
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
@@ -82,9 +84,9 @@ def measure(
     words = bag_of_words(data.texts, data.labels, grids["z"].split, seed=measurement.seed)
     top_k = measurement.top_k or min(MOST_HEADS, max(1, grids["z"].accuracy.numel() // 4))
     methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {}
-    if not told:
+    if not (told and needs_telling):
         every = baseline_methods(acts, torch.from_numpy(data.labels), top_k=top_k, seed=measurement.seed)
-        methods = {name: every[name] for name in measurement.methods}
+        methods |= {name: every[name] for name in measurement.methods}
     sweep = tradeoff(
         model,
         tokenizer,
