@@ -113,6 +113,19 @@ def test_a_wsd_stays_at_the_peak_until_its_decay() -> None:
     assert training.rate(100, 100) == pytest.approx(0.1)
 
 
+def test_the_token_that_begins_documents_is_learnt_though_it_pads(tokenizer: PreTrainedTokenizerFast) -> None:
+    begins = tokenizer.bos_token_id
+    tokens = torch.tensor([begins, 10, 11, 12] * 100)
+    model = new_model(ARCHITECTURE, tokenizer)
+    assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id == begins
+    embedding = model.get_input_embeddings().weight[begins].detach().clone()
+    pretrain(model, tokens, Training(batch_size=4, context=16, precision="fp32", epochs=4), progress=False)
+    assert embedding.norm() > 0 < (model.get_input_embeddings().weight[begins] - embedding).norm()
+    with torch.no_grad():
+        alone = model(input_ids=torch.tensor([[begins]])).logits[0, -1].softmax(-1)
+    assert alone.argmax() == 10
+
+
 def test_masked_documents_lose_as_much_as_alone(tokenizer: PreTrainedTokenizerFast) -> None:
     begins = tokenizer.bos_token_id
     first, second = [begins, 10, 11, 12, 13], [begins, 14, 15, 16]

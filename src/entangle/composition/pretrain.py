@@ -56,7 +56,7 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     """
     fields = dict(architecture)
     model_type = fields.pop("model_type", "olmo2")
-    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     if fields.setdefault("vocab_size", len(tokenizer)) < len(tokenizer):
         raise EntangleError(
             f"the tokenizer has {len(tokenizer):,} tokens, more than the architecture's vocab_size of "
@@ -67,12 +67,16 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
         for name in fields:
             if not hasattr(known, name):  # a configuration takes any name, and would train another model than was meant
                 raise EntangleError(f"an {model_type} has no {name!r} in its configuration")
-        config = AutoConfig.for_model(model_type, **special, **fields)
+        # Not yet the padding token: its embedding would be zero and stay so, and it is often the token that begins
+        # every document.
+        config = AutoConfig.for_model(model_type, **{"pad_token_id": None, **special, **fields})
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
             model(input_ids=torch.zeros(1, 2, dtype=torch.long))  # sizes that do not fit show only when it runs
-            return model
+        for settings in (model.config, model.generation_config):
+            settings.pad_token_id = tokenizer.pad_token_id
+        return model
     except EntangleError:
         raise
     except Exception as error:  # configurations and models refuse sizes that do not fit with errors of many kinds
