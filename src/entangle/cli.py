@@ -192,18 +192,27 @@ def compose(
     recipe: Annotated[Path, typer.Argument(help="A .toml or .json recipe.")],
     out: Out = Path("entangle-compose"),
     device: Annotated[str | None, typer.Option(help="Where to train; by default a GPU if there is one.")] = None,
+    processes: Annotated[int, typer.Option(help="Train each model in so many processes of this machine.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all that can be, print the plan, stop.")] = False,
 ) -> None:
     """Train and measure a model for every share and seed of a recipe, and compare them on one page; a run that was
     stopped goes on where it was."""
     from entangle.composition import Plan, Recipe
+    from entangle.composition.processes import launch
+
+    if dry_run:
+        typer.echo(Plan.of(Recipe.from_file(recipe)).summary(out))
+    elif processes == 1:  # this one, or one of those that another launcher started
+        _compose(recipe, out, device)
+    else:
+        launch(processes, _compose, recipe, out, device)
+
+
+def _compose(recipe: Path, out: Path, device: str | None) -> None:
+    from entangle.composition import Recipe
     from entangle.report import compose as run_recipe
 
-    read = Recipe.from_file(recipe)
-    if dry_run:
-        typer.echo(Plan.of(read).summary(out))
-        return
-    for path in run_recipe(read, out, device=device):
+    for path in run_recipe(Recipe.from_file(recipe), out, device=device):
         typer.echo(path)
 
 

@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from entangle.composition import Training, new_model, train_tokenizer
 from entangle.composition.pretrain import (
-    _batches,
     check_masks_documents,
     document_positions,
     loss_function,
     pretrain,
 )
+from entangle.composition.stream import Stream
 from entangle.errors import EntangleError
 
 ARCHITECTURE = {
@@ -90,8 +90,8 @@ def test_the_first_loss_is_the_models_own(tokenizer: PreTrainedTokenizerFast) ->
 
 
 def test_every_epoch_visits_every_sequence_once() -> None:
-    batches = _batches(10, 4, seed=3)
-    seen = torch.cat([next(batches) for _ in range(5)]).tolist()
+    batches = Stream(torch.arange(41)).batches(Training(batch_size=4, context=4, epochs=2), 3)
+    seen = (torch.cat(list(batches)) // 4).tolist()
     assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
     assert seen[:10] != seen[10:] != list(range(10))
 
@@ -111,6 +111,19 @@ def test_a_wsd_stays_at_the_peak_until_its_decay() -> None:
     assert rates[10:81] == [1.0] * 71
     assert all(a > b for a, b in pairwise(rates[80:]))
     assert training.rate(100, 100) == pytest.approx(0.1)
+
+
+def test_the_token_that_begins_documents_is_learnt_though_it_pads(tokenizer: PreTrainedTokenizerFast) -> None:
+    begins = tokenizer.bos_token_id
+    tokens = torch.tensor([begins, 10, 11, 12] * 100)
+    model = new_model(ARCHITECTURE, tokenizer)
+    assert model.config.pad_token_id == model.generation_config.pad_token_id == tokenizer.pad_token_id == begins
+    embedding = model.get_input_embeddings().weight[begins].detach().clone()
+    pretrain(model, tokens, Training(batch_size=4, context=16, precision="fp32", epochs=4), progress=False)
+    assert embedding.norm() > 0 < (model.get_input_embeddings().weight[begins] - embedding).norm()
+    with torch.no_grad():
+        alone = model(input_ids=torch.tensor([[begins]])).logits[0, -1].softmax(-1)
+    assert alone.argmax() == 10
 
 
 def test_masked_documents_lose_as_much_as_alone(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -19,15 +19,18 @@ from entangle.files import replacing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from entangle.composition.stream import Stream
     from entangle.composition.training import Training
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def training_key(tokens: Tensor, training: Training, seed: int) -> str:
+def training_key(stream: Stream, training: Training, seed: int) -> str:
     """A hash of everything that decides how a training goes on, other than the weights."""
     digest = hashlib.sha256(json.dumps([asdict(training), seed], sort_keys=True).encode())
-    digest.update(tokens.numpy().tobytes())
+    digest.update(stream.tokens.numpy().tobytes())
+    if stream.scored is not None:
+        digest.update(stream.scored.numpy().tobytes() + str(stream.cooldown).encode())
     return digest.hexdigest()
 
 

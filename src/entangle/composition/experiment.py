@@ -21,6 +21,7 @@ from entangle.composition.measure import measure
 from entangle.composition.plan import Plan
 from entangle.composition.posttrained import is_current, train_on_pairs
 from entangle.composition.pretrain import new_model, pretrain
+from entangle.composition.processes import Processes
 from entangle.composition.recipe import Cell, Recipe
 from entangle.errors import EntangleError
 from entangle.files import write_text
@@ -98,6 +99,9 @@ def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress:
     Each model is written under a temporary name and renamed when it is whole, so a run that was stopped goes on where
     it was. Shares, seeds, variants and the measurement may be changed later: what is not affected stays.
 
+    Started in several processes by `accelerate launch`, `torchrun` or the like, they train each model together and
+    share the measuring of the models out; one of them writes, and all get the result.
+
     Args:
         recipe: what to train, and what to measure.
         out: folder for the models, one subfolder each (`share-0.1-seed-0`).
@@ -124,36 +128,41 @@ def run_each(
         progress: as for `run`.
     """
     out = Path(out)
+    processes = Processes.here(device)
     _check_same(recipe, out)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if recipe.posttraining and processes.count > 1:
+        raise EntangleError(
+            "SFT and DPO are trained in one process: start one, or leave [[posttraining]] out and add it later"
+        )
     missing = [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
     plan: Plan | None = None
     if missing or recipe.measure or recipe.posttraining:
         plan = Plan.of(recipe)
         plan.check_disk(out, len(missing))
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
+        processes.wait()  # until each has seen what is finished
+        if processes.main:
+            out.mkdir(parents=True, exist_ok=True)
+            write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
+    if plan and processes.count > 1:
+        for cell in missing:
+            train(plan, cell, out / cell.name, processes=processes, progress=progress)
+        missing = []
+        processes.wait()
+        for cell in processes.part(recipe.cells):
+            _measure(plan, cell, out / cell.name, device=processes.device, progress=progress and processes.main)
+        processes.wait()
     models: list[TrainedModel] = []
     for cell in recipe.cells:
         folder, measured = out / cell.name, None
         if plan and cell.posttraining:
             if not is_current(plan, cell, folder):
-                model, metrics = train_on_pairs(plan, cell, folder.with_name(cell.base), device, progress)
+                model, metrics = train_on_pairs(plan, cell, folder.with_name(cell.base), processes.device, progress)
                 metrics["held_out_ce"] = held_out_cross_entropy(model, plan.held_out_tokens)
                 _save(model, plan.tokenizer, metrics, folder)
         elif plan and cell in missing:
-            train(plan, cell, folder, device=device, progress=progress)
-        if plan and plan.measured and recipe.measure:
-            measured = measure(
-                folder,
-                recipe.measure,
-                plan.measured,
-                plan.scorer,
-                told=cell.variant.clean_prefix if cell.variant else "",
-                steered=cell.posttraining is None,
-                device=device,
-                progress=progress,
-            )
+            train(plan, cell, folder, processes=processes, progress=progress)
+        if plan:
+            measured = _measure(plan, cell, folder, device=processes.device, progress=progress)
         metrics = json.loads((folder / METRICS).read_text())
         models.append(TrainedModel(folder, cell.share, cell.seed, metrics, cell.label, measured))
         yield Composition(recipe, tuple(models))
@@ -162,29 +171,63 @@ def run_each(
 def _check_same(recipe: Recipe, out: Path) -> None:
     """Refuse a folder whose models came of another recipe."""
     path = out / RECIPE
-    if path.exists() and Recipe.from_dict(json.loads(path.read_text())).of_each_model() != recipe.of_each_model():
+    if not path.exists():
+        return
+    before = Recipe.from_dict(json.loads(path.read_text()))
+    if before.of_each_model() != recipe.of_each_model():
         raise EntangleError(f"{out} holds the models of another recipe: give another folder, or delete it")
+    trained = {
+        cell.name: cell.variant for cell in before.cells if cell.variant and (out / cell.name / METRICS).exists()
+    }
+    for cell in recipe.cells:
+        was = trained.get(cell.name)
+        if was and cell.variant and was.of_each_model() != cell.variant.of_each_model():
+            raise EntangleError(
+                f"{out / cell.name} holds another variant of the name {was.name!r}: rename this one, or delete it"
+            )
 
 
-def train(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: bool = True) -> None:
+def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: bool) -> dict[str, Any] | None:
+    """What is measured of a trained model, where the recipe measures."""
+    if plan.recipe.measure is None or plan.measured is None:
+        return None
+    return measure(
+        folder,
+        plan.recipe.measure,
+        plan.measured,
+        plan.scorer,
+        told=cell.variant.measured_after if cell.variant else "",
+        steered=cell.posttraining is None,
+        needs_telling=not (cell.variant and cell.variant.cooldown),
+        device=device,
+        progress=progress,
+    )
+
+
+def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progress: bool = True) -> None:
     """Train one model and write it with its numbers; its checkpoint stands beside its folder until then."""
     recipe, mixture = plan.recipe, plan.mixture(cell)
-    model = new_model(recipe.architecture, plan.tokenizer, seed=cell.seed).to(device)
+    stream = plan.stream(cell, mixture)
+    model = new_model(recipe.architecture, plan.tokenizer, seed=cell.seed).to(processes.device)
     history = pretrain(
         model,
-        torch.from_numpy(mixture.documents.tokens),
+        stream,
         recipe.training,
         seed=cell.seed,
         separator=int(mixture.documents.tokens[0]),
         checkpoint=folder.with_name(f".{folder.name}.checkpoint"),
+        processes=processes,
         progress=progress,
         description=cell.name,
     )
+    if not processes.main:
+        return
     metrics = {
         "share": mixture.share,
         "seed": cell.seed,
         "clean_tokens": mixture.clean_tokens,
         "added_tokens": mixture.added_tokens,
+        **stream.counts(),
         "steps": len(history.losses),
         "seconds": history.seconds,
         "tokens_per_second": history.tokens / history.seconds,

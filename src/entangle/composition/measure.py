@@ -46,6 +46,7 @@ def measure(
     *,
     told: str = "",
     steered: bool = True,
+    needs_telling: bool = True,
     device: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -56,8 +57,9 @@ def measure(
         measurement: what to measure.
         texts: on what.
         scorer: scores continuations.
-        told: a prefix that the model was trained to condition on; then only the plain model after it is measured.
+        told: a prefix that the model was trained to condition on: the plain model after it is measured.
         steered: measure the recipe's methods too, and not the plain model alone.
+        needs_telling: where there is such a prefix, whether that is all that is measured.
         device: to run on.
         progress: show progress bars.
 
@@ -66,7 +68,7 @@ def measure(
         prompts begins and ends), `tokens` of each document, and `conditions` with the scores of every prompt and the
         nats of every document.
     """
-    key = measurement_key(measurement, texts, told, steered)
+    key = measurement_key(measurement, texts, told if needs_telling else f"also {told}", steered)
     path = folder / MEASURED
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
@@ -84,14 +86,14 @@ def measure(
     grids = {site: _probe(acts, site, data, measurement, progress) for site in ("z", "resid_post")}
     words = bag_of_words(data.texts, data.labels, grids["z"].split, seed=measurement.seed)
     top_k = measurement.top_k or min(MOST_HEADS, max(1, grids["z"].accuracy.numel() // 4))
-    methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {"nothing": AtStrengths([], alphas=())}
-    if steered and not told:
+    methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {}
+    if steered and not (told and needs_telling):
         every = baseline_methods(acts, torch.from_numpy(data.labels), top_k=top_k, seed=measurement.seed)
-        methods = {name: every[name] for name in measurement.methods}
+        methods |= {name: every[name] for name in measurement.methods}
     sweep = tradeoff(
         model,
         tokenizer,
-        methods,
+        methods or {"nothing": AtStrengths([], alphas=())},
         alphas=list(measurement.alphas),
         prompts=[prompt for prompts in texts.prompts.values() for prompt in prompts],
         scorer=scorer,

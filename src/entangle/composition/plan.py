@@ -15,11 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.corpus import Mixture, TokenisedDocuments, mix, tokenise
 from entangle.composition.measurement import MeasuredTexts
+from entangle.composition.metadata import Prefix, condition
 from entangle.composition.pairs import PreferencePairs
 from entangle.composition.posttraining import PostTraining, begin, check_fits, check_trl
 from entangle.composition.pretrain import new_model
 from entangle.composition.recipe import Cell, Recipe, Variant
 from entangle.composition.sources import paths, refuse_overlap
+from entangle.composition.stream import Stream
 from entangle.composition.tokenizer import load_tokenizer, train_tokenizer
 from entangle.errors import EntangleError
 from entangle.evaluation.generation import Sampling, prompt_rows
@@ -40,6 +42,7 @@ class Plan:
         clean: texts every model sees.
         added: texts to add from.
         held_out: clean texts that no model sees.
+        known: what the variants' prefixes say of each clean document, and of each to add.
         measured: the texts of the measurement, where there is one.
         n_parameters: of each model.
         pairs: for posttraining, where there is any.
@@ -50,6 +53,7 @@ class Plan:
     clean: list[str]
     added: list[str]
     held_out: list[str]
+    known: tuple[list[dict[str, str]], list[dict[str, str]]]
     measured: MeasuredTexts | None
     n_parameters: int
     pairs: PreferencePairs | None = None
@@ -62,7 +66,13 @@ class Plan:
             EntangleError: texts that cannot be read or that are trained and evaluated on, shares that the corpora
                 cannot make, a tokenizer or an architecture that does not fit.
         """
-        clean, added, held_out = (source.texts(recipe.root) for source in (recipe.clean, recipe.added, recipe.held_out))
+        described = [
+            source.described(recipe.root, columns)
+            for source, columns in zip((recipe.clean, recipe.added), recipe.columns, strict=True)
+        ]
+        clean, added = ([text for text, _ in rows] for rows in described)
+        known = ([about for _, about in described[0]], [about for _, about in described[1]])
+        held_out = recipe.held_out.texts(recipe.root)
         measured = recipe.measure.load(recipe.root, held_out) if recipe.measure else None
         pairs = recipe.pairs.load(recipe.root) if recipe.pairs and recipe.posttraining else None
         refuse_overlap(
@@ -85,16 +95,24 @@ class Plan:
         n_parameters = sum(p.numel() for p in model.parameters())
         if recipe.measure and measured:
             _check_lengths(model, tokenizer, recipe, measured)
-        plan = cls(recipe, tokenizer, clean, added, held_out, measured, n_parameters, pairs)
+        plan = cls(recipe, tokenizer, clean, added, held_out, known, measured, n_parameters, pairs)
         plan._check_posttraining(model)
         for share in {cell.share for cell in recipe.cells}:
-            mixture = mix(*plan.tokens, share, design=recipe.design)
-            if not recipe.training.n_steps(len(mixture.documents.tokens)):
-                raise EntangleError(
-                    f"share {share:g} has {len(mixture.documents.tokens):,} tokens, less than one batch of "
-                    f"{recipe.training.batch_size} x {recipe.training.context}: lower either, or give more text"
-                )
+            plan.check_steps(f"share {share:g}", Stream.of(mix(*plan.tokens, share, design=recipe.design)))
+        for cell in recipe.cells:
+            if cell.variant and cell.variant.cooldown:
+                plan.check_steps(f"variant {cell.variant.name!r}", plan.stream(cell, plan.mixture(cell)))
         return plan
+
+    def check_steps(self, what: str, stream: Stream) -> None:
+        """Refuse text that makes less than a batch."""
+        training = self.recipe.training
+        if not stream.n_steps(training):
+            conditioned = f", {stream.cooldown:,} of them before its cooldown" if stream.cooldown else ""
+            raise EntangleError(
+                f"{what} has {len(stream.tokens):,} tokens{conditioned}, less than one batch of "
+                f"{training.batch_size} x {training.context}: lower either, or give more text"
+            )
 
     @cached_property
     def tokens(self) -> tuple[TokenisedDocuments, TokenisedDocuments]:
@@ -138,13 +156,27 @@ class Plan:
             return mixture
         return mixture.keep(np.asarray(self.scorer([*self.clean, *self.added])) < cell.variant.keep_below)
 
+    def stream(self, cell: Cell, mixture: Mixture) -> Stream:
+        """The tokens of a mixture as a model reads them."""
+        if cell.variant is None or not cell.variant.cooldown:
+            return Stream.of(mixture)
+        said = [text for corpus in self._said(cell.variant) for text in corpus]
+        return condition(mixture, said, self.tokenizer, cell.variant.cooldown)
+
     def _of(self, variant: Variant) -> tuple[TokenisedDocuments, TokenisedDocuments]:
-        """Both corpora as a variant reads them."""
-        if not (variant.clean_prefix or variant.added_prefix):
+        """Both corpora as documents of a variant; what a cooldown does without is no part of them."""
+        if variant.cooldown or not (variant.clean_prefix or variant.added_prefix):
             return self.tokens
-        clean = [variant.clean_prefix + text for text in self.clean]
-        added = [variant.added_prefix + text for text in self.added]
-        return tokenise(self.tokenizer, clean), tokenise(self.tokenizer, added)
+        clean, added = self._said(variant)
+        return (
+            tokenise(self.tokenizer, [said + text for said, text in zip(clean, self.clean, strict=True)]),
+            tokenise(self.tokenizer, [said + text for said, text in zip(added, self.added, strict=True)]),
+        )
+
+    def _said(self, variant: Variant) -> tuple[list[str], list[str]]:
+        """What a variant puts before each clean document, and before each to add."""
+        clean, added = Prefix(variant.clean_prefix), Prefix(variant.added_prefix)
+        return [clean.before(known) for known in self.known[0]], [added.before(known) for known in self.known[1]]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a model: tokens of its pretraining, steps, and the floating-point operations of its training."""
@@ -154,7 +186,7 @@ class Plan:
                 rows.append(self._posttraining_row(cell, cell.posttraining))
                 continue
             mixture = self.mixture(cell)
-            steps = self.recipe.training.n_steps(len(mixture.documents.tokens))
+            steps = self.stream(cell, mixture).n_steps(self.recipe.training)
             trained = steps * self.recipe.training.batch_size * self.recipe.training.context
             rows.append(
                 {
@@ -225,7 +257,7 @@ def _check_lengths(
         return
     said = {"prompting": INSTRUCTION, "self-debias": ANTI_PROMPT}
     prefixes = {"", *(said[method] for method in measure.methods if method in said)}
-    prefixes |= {variant.clean_prefix for variant in recipe.variants}
+    prefixes |= {variant.measured_after for variant in recipe.variants}
     bos = tokenizer.bos_token_id is not None
     sampling = Sampling(measure.samples, measure.max_new_tokens, prepend_bos=bos)
     documents = document_rows(model, tokenizer, measured.clean, max_length=measure.max_length, prepend_bos=bos)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from entangle.composition.measurement import Measurement
+from entangle.composition.metadata import Prefix
 from entangle.composition.pairs import Pairs
 from entangle.composition.posttraining import PostTraining
 from entangle.composition.sources import Source
@@ -41,8 +42,13 @@ class Variant:
         name: what the report calls it.
         share: share of the added corpus.
         clean_prefix: put before every clean document, such as "toxicity: 0.0 " (MEDA, Prabhumoye et al. 2023); the
-            model is measured after it, as a model that is told what to write.
+            model is measured after it, as a model that is told what to write. `{source}` in it is what the column
+            `source` says of a document, and likewise any column; a brace that is meant is doubled.
         added_prefix: put before every document of the added corpus, such as "toxicity: 0.9 ".
+        cooldown: metadata conditioning then cooldown (MeCo, Gao et al. 2025): this share of all tokens, at the end,
+            is trained on without the prefixes, and no loss is taken over prefixes. Such a model is measured as every
+            other one is, and also after `told`. 0 has prefixes throughout, and a loss over them.
+        told: the prefix that the model is measured after, where it is not `clean_prefix`.
         keep_below: filtering: leave out documents that a linear scorer of the measured concept gives this or more; 1
             keeps all.
         seeds: one model for each; none for those of the recipe.
@@ -52,6 +58,8 @@ class Variant:
     share: float
     clean_prefix: str = ""
     added_prefix: str = ""
+    cooldown: float = 0.0
+    told: str = ""
     keep_below: float = 1.0
     seeds: tuple[int, ...] = ()
 
@@ -60,6 +68,29 @@ class Variant:
             raise EntangleError(f"the share of variant {self.name!r} is at least 0 and below 1, not {self.share}")
         if not 0 < self.keep_below <= 1:
             raise EntangleError(f"keep_below of variant {self.name!r} is a score up to 1, not {self.keep_below}")
+        columns = Prefix(self.clean_prefix).columns
+        Prefix(self.added_prefix)
+        if not 0 <= self.cooldown < 1:
+            raise EntangleError(f"cooldown of variant {self.name!r} is at least 0 and below 1, not {self.cooldown}")
+        if self.cooldown and not (self.clean_prefix or self.added_prefix):
+            raise EntangleError(
+                f"variant {self.name!r} cools down from nothing: give it a clean_prefix or an added_prefix"
+            )
+        if columns and not self.told and not self.cooldown:
+            raise EntangleError(
+                f"variant {self.name!r} is measured after its clean_prefix, but {{{columns[0]}}} in it differs between "
+                'documents: say what to measure it after, such as told = "..."'
+            )
+
+    @property
+    def measured_after(self) -> str:
+        """What is said before everything that it is measured on: `told`, or its clean prefix."""
+        prefix = Prefix(self.clean_prefix)
+        return self.told or ("" if prefix.columns else prefix.before({}))
+
+    def of_each_model(self) -> dict[str, Any]:
+        """What decides a model of it, other than the seed."""
+        return {name: value for name, value in plain(self).items() if name not in ("told", "seeds")}
 
 
 @dataclass(frozen=True)
@@ -179,6 +210,13 @@ class Recipe:
             for seed in each.seeds or self.seeds
             for share in each.shares or self.shares
         ]
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The columns of the clean and of the added corpus that the variants' prefixes say."""
+        clean = dict.fromkeys(name for each in self.variants for name in Prefix(each.clean_prefix).columns)
+        added = dict.fromkeys(name for each in self.variants for name in Prefix(each.added_prefix).columns)
+        return tuple(clean), tuple(added)
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:

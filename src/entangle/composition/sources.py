@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data import LabelledTexts, corpus, load_labelled, load_texts
+from entangle.data import LabelledTexts, corpus, load_described, load_labelled, load_texts
 from entangle.errors import EntangleError
 
 
@@ -49,20 +49,42 @@ class Source:
 
     def texts(self, root: Path = Path()) -> list[str]:
         """The documents; relative paths are taken from `root`."""
+        return [text for text, _ in self.described(root)]
+
+    def described(self, root: Path = Path(), columns: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
+        """The documents, each with what these columns of its row say of it.
+
+        Args:
+            root: where relative paths start.
+            columns: of the files, and "file", the name of the file; or concepts of the built-in corpus, such as
+                "topic".
+
+        Raises:
+            EntangleError: where the documents cannot be read, or have no such column.
+        """
         if not self.files:
-            if self.documents < 1:
-                raise EntangleError("a source needs files, or a number of documents of the built-in corpus")
-            generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
-            return [self.prefix + document.text for document in generated]
+            return self._generated(columns)
         left_out = {text for path in paths(self.without, root) for text in load_texts(path, field=self.column)}
-        texts: list[str] = []
+        found: list[tuple[str, dict[str, str]]] = []
         for path in paths(self.files, root):
-            found = load_texts(path, field=self.column, where=self.where, at_most=self.at_most)
-            texts += [text for text in found if text not in left_out]
+            rows = load_described(path, columns, field=self.column, where=self.where, at_most=self.at_most)
+            found += [row for row in rows if row[0] not in left_out]
         if self.fraction < 1:
-            drawn = np.random.default_rng(self.seed).permutation(len(texts))[: round(self.fraction * len(texts))]
-            texts = [texts[i] for i in sorted(drawn)]
-        return [self.prefix + text for text in texts[: self.documents or None]]
+            drawn = np.random.default_rng(self.seed).permutation(len(found))[: round(self.fraction * len(found))]
+            found = [found[i] for i in sorted(drawn)]
+        return [(self.prefix + text, known) for text, known in found[: self.documents or None]]
+
+    def _generated(self, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+        if self.documents < 1:
+            raise EntangleError("a source needs files, or a number of documents of the built-in corpus")
+        for column in columns:
+            if column not in corpus.CONCEPTS:
+                raise EntangleError(f"the built-in corpus has no {column!r}: it has {', '.join(corpus.CONCEPTS)}")
+        generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
+        return [
+            (self.prefix + document.text, {name: corpus.CONCEPTS[name][document.labels[name]] for name in columns})
+            for document in generated
+        ]
 
     def prompts(self, root: Path = Path()) -> list[str]:
         """Texts to continue: those of the files, or the built-in corpus's quarrels that break off."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +102,45 @@ def load_texts(
     Raises:
         EntangleError: one line that names file and row, for anything that cannot be used.
     """
+    return [text for text, _ in load_described(source, limit=limit, field=field, where=where, at_most=at_most)]
+
+
+def load_described(
+    source: str | Path,
+    columns: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    field: str = "text",
+    where: Mapping[str, Any] | None = None,
+    at_most: Mapping[str, float] | None = None,
+) -> list[tuple[str, dict[str, str]]]:
+    """The texts of a file or data set in order, each with other columns of its row.
+
+    Args:
+        source: as for `load_labelled`.
+        columns: which columns, given back as text; "file", where there is no such column, is the name of the file
+            without its ending.
+        limit: only the first of them.
+        field: the column of the text.
+        where: keep only rows whose columns have these values, as for `load_labelled`.
+        at_most: keep only rows whose columns are numbers no larger than these.
+
+    Raises:
+        EntangleError: as `load_texts`, and where a row lacks one of the columns or has nothing in it.
+    """
     if limit is not None and limit < 1:
         raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
-    texts: list[str] = []
+    name = _name(source)
+    found: list[tuple[str, dict[str, str]]] = []
     for place, fields in rows(source):
         if _selected(fields, where, place) and _small(fields, at_most, place):
-            texts.append(_text(fields, field, place))
-            if len(texts) == limit:
+            known = {column: _known({"file": name, **fields}, column, place) for column in columns}
+            found.append((_text(fields, field, place), known))
+            if len(found) == limit:
                 break
-    if not texts:
+    if not found:
         raise EntangleError(f"no row of {source} has {_condition(where, at_most)}")
-    return texts
+    return found
 
 
 def load_pairs(
@@ -193,6 +221,13 @@ def _text(fields: Mapping[str, Any], column: str, place: str) -> str:
     if not text.strip():
         raise EntangleError(f"{place}: {column!r} is empty: drop the row")
     return text
+
+
+def _known(fields: Mapping[str, Any], column: str, place: str) -> str:
+    value = _column(fields, column, place)
+    if value is None or not str(value).strip():
+        raise EntangleError(f"{place} has nothing in {column!r}: fill it in, or drop the row")
+    return _plain(value)
 
 
 def _label(fields: Mapping[str, Any], column: str, place: str) -> str:

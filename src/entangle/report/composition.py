@@ -15,6 +15,7 @@ from entangle.composition import Composition, Recipe, run_each
 from entangle.composition.claims import claims
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
+from entangle.composition.processes import Processes
 from entangle.errors import EntangleError
 from entangle.files import write_text
 from entangle.models import fingerprint, load
@@ -67,20 +68,23 @@ def compose(recipe: Recipe, out: Path | str, *, device: str | None = None, progr
         progress: Whether to show bars.
 
     Returns:
-        The models' folders, and the report where the recipe measures.
+        The models' folders, and the report where the recipe measures; nothing in any but the first of several processes
+        (see `entangle.composition.run`).
 
     Raises:
         EntangleError: Whatever `entangle.composition.run` refuses.
     """
     out = Path(out)
+    main = Processes.here(device).main
     written: list[Path] = []
     for finished in run_each(recipe, out, device=device, progress=progress):
         try:
             comparison = Comparison.of(finished)
         except EntangleError:  # too few models as yet, or nothing measured
             continue
-        written = write_comparison(finished, comparison, out)
-    return [*(model.path for model in finished.models), *written]
+        if main:
+            written = write_comparison(finished, comparison, out)
+    return [] if not main else [*(model.path for model in finished.models), *written]
 
 
 def write_comparison(composition: Composition, comparison: Comparison, out: Path) -> list[Path]:
