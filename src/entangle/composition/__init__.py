@@ -1,6 +1,7 @@
 """Pretraining on mixtures of clean and other text, and what it does to a model: the paper's main experiment."""
 
 from entangle.composition import pretrain
+from entangle.composition.attack import Attack, attacks
 from entangle.composition.claims import Claim, claims
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
@@ -16,6 +17,7 @@ from entangle.composition.tokenizer import train_tokenizer
 from entangle.composition.training import Training
 
 __all__ = [
+    "Attack",
     "Claim",
     "Comparison",
     "Composition",
@@ -30,6 +32,7 @@ __all__ = [
     "TrainedModel",
     "Training",
     "Variant",
+    "attacks",
     "claims",
     "demo_recipe",
     "displacement",

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.composition.attack import attacked
 from entangle.composition.corpus import TokenisedDocuments
 from entangle.composition.measure import measure
 from entangle.composition.plan import Plan
@@ -191,7 +192,7 @@ def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: boo
     """What is measured of a trained model, where the recipe measures."""
     if plan.recipe.measure is None or plan.measured is None:
         return None
-    return measure(
+    found = measure(
         folder,
         plan.recipe.measure,
         plan.measured,
@@ -202,6 +203,10 @@ def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: boo
         device=device,
         progress=progress,
     )
+    if plan.recipe.measure.attack and not cell.label:
+        options: dict[str, Any] = {"device": device, "progress": progress}
+        found = {**found, "attack": attacked(folder, plan.recipe.measure, plan.measured, plan.scorer, **options)}
+    return found
 
 
 def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progress: bool = True) -> None:

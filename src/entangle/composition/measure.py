@@ -34,7 +34,6 @@ from entangle.probes import ProbeGrid, bag_of_words, fit_probes, three_way
 from entangle.probes.estimators import PROBES
 
 MEASURED = "measured.json"
-MOST_HEADS = 30  # what the paper takes of 384
 TOLD = "prefix"
 
 
@@ -85,7 +84,7 @@ def measure(
     acts = collect(model, tokenizer, data.texts, sites=["z", "resid_post"], tokens="last", **options)
     grids = {site: _probe(acts, site, data, measurement, progress) for site in ("z", "resid_post")}
     words = bag_of_words(data.texts, data.labels, grids["z"].split, seed=measurement.seed)
-    top_k = measurement.top_k or min(MOST_HEADS, max(1, grids["z"].accuracy.numel() // 4))
+    top_k = measurement.heads(grids["z"].accuracy.numel())
     methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {}
     if steered and not (told and needs_telling):
         every = baseline_methods(acts, torch.from_numpy(data.labels), top_k=top_k, seed=measurement.seed)

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from entangle.composition.attack import Attack
 from entangle.composition.sources import Labelled, Source
 from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
 from entangle.probes.estimators import PROBES
 
+MOST_HEADS = 30  # what the paper takes of 384
 METHODS = ("ITI", "random heads", "random directions", "CAA", "ablation", "LEACE", "prompting", "self-debias")
 
 
@@ -36,6 +38,7 @@ class Measurement:
         permutations: label permutations of the probes' null.
         resamples: bootstrap resamples of the intervals within a model.
         seed: decides every random draw.
+        attack: red-teaming of the models of every share and seed; none by default. It is saved apart from the rest.
     """
 
     labelled: Labelled
@@ -53,6 +56,7 @@ class Measurement:
     permutations: int = 50
     resamples: int = 1000
     seed: int = 0
+    attack: Attack | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -67,6 +71,10 @@ class Measurement:
             raise EntangleError(f"direction of a measurement is one of {', '.join(PROBES)}, not {self.direction!r}")
         if self.concept in self.others:
             raise EntangleError(f"two concepts are named {self.concept!r}: rename one")
+
+    def heads(self, of: int) -> int:
+        """How many heads ITI moves in a model that has so many."""
+        return self.top_k or min(MOST_HEADS, max(1, of // 4))
 
     def load(self, root: Path, held_out: list[str]) -> MeasuredTexts:
         """Every text; relative paths are taken from `root`.

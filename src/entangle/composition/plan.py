@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.composition.attack import check_attack
 from entangle.composition.corpus import Mixture, TokenisedDocuments, mix, tokenise
 from entangle.composition.measurement import MeasuredTexts
 from entangle.composition.metadata import Prefix, condition
@@ -97,6 +98,8 @@ class Plan:
             _check_lengths(model, tokenizer, recipe, measured)
         plan = cls(recipe, tokenizer, clean, added, held_out, known, measured, n_parameters, pairs)
         plan._check_posttraining(model)
+        if recipe.measure and recipe.measure.attack and measured:
+            check_attack(model, tokenizer, measured, recipe.measure, plan.scorer)
         for share in {cell.share for cell in recipe.cells}:
             plan.check_steps(f"share {share:g}", Stream.of(mix(*plan.tokens, share, design=recipe.design)))
         for cell in recipe.cells:

@@ -13,6 +13,7 @@ from entangle.evaluation.functional import (
     functional_importance,
     subspace_projection,
 )
+from entangle.evaluation.gcg import Suffix, gcg
 from entangle.evaluation.generation import continuations
 from entangle.evaluation.interaction import interaction_gradients
 from entangle.evaluation.language import PerDocument, cross_entropy, kl, language_shift
@@ -48,6 +49,7 @@ __all__ = [
     "Scorer",
     "SelfDebias",
     "Subject",
+    "Suffix",
     "SweepError",
     "Tradeoff",
     "baseline_methods",
@@ -60,6 +62,7 @@ __all__ = [
     "distinct_n",
     "entanglement_report",
     "functional_importance",
+    "gcg",
     "interaction_gradients",
     "is_degenerate",
     "iti_places",

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from entangle.composition import Composition, Recipe, run_each
+from entangle.composition.attack import attacks
 from entangle.composition.claims import claims
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
@@ -20,6 +21,7 @@ from entangle.errors import EntangleError
 from entangle.files import write_text
 from entangle.models import fingerprint, load
 from entangle.report import composition_figures as figures
+from entangle.report.composition_attack import red_teaming
 from entangle.report.composition_posttraining import posttraining
 from entangle.report.drawing import Table, number
 from entangle.report.numbers import plain
@@ -49,6 +51,11 @@ SECTIONS = (
         posttraining,
         "Trained on pairs",
         "What was trained after pretraining, on a preferred text and one that is not, moved these pairs so far.",
+    ),
+    (
+        red_teaming,
+        "Red-teaming",
+        "Suffixes searched for by greedy coordinate gradient (Zou et al. 2023) against each model as it is steered.",
     ),
     (
         figures.entanglement,
@@ -104,6 +111,7 @@ def write_comparison(composition: Composition, comparison: Comparison, out: Path
             ("steering", comparison.steering),
             ("entanglement", comparison.entanglement),
             ("posttraining", displacement(composition.models)),
+            ("attacks", attacks(composition.models)),
             ("models", composition.to_frame()),
         )
     }
