@@ -4,8 +4,8 @@
     python tests/benchmarks/gcg_reference.py ../shared/models/olmo2-4m-toxic10
 
 With transformers 5 nanogcg fails on its cache of the prompt ("'DynamicCache' object is not subscriptable"), so it runs
-without. Printed for each prompt: the loss of nanogcg's best suffix by its own account and by ours, which must agree, our
-best loss, and the seconds of both.
+without. Printed for each prompt: the loss of nanogcg's best suffix by its own account and by ours, which must agree,
+our best loss, and the seconds of both.
 """
 
 from __future__ import annotations
