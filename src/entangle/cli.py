@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -199,21 +200,24 @@ def compose(
     stopped goes on where it was."""
     from entangle.composition import Plan, Recipe
     from entangle.composition.processes import launch
-
-    if dry_run:
-        typer.echo(Plan.of(Recipe.from_file(recipe)).summary(out))
-    elif processes == 1:  # this one, or one of those that another launcher started
-        _compose(recipe, out, device)
-    else:
-        launch(processes, _compose, recipe, out, device)
-
-
-def _compose(recipe: Path, out: Path, device: str | None) -> None:
-    from entangle.composition import Recipe
     from entangle.report import compose as run_recipe
 
-    for path in run_recipe(Recipe.from_file(recipe), out, device=device):
+    read = Recipe.from_file(recipe)
+    if dry_run:
+        typer.echo(Plan.of(read).summary(out))
+        return
+    if processes != 1:
+        Plan.of(read)  # to refuse now what would be refused after a day of what can be done together
+        launch(processes, _pretrain, recipe, out, device)
+    for path in run_recipe(read, out, device=device):
         typer.echo(path)
+
+
+def _pretrain(recipe: Path, out: Path, device: str | None) -> None:
+    """What several processes do together: train and measure the models, and leave training on pairs to one."""
+    from entangle.composition import Recipe, run
+
+    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device)
 
 
 def main(words: Sequence[str] | None = None) -> None:

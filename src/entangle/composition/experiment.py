@@ -133,7 +133,8 @@ def run_each(
     _check_same(recipe, out)
     if recipe.posttraining and processes.count > 1:
         raise EntangleError(
-            "SFT and DPO are trained in one process: start one, or leave [[posttraining]] out and add it later"
+            "SFT and DPO are trained in one process: start the others with entangle compose --processes, "
+            "or leave [[posttraining]] out and add it later"
         )
     missing = [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
     plan: Plan | None = None
