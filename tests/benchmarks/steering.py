@@ -97,6 +97,8 @@ def ours(path: Path, scratch: Path, options: argparse.Namespace) -> dict[str, li
         "baked": lambda: generate(baked, options),
     }
     times, outputs = measure(ways, options)
+    if torch.equal(outputs["steered"], outputs["unsteered"]) or not torch.equal(outputs["steered"], outputs["baked"]):
+        raise SystemExit("the steered model must say what the baked one says and the unsteered one does not")
     torch.save(outputs["steered"], scratch / "tokens.pt")
     return times
 
@@ -182,7 +184,7 @@ def nnsight(shifts, options):
 
     def steered():
         with traced.generate(ids, **how) as tracer:
-            with tracer.all():
+            for _ in tracer.iter[: options.tokens]:
                 for layer in sorted(shifts):
                     projection = traced.model.layers[layer].self_attn.o_proj
                     projection.output = projection.output + shifts[layer]

@@ -59,8 +59,11 @@ def without_cache(model, ids, mask, n_new):
     for _ in range(n_new):
         positions = (mask.cumsum(1) - 1).clamp_min(0)
         with torch.no_grad():
-            out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
-        ids = torch.cat([ids, out[:, -1:].argmax(-1)], dim=1)
+            out = model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=1
+            ).logits
+        assert out.shape[1] == 1
+        ids = torch.cat([ids, out.argmax(-1)], dim=1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return ids[:, n_prompt:]
 
@@ -329,3 +332,70 @@ def test_scopes_of_nested_blocks_are_their_own(tiny_model):
             outs.append(greedy(model, input_ids=ids, max_new_tokens=8))
         assert {a.counts[0], b.counts[0]} == {18, 21}
     assert torch.equal(*outs)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_passes_are_watched_only_where_there_is_something_to_know(tiny_model, padded):
+    """Counts need the masks of padded prompts, and columns are what other scopes are about; else nothing looks on."""
+    model, watched = tiny_model("llama"), []
+    rows = [prompts(1, length, seed=length)[0] for length in ((7, 4) if padded else (6, 6))]
+    batch, n_real = left_padded(rows), sum(map(len, rows))
+
+    def note(*_):
+        watched.append(len(model.model._forward_pre_hooks) > 0)
+
+    looking = model.lm_head.register_forward_hook(note)
+    try:
+        for tokens in ["all", "generated", -1]:
+            watched.clear()
+            with steer(model, edit_of(model), tokens=tokens) as handle:
+                for _ in range(2):  # the second `generate` looks anew
+                    greedy(model, **batch, max_new_tokens=5)
+                assert watched == [padded or tokens != "all"] * 10
+                assert len(model.model._forward_pre_hooks) == 1
+            if tokens == "all":
+                assert handle.counts == [2 * (n_real + 2 * 4)]
+            assert not model.model._forward_pre_hooks
+    finally:
+        looking.remove()
+
+
+def test_a_mask_that_generate_works_out_itself_is_counted_by(tiny_model):
+    model = tiny_model("llama")
+    batch = left_padded([prompts(1, length, seed=length)[0] for length in (7, 4)])
+    with steer(model, edit_of(model)) as handle:
+        greedy(model, input_ids=batch["input_ids"], max_new_tokens=5)  # from the padding tokens
+    assert handle.counts == [11 + 2 * 4]
+
+
+def test_a_scoped_block_inside_a_generation_that_nobody_watches(tiny_model):
+    """A block opened while `generate` is under way, here by a stopping rule, knows which columns follow."""
+    model, ids, opened = tiny_model("llama"), prompts(2, 6), []
+
+    def open_second(input_ids, scores, **_):
+        if input_ids.shape[1] == 8:
+            opened.append(steer(model, edit_of(model, 1), tokens=9))
+            opened[0].__enter__()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    with steer(model, edit_of(model)) as first:
+        greedy(
+            model, input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, stopping_criteria=[open_second]
+        )
+        opened[0].remove()
+    assert first.counts == [2 * (6 + 5)]
+    assert opened[0].counts == [2 * 2]  # of the tokens 8, 9 and 10 that were computed from then on, 9 and 10
+
+
+def test_negative_prompts_are_counted_by_their_own_mask(tiny_model):
+    model = tiny_model("llama")
+    batch = left_padded([prompts(1, 6, seed=1)[0], prompts(1, 6, seed=2)[0]])
+    negative = left_padded([prompts(1, 5, seed=3)[0], prompts(1, 3, seed=4)[0]])
+    guided = {
+        "guidance_scale": 1.5,
+        "negative_prompt_ids": negative["input_ids"],
+        "negative_prompt_attention_mask": negative["attention_mask"],
+    }
+    with steer(model, edit_of(model)) as handle:
+        greedy(model, **batch, max_new_tokens=4, **guided)
+    assert handle.counts == [2 * (6 + 3) + (5 + 3) + 2 * 3]

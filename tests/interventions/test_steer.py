@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import random
 
@@ -403,3 +404,48 @@ def test_a_site_that_the_architecture_lacks_is_refused(tiny_model, ids):
     assert "\n" not in str(caught.value)
     assert hooks_on(model) == before
     assert torch.equal(logits(model, ids), plain)
+
+
+@pytest.mark.parametrize("site", ["z", "resid_post"])
+def test_a_constant_is_added_however_the_module_is_called(tiny_model, site):
+    """By position or by keyword, and in whatever dtype: the hook's short way and its long way say the same."""
+    import copy
+
+    from entangle.interventions.constant import attach_constant
+
+    model = copy.deepcopy(tiny_model("llama"))
+    place = Atlas(model).place(site, 1)
+    v = torch.randn(place.size, generator=torch.Generator().manual_seed(0))
+    module, seen, counted = torch.nn.Identity(), [], []
+    module.forward = lambda hidden_states, other=None: hidden_states
+    place = dataclasses.replace(place, module=module)
+
+    def long_way(x):
+        seen.append(x)
+        return x + v.to(x)
+
+    handle = attach_constant(place, v, long_way, counted.append)
+    x = torch.randn(2, 3, place.size, generator=torch.Generator().manual_seed(1))
+    calls = [((x,), {}), ((x,), {}), ((x, 1), {}), ((), {"hidden_states": x}), ((x.double(),), {}), ((x.double(),), {})]
+    for args, kwargs in calls:
+        given = args[0] if args else x
+        torch.testing.assert_close(module(*args, **kwargs), given + v.to(given))
+    by_keyword = site == "z"  # an output is the same either way
+    assert (len(seen), len(counted)) == ((3, 3) if by_keyword else (2, 4))
+    with pytest.raises(EntangleError, match=f"{'last dimension' if site == 'z' else 'has'} {place.size}") as caught:
+        module(torch.randn(2, 3, 1))
+    assert "\n" not in str(caught.value)
+    handle.remove()
+    assert torch.equal(module(x), x)
+
+
+def test_a_block_used_without_gradients_first_and_with_them_later(tiny_model, ids):
+    import copy
+
+    model = copy.deepcopy(tiny_model("llama")).bfloat16()
+    embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
+    with steer(model, [some_iti(model), Ablate(torch.randn(32), "resid_post", 1)], alpha=1):
+        with torch.inference_mode():
+            model(input_ids=ids)
+        (gradient,) = torch.autograd.grad(model(inputs_embeds=embeds).logits.float().square().sum(), embeds)
+    assert gradient.abs().sum() > 0

@@ -7,6 +7,8 @@ weights.
 
 from __future__ import annotations
 
+import functools
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -219,7 +221,7 @@ def merged(forms: Sequence[Form], *, head_size: int | None, n_heads: int | None)
         As few forms with the same effect: one, unless a form that is not affine stands among them.
     """
     result: list[Form] = []
-    for form in forms:
+    for form in _constants_summed(forms, head_size, n_heads):
         if isinstance(form, AffineForm):
             wide = form if head_size is None or n_heads is None else form.widened(head_size, n_heads)
             last = result[-1] if result else None
@@ -230,3 +232,20 @@ def merged(forms: Sequence[Form], *, head_size: int | None, n_heads: int | None)
         else:
             result.append(form)
     return result
+
+
+def _constants_summed(forms: Sequence[Form], head_size: int | None, n_heads: int | None) -> Iterable[Form]:
+    """The forms with every run of constants made one: an edit of thirty heads is as many of them."""
+    for constant, run in itertools.groupby(forms, lambda form: isinstance(form, AffineForm) and form.is_constant):
+        same = list(run)
+        summands = [form for form in same if isinstance(form, AffineForm)]
+        if not constant or len(summands) < 2:
+            yield from same
+            continue
+        first = summands[0]
+        size = first.size if head_size is None or n_heads is None else head_size * n_heads
+        total = torch.zeros(size, dtype=functools.reduce(torch.promote_types, (s.constant.dtype for s in summands)))
+        for form in summands:
+            start = 0 if form.head is None or head_size is None else form.head * head_size
+            total[start : start + form.size] += form.constant.to(total)
+        yield AffineForm(first.site, first.layer, None, bias=total)

@@ -44,10 +44,14 @@ class Pass:
         return None if self.given is None else self.given.bool()
 
     @property
+    def padded(self) -> bool:
+        """Whether there may be padding among the tokens computed now."""
+        return self.given is not None and not (self.generating and self.start >= self.prompt)  # it pads prompts only
+
+    @property
     def real(self) -> Bool[Tensor, "row pos"] | None:
         """True at real tokens among those computed now; `None` where all are."""
-        generated = self.generating and self.start >= self.prompt  # generate() pads prompts only
-        return None if generated or self.mask is None else self.mask[:, self.start :]
+        return self.mask[:, self.start :] if self.padded and self.mask is not None else None
 
     def columns(self, device: torch.device) -> Int[Tensor, "1 pos"]:
         """The column of each token computed now."""
@@ -142,7 +146,9 @@ class Timeline:
     """What a model is computing now: watches its forward passes and its `generate`, for every scope on that model at
     once.
 
-    Use `Timeline.join(model)` and `leave`; the last to leave takes all of it off the model.
+    Use `Timeline.join(model)` and `leave`; the last to leave takes all of it off the model. While `generate` goes on
+    from prompts that hold no padding, and no member's scope depends on columns, there is nothing to know about a pass:
+    then it does not watch, and `now` is `None`.
     """
 
     _running: ClassVar[WeakKeyDictionary[nn.Module, Timeline]] = WeakKeyDictionary()
@@ -150,8 +156,9 @@ class Timeline:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.members = 0
+        self.by_column = 0  # members that need to know which columns are computed
         self.now: Pass | None = None
-        self._prompt: tuple[int, Tensor | None] | None = None
+        self._prompt: _Prompt | None = None
         self._last_prompt = 0
         self._handles: list[Any] = []
         self._two_texts = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -162,31 +169,57 @@ class Timeline:
         return cls._running.get(model)
 
     @classmethod
-    def join(cls, model: nn.Module) -> Timeline:
-        """The model's timeline, put on it if this is its first member."""
+    def join(cls, model: nn.Module, *, by_column: bool) -> Timeline:
+        """The model's timeline, put on it if this is its first member.
+
+        Args:
+            model: the model.
+            by_column: whether the member needs to know the columns of every pass, or padding alone.
+        """
         timeline = cls._running.get(model)
         if timeline is None:
             timeline = cls(model)
             timeline._start()
             cls._running[model] = timeline
         timeline.members += 1
+        timeline.by_column += by_column
+        timeline._watch()
         return timeline
 
-    def leave(self) -> None:
+    def leave(self, *, by_column: bool) -> None:
         """Count one member less, and after the last leave the model as it was."""
         self.members -= 1
+        self.by_column -= by_column
         if self.members == 0:
             self._stop()
             self._running.pop(self.model, None)
 
     def _start(self) -> None:
+        self._own_generate = self.model.__dict__.get("generate")
+        if hasattr(self.model, "generate"):
+            generate: Any = self.model.generate
+            self.model.__dict__["generate"] = self._watched(generate)
+
+    def _stop(self) -> None:
+        self._look_away()
+        self.model.__dict__.pop("generate", None)
+        if self._own_generate is not None:
+            self.model.__dict__["generate"] = self._own_generate
+
+    def _watch(self) -> None:
+        """Look at every forward pass from the next one on."""
+        if self._handles:
+            return
         # The decoder is called with the same masks by the language model around it, and alone by those who need no
         # logits.
         decoder = getattr(self.model, "base_model", self.model)
-        names = list(inspect.signature(decoder.forward).parameters)
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self.now = self._pass({**dict(zip(names, args, strict=False)), **kwargs})
+            if args:
+                kwargs = {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}
+            self.now = self._pass(kwargs)
+            if self.now is not None and not self.by_column and self._nothing_to_come(self.now):
+                self._look_away()
 
         def after(*_: Any) -> None:
             self.now = None
@@ -195,26 +228,31 @@ class Timeline:
             decoder.register_forward_pre_hook(before, with_kwargs=True),
             decoder.register_forward_hook(after, always_call=True),
         ]
-        self._own_generate = self.model.__dict__.get("generate")
-        if hasattr(self.model, "generate"):
-            generate: Any = self.model.generate
-            self.model.__dict__["generate"] = self._watched(generate)
 
-    def _stop(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self.model.__dict__.pop("generate", None)
-        if self._own_generate is not None:
-            self.model.__dict__["generate"] = self._own_generate
+    def _look_away(self) -> None:
+        self.now = None
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _nothing_to_come(self, now: Pass) -> bool:
+        """Whether this pass and all that follow it in this `generate` are without padding: all of the prompt has been
+        seen, and `generate` pads nothing else.
+        """
+        if self._prompt is None or self._prompt.others or now.start + now.size < self._prompt.columns:
+            return False
+        return now.mask is None or bool(now.mask.all())
 
     def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(generate)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            outer, self._prompt = self._prompt, _prompt_of(args, kwargs)
+            outer, self._prompt = self._prompt, _Prompt.of(args, kwargs)
+            self._watch()
             try:
                 return generate(*args, **kwargs)
             finally:
                 self._prompt = outer
+                if self.members:
+                    self._watch()
 
         return watched
 
@@ -231,16 +269,34 @@ class Timeline:
         if self._prompt is None:
             self._last_prompt = self._last_prompt if start else size
             return Pass(start, size, min(self._last_prompt or start, start) or size, mask, False)
-        prompt, prompt_mask = self._prompt
-        if mask is None and prompt_mask is not None:  # a static cache's own mask names no columns
-            rows = prompt_mask.repeat_interleave(len(ids) // len(prompt_mask), dim=0)
+        prompt, known = self._prompt.columns, self._prompt.mask
+        if mask is None and known is not None:  # a static cache's own mask names no columns
+            rows = known.repeat_interleave(len(ids) // len(known), dim=0)
             mask = torch.nn.functional.pad(rows, (0, start + size - prompt), value=True)
         return Pass(start, size, prompt, mask, True)
 
 
-def _prompt_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Tensor | None]:
-    """The columns of the prompt given to `generate`, and its mask where one was given."""
-    given = (args[0] if args else None, *(kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")))
-    ids = next((x for x in given if isinstance(x, Tensor)), None)
-    mask = kwargs.get("attention_mask")
-    return (1 if ids is None else ids.shape[1]), mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """What was given to `generate`.
+
+    Attributes:
+        columns: of the padded prompts.
+        mask: False at their padding, where a mask was given.
+        others: whether other texts with masks of their own, such as negative prompts, run beside them.
+    """
+
+    columns: int
+    mask: Bool[Tensor, "row column"] | None
+    others: bool
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Prompt:
+        given = (args[0] if args else None, *(kwargs.get(name) for name in ("inputs", "input_ids", "inputs_embeds")))
+        ids = next((x for x in given if isinstance(x, Tensor)), None)
+        mask = kwargs.get("attention_mask")
+        return cls(
+            1 if ids is None else ids.shape[1],
+            mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None,
+            any(name.endswith("_attention_mask") for name in kwargs),
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from entangle.errors import EntangleError
 from entangle.interventions.affine import AffineForm, Form, Function, FunctionForm, merged
 from entangle.interventions.base import BaseEdit
+from entangle.interventions.constant import attach_constant
 from entangle.interventions.scope import Pass, Scope, Timeline, Tokens
 from entangle.models.atlas import Atlas, Place
 from entangle.models.fingerprint import check_fingerprint
@@ -62,7 +63,8 @@ def steer(
                 f"steer takes an edit or a list of edits, got {type(edit).__name__}: wrap a vector in AddDirection(...)"
             )
     scope = Scope(tokens)
-    refuse_compiled(model)
+    if atlas is not None:  # making one refuses them too
+        refuse_compiled(model)
     if not scope.is_all and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise EntangleError(
             f'an encoder-decoder has two texts, so tokens={tokens!r} is not defined on it: use tokens="all"'
@@ -110,12 +112,15 @@ def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]
         EntangleError: if a form does not fit its place.
     """
     gathered: dict[tuple[str, int], list[Form]] = {}
+    places: dict[tuple[str, int], Place] = {}
     counted: dict[tuple[str, int], list[tuple[int, FunctionForm | None]]] = {}
     for index, forms in enumerate(forms_by_edit):
         first: tuple[tuple[str, int], Form] | None = None
         for form in forms:
             key = atlas.resolve(form.site) if form.layer is None else (form.site, form.layer)
-            check_fits(form, atlas.place(*key))
+            if key not in places:
+                places[key] = atlas.place(*key)
+            check_fits(form, places[key])
             gathered.setdefault(key, []).append(form)
             acts = not isinstance(form, FunctionForm) or form.edits
             if acts and (first is None or key[1] < first[0][1]):
@@ -125,7 +130,7 @@ def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]
             counted.setdefault(first[0], []).append((index, condition))
     stops = []
     for key in sorted(gathered, key=lambda key: (key[1], SITES.index(key[0]))):
-        place = atlas.place(*key)
+        place = places[key]
         forms = merged(gathered[key], head_size=place.d_head, n_heads=place.n_heads)
         carry = atlas.place("resid_post", place.layer) if place.site == "resid_mid" else None
         stops.append(Stop(place, forms, counted.get(key, []), carry))
@@ -176,14 +181,9 @@ class Steering:
             raise EntangleError("this steer block is already open: make another with steer(...)")
         if self._plan:
             try:
-                self._timeline = Timeline.join(self._model)
+                self._timeline = Timeline.join(self._model, by_column=not self._scope.is_all)
                 for stop in self._plan:
-                    hook = self._hook(stop)
-                    if stop.carry is not None:
-                        hook, carry = _carried(hook)
-                        # First: what other blocks do at the end of the layer, they do to the whole of it.
-                        self._handles.append(attach(stop.carry, carry, first=True))
-                    self._handles.append(attach(stop.place, hook))
+                    self._attach(stop)
             except BaseException:
                 self.remove()
                 raise
@@ -200,7 +200,20 @@ class Steering:
             self._handles.pop().remove()
         if self._timeline is not None:
             timeline, self._timeline = self._timeline, None
-            timeline.leave()
+            timeline.leave(by_column=not self._scope.is_all)
+
+    def _attach(self, stop: Stop) -> None:
+        hook, place, form = self._hook(stop), stop.place, stop.forms[0]
+        if stop.carry is not None:
+            hook, carry = _carried(hook)
+            # First: what other blocks do at the end of the layer, they do to the whole of it.
+            self._handles.append(attach(stop.carry, carry, first=True))
+        constant = form.constant if len(stop.forms) == 1 and isinstance(form, AffineForm) and form.is_constant else None
+        plain = stop.carry is None and place.layout == "batch pos" and place.turn is None
+        if constant is not None and plain and self._scope.is_all:
+            self._handles.append(attach_constant(place, constant, hook, self._tally(stop)))
+        else:
+            self._handles.append(attach(place, hook))
 
     def _hook(self, stop: Stop) -> Function:
         apply = _Prepared(stop.forms, stop.place)
@@ -221,6 +234,22 @@ class Steering:
         if not self._scope.is_all:
             return edit_some
         return edit_all if stop.counted else apply
+
+    def _tally(self, stop: Stop) -> Callable[[Tensor], None] | None:
+        """What counts the tokens of x `[row pos d]` in the scope of all, by its size alone where nothing is padded;
+        `None` where there is nothing to count.
+        """
+        timeline, counts, size = self._timeline, self._counts, stop.place.size
+        indices = [index for index, _ in stop.counted]
+
+        def tally(x: Tensor) -> None:
+            if timeline is None or timeline.now is None or not timeline.now.padded:
+                for index in indices:
+                    counts[index] += x.numel() // size
+            else:
+                self._count(stop, True, x)
+
+        return tally if indices else None
 
     @property
     def _now(self) -> Pass | None:
@@ -289,7 +318,8 @@ class _Prepared:
     def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         if x.dtype is not self.dtype or x.device != self.device:
             self.device, self.dtype = x.device, x.dtype
-            functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
+            with torch.inference_mode(False):  # they may be needed with gradients later
+                functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
             self.function = functions[0] if len(functions) == 1 else _in_turn(functions)
         return self.function(x)
 
