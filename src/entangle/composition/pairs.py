@@ -58,8 +58,9 @@ class Pairs:
         Raises:
             EntangleError: a pair without either side, or too few of them.
         """
-        found = corpus.pairs(self.number, seed=self.seed)
-        if self.file:
+        if not self.file:
+            found = corpus.pairs(self.number, seed=self.seed)
+        else:
             (path,) = paths([self.file], root)
             found = load_pairs(path, chosen=self.chosen, rejected=self.rejected, where=self.where)
             left_out = {digest(text) for name in paths(self.without, root) for text in load_texts(name)}
