@@ -1,4 +1,4 @@
-"""What `test_processes` does in each of several processes, and in one alone to compare with."""
+"""What `test_several_processes` does in each of several processes, and in one alone to compare with."""
 
 import json
 from pathlib import Path
