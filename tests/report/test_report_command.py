@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
@@ -183,7 +184,8 @@ def test_any_text_classifier_can_be_the_scorer(
 def test_control_c_leaves_nothing_half_written(world: dict[str, Path], words: list[str], tmp_path: Path) -> None:
     """A real process and a real signal."""
     command = [sys.executable, "-m", "entangle.cli", *words, "--samples", "4000", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with _interrupts_heeded():
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     while "generating" not in process.stderr.readline():
         assert process.poll() is None
@@ -192,6 +194,16 @@ def test_control_c_leaves_nothing_half_written(world: dict[str, Path], words: li
     assert process.returncode == 130
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"cache"}
     assert not list((tmp_path / "out").rglob(".*"))
+
+
+@contextmanager
+def _interrupts_heeded() -> Iterator[None]:
+    """Whoever runs the tests in the background may ignore interrupts, and a process started here would too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
