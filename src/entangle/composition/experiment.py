@@ -20,14 +20,13 @@ from entangle.composition.attack import attacked
 from entangle.composition.corpus import TokenisedDocuments
 from entangle.composition.measure import measure
 from entangle.composition.plan import Plan
-from entangle.composition.posttrained import is_current, train_on_pairs
+from entangle.composition.posttrained import METRICS, is_current, train_on_pairs
 from entangle.composition.pretrain import new_model, pretrain
 from entangle.composition.processes import Processes
 from entangle.composition.recipe import Cell, Recipe
 from entangle.errors import EntangleError
 from entangle.files import write_text
 
-METRICS = "metrics.json"
 RECIPE = "recipe.json"
 
 

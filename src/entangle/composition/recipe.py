@@ -168,11 +168,7 @@ class Recipe:
             if not 0 <= share < 1:
                 raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
         names = [variant.name for variant in self.variants] + [each.name for each in self.posttraining]
-        for name, values in (
-            ("shares", self.shares),
-            ("seeds", self.seeds),
-            ("names", names),
-        ):
+        for name, values in (("shares", self.shares), ("seeds", self.seeds), ("names", names)):
             if len(set(values)) < len(values):
                 raise EntangleError(f"{name} of a recipe must differ from each other, not {list(values)}")
         if self.design not in DESIGNS:
