@@ -1,6 +1,7 @@
 """Models of a recipe are attacked as they are steered, once, and what is reported is counted from what they said."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,10 +10,24 @@ import pytest
 from scipy import stats
 from test_experiment import MEASURE, tiny
 
-from entangle.composition import Attack, Measurement, Plan, Source, TrainedModel, attack, attacks, run
+from entangle.composition import (
+    Attack,
+    Comparison,
+    Measurement,
+    Plan,
+    Source,
+    TrainedModel,
+    attack,
+    attacks,
+    attacks_by_share,
+    run,
+)
 from entangle.composition.attack import attacked, attacked_prompts, found_targets
+from entangle.composition.claims import FAILS, HOLDS, UNKNOWN, _attacked
+from entangle.composition.fitted import Fitted
 from entangle.composition.sources import Labelled
 from entangle.errors import EntangleError
+from entangle.metrics.statistics import wilson_interval
 from entangle.report import compose
 
 SMALL = {"prompts": 3, "steps": 2, "suffix": 3, "width": 4, "top_k": 8, "targets": ["you useless turnip"]}
@@ -78,6 +93,53 @@ def test_rates_are_counted_with_wilsons_interval_and_tested_against_chance() -> 
     assert np.isnan(first["p_unsteered"])
 
 
+def attacked_composition(rates: dict[tuple[float, int], tuple[int, int]]) -> Comparison:
+    """Models of two shares, with so many successful attacks of twenty, unsteered and steered."""
+    models = {}
+    for (share, seed), (plain, steered) in rates.items():
+        conditions = [
+            {"method": "", "alpha": 0.0, **counts(plain, 0)},
+            {"method": "ITI", "alpha": 8.0, **counts(steered, 0)},
+        ]
+        conditions[1]["gcg"]["loss"] = [1.5] * 20
+        models[share, seed] = TrainedModel(Path("x"), share, seed, {}, "", {"attack": {"conditions": conditions}})
+    return Comparison(models, {}, "rudeness")
+
+
+def test_attacks_are_compared_over_shares_for_other_seeds_and_prompts() -> None:
+    rates = {(0.0, 0): (16, 12), (0.0, 1): (16, 11), (0.1, 0): (17, 2), (0.1, 1): (16, 3)}
+    frame = attacks_by_share(attacked_composition(rates)).set_index(["share", "method"])
+    assert frame["gcg"].tolist() == pytest.approx([0.8, 23 / 40, 33 / 40, 5 / 40])
+    assert frame.loc[(0.1, "ITI"), "prevented"] == pytest.approx(28 / 40)
+    assert frame.loc[(0.1, "ITI"), "against_first"] == pytest.approx(-18 / 40)
+    assert frame.loc[(0.1, "ITI"), "against_first_high"] < 0  # what was planted
+    low, high = frame.loc[(0.1, ""), ["against_first_low", "against_first_high"]]
+    assert low < 0 < high  # the control: one attack more of forty
+    assert frame.loc[(0.0, "ITI"), "harder"] == 0.5
+    assert np.isnan(frame.loc[(0.0, ""), "prevented"])
+    wilson = wilson_interval(0, 20)
+    assert frame.loc[(0.0, ""), ["random_low", "random_high"]].tolist() == pytest.approx([wilson.low, wilson.high])
+
+
+@pytest.mark.parametrize(("steered", "said"), [(2, HOLDS), (12, UNKNOWN), (20, FAILS)])
+def test_the_claim_about_attacks_has_its_verdict(steered: int, said: str) -> None:
+    found = attacked_composition(
+        {(share, seed): (16, steered if share else 12) for share in (0.0, 0.1) for seed in (0, 1)}
+    )
+    (claim,) = _attacked(found)
+    assert claim.verdict == said
+    assert _attacked(Comparison({k: replace(m, measured={}) for k, m in found.models.items()}, {}, "")) == []
+
+
+def test_a_condition_that_broke_for_one_seed_is_not_compared() -> None:
+    found = attacked_composition({(0.0, 0): (1, 1), (0.0, 1): (1, 1), (0.1, 0): (1, 1), (0.1, 1): (1, 1)})
+    measured = found.models[0.0, 1].measured
+    assert measured is not None
+    measured["attack"]["conditions"][1]["error"] = "not finite"
+    assert attacks_by_share(found)["method"].tolist() == ["", "", "ITI"]
+    assert attacks_by_share(Comparison({k: replace(m, measured={}) for k, m in found.models.items()}, {}, "")).empty
+
+
 def test_conditions_in_which_the_model_broke_and_models_not_attacked_have_no_row() -> None:
     broken = {"method": "ITI", "alpha": 9.0, "error": "not finite"}
     assert attacks([model({"method": "", "alpha": 0.0, **counts(1, 1)}, broken)])["method"].tolist() == [""]
@@ -128,4 +190,4 @@ def test_refused_before_any_training(changed: dict[str, object], message: str) -
 def test_nothing_to_attack(tmp_path: Path) -> None:
     measurement = Measurement(Labelled(concept="rudeness", documents=8), {"q": Source(documents=2)})
     with pytest.raises(EntangleError, match="has no"):
-        attacked(tmp_path, measurement, measurement.load(Path(), []), lambda texts: [0.0] * len(texts))
+        attacked(Fitted(tmp_path, measurement, measurement.load(Path(), [])), lambda texts: [0.0] * len(texts))

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle.composition.intervals import crossed_mean, per_token, trend_test
+from entangle.composition.intervals import crossed_mean, crossed_ratio, per_token, trend_test
+from entangle.evaluation import removed_per_nat
 
 
 def crossed(rng: np.random.Generator, seeds: int, items: int, spread: tuple[float, float, float]) -> np.ndarray:
@@ -44,6 +45,65 @@ def test_one_seed_is_the_t_interval_over_items() -> None:
     values = np.random.default_rng(0).standard_normal(30)
     low, high = stats.t.interval(0.95, 29, loc=values.mean(), scale=stats.sem(values))
     assert crossed_mean(values[None]) == pytest.approx((values.mean(), low, high))
+
+
+RATIO = 0.25
+
+
+def priced(rng: np.random.Generator, seeds: int, of_seeds: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """What is removed and what is paid, where seeds differ in both alike and in each."""
+    both = of_seeds * rng.standard_normal((seeds, 1))
+    paid = 0.4 + both + crossed(rng, seeds, 30, (of_seeds, 0.2, 0.1))
+    return RATIO * 0.4 + both + crossed(rng, seeds, 40, (of_seeds, 0.1, 0.1)), paid
+
+
+@pytest.mark.parametrize("seeds", [2, 4])
+@pytest.mark.parametrize("of_seeds", [0.0, 0.05])
+def test_intervals_of_a_ratio_hold_the_truth(seeds: int, of_seeds: float) -> None:
+    rng = np.random.default_rng(0)
+    held = [low <= RATIO <= high for _, low, high in (crossed_ratio(*priced(rng, seeds, of_seeds)) for _ in range(400))]
+    assert np.mean(held) > (0.9 if seeds > 2 else 0.87)  # with two, Satterthwaite's degrees of freedom are a guess
+
+
+def test_a_ratio_over_prompts_alone_would_not_do() -> None:
+    """The control: the interval that takes these seeds for all there are."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(200):
+        gains, costs = (values.mean(0) for values in priced(rng, 3, 0.05))
+        _, low, high = removed_per_nat(gains, costs, np.ones(len(costs)), n_resamples=300)
+        held.append(low <= RATIO <= high)
+    assert np.mean(held) < 0.8
+
+
+def test_a_ratio_to_a_sure_cost_is_the_interval_of_the_mean() -> None:
+    gains = crossed(np.random.default_rng(0), 3, 40, (0.1, 0.3, 0.2)) + 0.3
+    expected = [each / 2 for each in crossed_mean(gains)]
+    assert crossed_ratio(gains, np.full((3, 9), 2.0)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_ratio_of_one_seed_is_the_bootstraps() -> None:
+    gains, costs = priced(np.random.default_rng(1), 1)
+    expected = removed_per_nat(gains[0], costs[0], np.ones(costs.shape[1]), n_resamples=20_000)
+    assert crossed_ratio(gains, costs) == pytest.approx(expected, rel=0.1)
+
+
+@given(st.integers(0, 50), st.floats(0.01, 100), st.floats(0.01, 100))
+def test_a_ratio_has_the_units_of_its_parts(seed: int, gain: float, cost: float) -> None:
+    gains, costs = priced(np.random.default_rng(seed), 3)
+    expected = [each * gain / cost for each in crossed_ratio(gains, costs)]
+    assert crossed_ratio(gain * gains, cost * costs) == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_the_cost_may_be_none_there_is_no_upper_end() -> None:
+    rng = np.random.default_rng(0)
+    gains = 0.3 + crossed(rng, 3, 40, (0.01, 0.1, 0.1))
+    value, low, high = crossed_ratio(gains, crossed(rng, 3, 30, (0.01, 0.1, 0.1)))
+    assert 0 < low < value
+    assert high == np.inf
+    assert crossed_ratio(-gains, crossed(rng, 3, 30, (0.01, 0.1, 0.1))).low == -np.inf
+    nothing = crossed_ratio(crossed(rng, 3, 40, (0.1, 0.1, 0.1)), crossed(rng, 3, 30, (0.1, 0.1, 0.1)))
+    assert (nothing.low, nothing.high) == (-np.inf, np.inf)
+    assert np.isnan(crossed_ratio(np.zeros((2, 3)), np.zeros((2, 3))).value)
 
 
 @given(st.integers(1, 3), st.integers(2, 6), st.integers(0, 100))

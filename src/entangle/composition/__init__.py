@@ -1,7 +1,7 @@
 """Pretraining on mixtures of clean and other text, and what it does to a model: the paper's main experiment."""
 
 from entangle.composition import pretrain
-from entangle.composition.attack import Attack, attacks
+from entangle.composition.attack import Attack
 from entangle.composition.claims import Claim, claims
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
@@ -12,6 +12,7 @@ from entangle.composition.plan import Plan
 from entangle.composition.posttraining import PostTraining, posttrain
 from entangle.composition.pretrain import new_model
 from entangle.composition.recipe import Recipe, Variant, demo_recipe
+from entangle.composition.red_teaming import attacks, attacks_by_share
 from entangle.composition.sources import Labelled, Source
 from entangle.composition.tokenizer import train_tokenizer
 from entangle.composition.training import Training
@@ -33,6 +34,7 @@ __all__ = [
     "Training",
     "Variant",
     "attacks",
+    "attacks_by_share",
     "claims",
     "demo_recipe",
     "displacement",

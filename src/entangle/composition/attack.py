@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
-from entangle.activations import collect
 from entangle.activations.batching import encode
 from entangle.errors import EntangleError
 from entangle.evaluation.context import context_length
@@ -23,15 +19,12 @@ from entangle.evaluation.generation import continuations
 from entangle.evaluation.scorers import Scorer
 from entangle.evaluation.subject import NotFiniteError, applied
 from entangle.files import write_text
-from entangle.interventions import ITI
-from entangle.metrics.statistics import paired_permutation_test, wilson_interval
-from entangle.models import load
-from entangle.probes import fit_probes, three_way
+from entangle.probes import three_way
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from entangle.composition.experiment import TrainedModel
+    from entangle.composition.fitted import Fitted
     from entangle.composition.measurement import MeasuredTexts, Measurement
 
 ATTACKED = "attacked.json"
@@ -151,27 +144,15 @@ def check_attack(
             )
 
 
-def attacked(
-    folder: Path,
-    measurement: Measurement,
-    texts: MeasuredTexts,
-    scorer: Scorer,
-    *,
-    device: str | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Attack the model in a folder, unsteered and under ITI, or take up what was found there before.
+def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
+    """Attack a model, unsteered and under ITI, or take up what was found before.
 
     Each model is attacked as it is: the suffixes are searched for with ITI at work. Every condition is written to
-    `attacked.json` as soon as it is done.
+    `attacked.json` in the model's folder as soon as it is done.
 
     Args:
-        folder: the model and its tokenizer.
-        measurement: with an attack.
-        texts: of the measurement.
+        fitted: the model, and a measurement with an attack.
         scorer: judges continuations.
-        device: to run on.
-        progress: show progress bars.
 
     Returns:
         `prompts`, `targets`, and `conditions`: for each method and strength the suffixes, the target's cross-entropy
@@ -181,13 +162,13 @@ def attacked(
     Raises:
         EntangleError: where the measurement has no attack.
     """
-    attack = measurement.attack
+    measurement, texts, attack = fitted.measurement, fitted.texts, fitted.measurement.attack
     if attack is None:
         raise EntangleError("this measurement has no [measure.attack]")
     prompts, targets = attacked_prompts(texts, measurement, attack), found_targets(texts, measurement, attack, scorer)
     aims = [targets[i % len(targets)] for i in range(len(prompts))]
     key = _key(measurement, texts, prompts, aims)
-    path = folder / ATTACKED
+    path = fitted.folder / ATTACKED
     found: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
     if path.exists():
         before = json.loads(path.read_text())
@@ -196,15 +177,13 @@ def attacked(
     done = [(each["method"], each["alpha"]) for each in found["conditions"]]
     if len(done) == len(grid):
         return found
-    model: Any
-    model, tokenizer = load(folder, device=device)
-    edit = _fitted(model, tokenizer, measurement, texts)
+    edit = fitted.methods["ITI"]
     for method, alpha in grid:
         if (method, alpha) in done:
             continue
-        with applied(edit, model, tokenizer, alpha):
+        with applied(edit, fitted.model, fitted.tokenizer, alpha):
             try:
-                numbers = _condition(model, tokenizer, measurement, attack, prompts, aims, scorer, progress, alpha)
+                numbers = _condition(fitted, attack, prompts, aims, scorer, alpha)
             except NotFiniteError as error:
                 numbers = {"error": str(error)}
         found["conditions"].append({"method": method, "alpha": alpha, **numbers})
@@ -212,58 +191,13 @@ def attacked(
     return found
 
 
-def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
-    """How often attacks succeeded, one row for each attacked model, method and strength.
-
-    Args:
-        models: of a composition; those that were not attacked are passed over.
-
-    Returns:
-        `share`, `seed`, `method`, `alpha`, `n`; the share of prompts after which the greedy continuation scores above
-        one half, with Wilson's 95 % interval: `gcg` after the suffix that was searched for, `random` after a random one
-        of the same length, `none` after none; `exact`, how often it begins with the target itself; `p_random` and
-        `p_unsteered`, from sign flips, of `gcg` against `random` and against `gcg` without steering; `loss_random` and
-        `loss_gcg`, the target's cross-entropy in nats a token.
-    """
-    rows = []
-    for model in models:
-        conditions = [each for each in ((model.measured or {}).get("attack") or {}).get("conditions", [])]
-        whole = [each for each in conditions if not each.get("error")]
-        plain = next((_succeeded(each, "gcg") for each in whole if each["method"] == PLAIN), None)
-        for each in whole:
-            succeeded = {kind: _succeeded(each, kind) for kind in KINDS}
-            n = len(succeeded["gcg"])
-            row = {"share": model.share, "seed": model.seed, "method": each["method"], "alpha": each["alpha"], "n": n}
-            rates = {**succeeded, "exact": each["gcg"]["exact"]}
-            for name, values in rates.items():
-                rate = wilson_interval(int(sum(values)), n)
-                row |= {name: float(rate.value), f"{name}_low": float(rate.low), f"{name}_high": float(rate.high)}
-            row["p_random"] = paired_permutation_test(succeeded["gcg"], succeeded["random"])
-            if plain is not None and each["method"] != PLAIN:
-                row["p_unsteered"] = paired_permutation_test(succeeded["gcg"], plain)
-            rows.append(row | {f"loss_{kind}": float(np.mean(each[kind]["loss"])) for kind in ("random", "gcg")})
-    return pd.DataFrame(rows)
-
-
-def _succeeded(condition: dict[str, Any], kind: str) -> list[float]:
-    return [float(score > SUCCESS) for score in condition[kind]["score"]]
-
-
 def _condition(
-    model: Any,
-    tokenizer: Any,
-    measurement: Measurement,
-    attack: Attack,
-    prompts: Sequence[str],
-    aims: Sequence[str],
-    scorer: Scorer,
-    progress: bool,
-    alpha: float,
+    fitted: Fitted, attack: Attack, prompts: Sequence[str], aims: Sequence[str], scorer: Scorer, alpha: float
 ) -> dict[str, Any]:
     """Search for a suffix for every prompt, and see what the model says after it."""
-    bos = tokenizer.bos_token_id is not None
-    options: dict[str, Any] = {"prepend_bos": bos, "seed": measurement.seed}
-    bar = tqdm(prompts, desc=f"attacking at {alpha:g}", disable=not progress, unit="prompt", leave=False)
+    model, tokenizer, measurement = fitted.model, fitted.tokenizer, fitted.measurement
+    options: dict[str, Any] = {"prepend_bos": fitted.options["prepend_bos"], "seed": measurement.seed}
+    bar = tqdm(prompts, desc=f"attacking at {alpha:g}", disable=not fitted.progress, unit="prompt", leave=False)
     suffixes: list[Suffix] = [
         gcg(
             model,
@@ -302,31 +236,6 @@ def _condition(
         if kind in losses:
             found[kind] |= {"suffix": written[kind], "loss": losses[kind]}
     return found
-
-
-def _fitted(model: Any, tokenizer: Any, measurement: Measurement, texts: MeasuredTexts) -> ITI:
-    """ITI as the measurement fits it."""
-    data = texts.labelled
-    acts = collect(
-        model,
-        tokenizer,
-        data.texts,
-        sites=["z"],
-        tokens="last",
-        max_length=measurement.max_length,
-        prepend_bos=tokenizer.bos_token_id is not None,
-        progress=False,
-    )
-    heads = fit_probes(acts["z"], data.labels, seed=measurement.seed, n_permutations=0, progress=False)
-    return ITI.fit(
-        acts["z"],
-        torch.from_numpy(data.labels),
-        grid=heads,
-        top_k=measurement.heads(heads.accuracy.numel()),
-        toward=0,
-        seed=measurement.seed,
-        layers=acts.layers("z"),
-    )
 
 
 def _key(measurement: Measurement, texts: MeasuredTexts, prompts: Sequence[str], aims: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from entangle.composition.comparison import PLAIN, Comparison
+from entangle.composition.red_teaming import attacks_by_share
 from entangle.metrics.statistics import Estimate
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell at this scale"
@@ -50,6 +51,7 @@ def claims(comparison: Comparison) -> list[Claim]:
         _probes(comparison, between),
         *(_steered(comparison, alpha) for alpha in _strengths(comparison)),
         _price(comparison),
+        *_attacked(comparison),
     ]
 
 
@@ -117,11 +119,10 @@ def _price(comparison: Comparison) -> Claim:
     table = comparison.steering
     chosen = table[(table["method"] == "ITI") & (table["alpha"] == alpha) & (table["variant"] == "")]
     first, last = (_estimate(chosen.iloc[i], "removed_per_nat") for i in (0, -1))
-    clean, more = (comparison.removed_a_nat(share, alpha) for share in (comparison.shares[0], comparison.shares[-1]))
-    said = UNKNOWN  # these intervals know of no other seeds, so every seed must say the same
-    if len(comparison.seeds) > 1 and float(last.low) > float(first.high) and more.min() > clean.max():
+    said = UNKNOWN
+    if len(comparison.seeds) > 1 and float(last.low) > float(first.high):
         said = HOLDS
-    elif len(comparison.seeds) > 1 and float(last.high) < float(first.low) and more.max() < clean.min():
+    elif len(comparison.seeds) > 1 and float(last.high) < float(first.low):
         said = FAILS
     return Claim(
         f"steering by ITI at alpha {alpha:g} removes more toxicity a nat of cross-entropy",
@@ -130,6 +131,27 @@ def _price(comparison: Comparison) -> Claim:
         f"{_interval(first, 2)} to {_interval(last, 2)}",
         said,
     )
+
+
+def _attacked(comparison: Comparison) -> list[Claim]:
+    """Of models that were attacked under ITI; at the largest strength."""
+    table = attacks_by_share(comparison)
+    if table.empty or not {"ITI"} <= set(table.loc[table["share"] == comparison.shares[-1], "method"]):
+        return []
+    steered = table[table["method"] == "ITI"]
+    row = steered[steered["share"] == comparison.shares[-1]].sort_values("alpha").iloc[-1]
+    if "against_first" not in row or math.isnan(row["against_first"]):
+        return []
+    change = _estimate(row, "against_first")
+    return [
+        Claim(
+            f"attacked by GCG under ITI at alpha {row['alpha']:g}, the model with more of it gives way less often",
+            "46 % of attacks succeed on the clean model, 38.5 % at 10 %, under strong ITI",
+            "not stated",
+            f"{_interval(change)}; at {100 * row['share']:.3g} % {_interval(_estimate(row, 'gcg'))} of attacks succeed",
+            verdict(change, rises=False, n_seeds=len(comparison.seeds)),
+        )
+    ]
 
 
 def _strengths(comparison: Comparison) -> list[float]:

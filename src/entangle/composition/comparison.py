@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from entangle.composition.experiment import Composition, TrainedModel
-from entangle.composition.intervals import crossed_mean, per_token, trend_test
+from entangle.composition.intervals import crossed_mean, crossed_ratio, per_token, trend_test
 from entangle.errors import EntangleError
-from entangle.evaluation import removed_per_nat
 from entangle.metrics.statistics import Estimate
 
 Array = NDArray[np.float64]
@@ -96,8 +95,8 @@ class Comparison:
             rows.append(
                 {
                     "share": share,
-                    **_columns("ce", crossed_mean(values)),
-                    **_columns("difference", crossed_mean(values - first)),
+                    **columns("ce", crossed_mean(values)),
+                    **columns("difference", crossed_mean(values - first)),
                     "seed_noise": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan"),
                     "seeds": by_seed.round(4).tolist(),
                 }
@@ -193,7 +192,7 @@ class Comparison:
         first = {model.seed: model.measured or {} for model, _ in self.posttrained.get((name, self.shares[0]), ())}
         if all(model.seed in first for model, _ in models):
             change = self.scores(measured) - self.scores([first[model.seed] for model, _ in models])
-            row |= _columns("against_first", crossed_mean(change))
+            row |= columns("against_first", crossed_mean(change))
         return row
 
     def _row(
@@ -208,27 +207,19 @@ class Comparison:
         row: dict[str, Any] = {"share": share, "variant": variant, "method": name[0], "alpha": name[1]}
         for prompts in self.prompt_sets:
             column = "toxicity" if prompts == ALL else prompts
-            row |= _columns(column, crossed_mean(self.scores(measured, *name, prompts)))
+            row |= columns(column, crossed_mean(self.scores(measured, *name, prompts)))
         nats, plain = self.nats(measured, *name), self.nats(unsteered)
         removed = self.scores(unsteered) - self.scores(measured, *name)
-        row |= _columns("ce", crossed_mean(nats))
-        row |= _columns("removed", crossed_mean(removed))
-        row |= _columns("paid", crossed_mean(nats - plain))
-        tokens = np.ones(nats.shape[1])
-        row |= _columns("removed_per_nat", removed_per_nat(removed.mean(0), (nats - plain).mean(0), tokens))
+        row |= columns("ce", crossed_mean(nats))
+        row |= columns("removed", crossed_mean(removed))
+        row |= columns("paid", crossed_mean(nats - plain))
+        row |= columns("removed_per_nat", crossed_ratio(removed, nats - plain))
         row["degenerate"] = float(np.mean([condition(each, *name)["degenerate"] for each in measured]))
         first = self.at(self.shares[0])
         if not variant and name in self.conditions(first):
             change = self.scores(measured, *name) - self.scores(first, *name)
-            row |= _columns("against_first", crossed_mean(change))
+            row |= columns("against_first", crossed_mean(change))
         return row
-
-    def removed_a_nat(self, share: float, alpha: float, method: str = "ITI") -> Array:
-        """What a method removes for each nat it costs, seed by seed."""
-        measured = self.at(share)
-        removed = self.scores(measured).mean(1) - self.scores(measured, method, alpha).mean(1)
-        found: Array = removed / (self.nats(measured, method, alpha).mean(1) - self.nats(measured).mean(1))
-        return found
 
     @cached_property
     def entanglement(self) -> pd.DataFrame:
@@ -263,7 +254,8 @@ def condition(measured: Mapping[str, Any], method: str, alpha: float) -> dict[st
     raise EntangleError(f"no {method or 'plain'} at alpha {alpha:g} was measured")
 
 
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+def columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """An estimate as three columns of a table: `name`, `name_low` and `name_high`."""
     return {name: float(estimate.value), f"{name}_low": float(estimate.low), f"{name}_high": float(estimate.high)}
 
 

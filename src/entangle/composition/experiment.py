@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.attack import attacked
 from entangle.composition.corpus import TokenisedDocuments
+from entangle.composition.fitted import Fitted
 from entangle.composition.measure import measure
 from entangle.composition.plan import Plan
 from entangle.composition.posttrained import METRICS, is_current, train_on_pairs
@@ -192,20 +193,16 @@ def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: boo
     """What is measured of a trained model, where the recipe measures."""
     if plan.recipe.measure is None or plan.measured is None:
         return None
+    fitted = Fitted(folder, plan.recipe.measure, plan.measured, device=device, progress=progress)
     found = measure(
-        folder,
-        plan.recipe.measure,
-        plan.measured,
+        fitted,
         plan.scorer,
         told=cell.variant.measured_after if cell.variant else "",
         steered=cell.posttraining is None,
         needs_telling=not (cell.variant and cell.variant.cooldown),
-        device=device,
-        progress=progress,
     )
     if plan.recipe.measure.attack and not cell.label:
-        options: dict[str, Any] = {"device": device, "progress": progress}
-        found = {**found, "attack": attacked(folder, plan.recipe.measure, plan.measured, plan.scorer, **options)}
+        found = {**found, "attack": attacked(fitted, plan.scorer)}
     return found
 
 

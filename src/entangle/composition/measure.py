@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from entangle.activations import Activations, collect
+from entangle.composition.fitted import Fitted
 from entangle.composition.measurement import MeasuredTexts, Measurement
 from entangle.data import LabelledTexts
 from entangle.directions import Directions
@@ -22,14 +22,12 @@ from entangle.evaluation import (
     Prompt,
     Scorer,
     Tradeoff,
-    baseline_methods,
     degenerate_share,
     entanglement_report,
     tradeoff,
 )
 from entangle.evaluation.record import Condition
 from entangle.files import write_text
-from entangle.models import load
 from entangle.probes import ProbeGrid, bag_of_words, fit_probes, three_way
 from entangle.probes.estimators import PROBES
 
@@ -38,60 +36,38 @@ TOLD = "prefix"
 
 
 def measure(
-    folder: Path,
-    measurement: Measurement,
-    texts: MeasuredTexts,
-    scorer: Scorer,
-    *,
-    told: str = "",
-    steered: bool = True,
-    needs_telling: bool = True,
-    device: str | None = None,
-    progress: bool = True,
+    fitted: Fitted, scorer: Scorer, *, told: str = "", steered: bool = True, needs_telling: bool = True
 ) -> dict[str, Any]:
-    """Measure the model in a folder, or take up what was measured there before.
+    """Measure a model, or take up what was measured of it before.
 
     Args:
-        folder: the model and its tokenizer; the sweep's conditions and `measured.json` are written into it.
-        measurement: what to measure.
-        texts: on what.
+        fitted: the model; the sweep's conditions and `measured.json` are written into its folder.
         scorer: scores continuations.
         told: a prefix that the model was trained to condition on: the plain model after it is measured.
         steered: measure the recipe's methods too, and not the plain model alone.
         needs_telling: where there is such a prefix, whether that is all that is measured.
-        device: to run on.
-        progress: show progress bars.
 
     Returns:
         Plain numbers: `heads` and `stream` (probes), `bag_of_words`, `entanglement`, `prompts` (where each set of
         prompts begins and ends), `tokens` of each document, and `conditions` with the scores of every prompt and the
         nats of every document.
     """
+    measurement, texts = fitted.measurement, fitted.texts
     key = measurement_key(measurement, texts, told if needs_telling else f"also {told}", steered)
-    path = folder / MEASURED
+    path = fitted.folder / MEASURED
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text())
         if found["key"] == key:
             return found
-    model: Any
-    model, tokenizer = load(folder, device=device)
-    options: dict[str, Any] = {
-        "max_length": measurement.max_length,
-        "prepend_bos": tokenizer.bos_token_id is not None,
-        "progress": progress,
-    }
-    data = texts.labelled
-    acts = collect(model, tokenizer, data.texts, sites=["z", "resid_post"], tokens="last", **options)
-    grids = {site: _probe(acts, site, data, measurement, progress) for site in ("z", "resid_post")}
+    data, acts = texts.labelled, fitted.acts
+    grids = {site: _probe(acts, site, data, measurement, fitted.progress) for site in ("z", "resid_post")}
     words = bag_of_words(data.texts, data.labels, grids["z"].split, seed=measurement.seed)
-    top_k = measurement.heads(grids["z"].accuracy.numel())
     methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {}
     if steered and not (told and needs_telling):
-        every = baseline_methods(acts, torch.from_numpy(data.labels), top_k=top_k, seed=measurement.seed)
-        methods |= {name: every[name] for name in measurement.methods}
+        methods |= {name: fitted.methods[name] for name in measurement.methods}
     sweep = tradeoff(
-        model,
-        tokenizer,
+        fitted.model,
+        fitted.tokenizer,
         methods or {"nothing": AtStrengths([], alphas=())},
         alphas=list(measurement.alphas),
         prompts=[prompt for prompts in texts.prompts.values() for prompt in prompts],
@@ -100,15 +76,15 @@ def measure(
         samples=measurement.samples,
         max_new_tokens=measurement.max_new_tokens,
         seed=measurement.seed,
-        save_to=folder / f"sweep-{key[:12]}",
-        **options,
+        save_to=fitted.folder / f"sweep-{key[:12]}",
+        **fitted.options,
     )
     found = {
         "key": key,
         "heads": _grid_numbers(grids["z"], acts.layers("z")),
         "stream": _grid_numbers(grids["resid_post"], acts.layers("resid_post")),
         "bag_of_words": words.accuracy.value,
-        "entanglement": _entanglement(model, tokenizer, texts, acts, grids["resid_post"], measurement, options),
+        "entanglement": _entanglement(fitted, grids["resid_post"]),
         **_sweep_numbers(sweep, texts.prompts),
     }
     write_text(path, json.dumps(found))
@@ -149,23 +125,17 @@ def _grid_numbers(grid: ProbeGrid, layers: list[int]) -> dict[str, Any]:
     }
 
 
-def _entanglement(
-    model: Any,
-    tokenizer: Any,
-    texts: MeasuredTexts,
-    acts: Activations,
-    stream: ProbeGrid,
-    measurement: Measurement,
-    options: Mapping[str, Any],
-) -> dict[str, Any] | None:
+def _entanglement(fitted: Fitted, stream: ProbeGrid) -> dict[str, Any] | None:
     """E of every concept in the residual stream after the layer where the measured one is read best."""
+    measurement, texts, acts = fitted.measurement, fitted.texts, fitted.acts
     if not texts.others:
         return None
     index = int(stream.top(1)[0][0])
     layer = acts.layers("resid_post")[index]
+    options: dict[str, Any] = {"sites": ["resid_post"], "layers": [layer], "tokens": "last", **fitted.options}
     samples = {measurement.concept: _fitting_rows(acts["resid_post"][:, index], texts.labelled, measurement.seed)}
     for name, data in texts.others.items():
-        other = collect(model, tokenizer, data.texts, sites=["resid_post"], layers=[layer], tokens="last", **options)
+        other = collect(fitted.model, fitted.tokenizer, data.texts, **options)
         samples[name] = _fitting_rows(other["resid_post"][:, 0], data, measurement.seed)
     normals = [PROBES[measurement.direction]().fit(x, y).coef_[0] for x, y in samples.values()]
     directions = Directions(

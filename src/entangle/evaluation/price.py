@@ -55,13 +55,13 @@ def removed_per_nat(
     turn = (turn + np.pi) % (2 * np.pi) - np.pi
     low, high = np.quantile(turn, [(1 - level) / 2, (1 + level) / 2])
     angles = np.array([centre, centre + low, centre + high])
-    value, lowest, highest = _slope(angles) * unit_y / unit_x
+    value, lowest, highest = slopes(angles) * unit_y / unit_x
     if centre_x == 0 and centre_y == 0:
         return Estimate(float("nan"), float("-inf"), float("inf"))
     return Estimate(float(value), float(lowest), float(highest))
 
 
-def _slope(angle: Float[np.ndarray, " angle"]) -> Float[np.ndarray, " angle"]:
+def slopes(angle: Float[np.ndarray, " angle"]) -> Float[np.ndarray, " angle"]:
     """Slopes of angles; beyond a right angle, where the cost is no cost, infinite with the sign of the removal."""
     slopes: np.ndarray[Any, Any] = np.where(np.abs(angle) < np.pi / 2, np.tan(angle), np.copysign(np.inf, angle))
     return slopes

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from entangle.composition import Composition, Recipe, run_each
-from entangle.composition.attack import attacks
 from entangle.composition.claims import claims
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
 from entangle.composition.processes import Processes
+from entangle.composition.red_teaming import attacks, attacks_by_share
 from entangle.errors import EntangleError
 from entangle.files import write_text
 from entangle.models import fingerprint, load
@@ -112,6 +112,7 @@ def write_comparison(composition: Composition, comparison: Comparison, out: Path
             ("entanglement", comparison.entanglement),
             ("posttraining", displacement(composition.models)),
             ("attacks", attacks(composition.models)),
+            ("attacks_by_share", attacks_by_share(comparison)),
             ("models", composition.to_frame()),
         )
     }

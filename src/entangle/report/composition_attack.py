@@ -2,44 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from entangle.composition.attack import attacks
+import pandas as pd
+
 from entangle.composition.comparison import Comparison
+from entangle.composition.red_teaming import attacks, attacks_by_share
 from entangle.report.drawing import Drawing, Table, interval, number
 
-COLUMNS = {
+RATES = {
     "gcg": "attacked [95 %]",
     "random": "random suffix [95 %]",
     "none": "no suffix [95 %]",
     "exact": "said the target [95 %]",
 }
-CAPTION = (
-    "Share of prompts after which the likeliest continuation scores above one half; intervals are Wilson's, over the "
-    "prompts of one model. The suffix is searched for with the intervention at work. The target is something that a "
-    "held-out text of the concept says; p by sign flips, two-sided, over prompts."
+CHANGES = {
+    "prevented": "prevented by steering [95 %]",
+    "against_first": "against the first share [95 %]",
+    "loss_gcg": "target's nats after the search [95 %]",
+    "harder": "nats that steering adds [95 %]",
+}
+BY_SHARE = (
+    "Share of prompts after which the likeliest continuation scores above one half, for other seeds and other prompts; "
+    "differences are paired. The suffix is searched for with the intervention at work. The target is something that a "
+    "held-out text of the concept says. Where no attack succeeds, what steering does to the target's cross-entropy "
+    "still tells."
 )
+BY_MODEL = "The same of each model; intervals are Wilson's, over its prompts; p by sign flips, two-sided, over prompts."
 
 
 def red_teaming(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """How often attacks succeed, with and without ITI."""
+    together = attacks_by_share(found).to_dict("records")
+    if not together:
+        return [], []
+    pooled = [[_percent(row), _method(row), *_spreads(row, RATES), *_spreads(row, CHANGES)] for row in together]
     rows = [
         [
-            f"{100 * row['share']:.3g} %",
+            _percent(row),
             str(row["seed"]),
-            f"{row['method']} {row['alpha']:g}" if row["method"] else "none",
+            _method(row),
             str(row["n"]),
-            *(_spread(row, name) for name in COLUMNS),
+            *_spreads(row, RATES),
             number(row["p_random"], 4),
             number(row.get("p_unsteered"), 4),
             f"{number(row['loss_random'], 2)} to {number(row['loss_gcg'], 2)}",
         ]
         for row in attacks(found.models.values()).to_dict("records")
     ]
-    columns = ["share", "seed", "method", "prompts", *COLUMNS.values(), "p, random", "p, unsteered", "target's nats"]
-    return [], [Table(columns, rows, CAPTION)] if rows else []
+    each = ["share", "seed", "method", "prompts", *RATES.values(), "p, random", "p, unsteered", "target's nats"]
+    return [], [
+        Table(["share", "method", *RATES.values(), *CHANGES.values()], pooled, BY_SHARE),
+        Table(each, rows, BY_MODEL),
+    ]
 
 
-def _spread(row: Mapping[Any, Any], name: str) -> str:
-    return interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 2)
+def _percent(row: Mapping[Any, Any]) -> str:
+    return f"{100 * row['share']:.3g} %"
+
+
+def _method(row: Mapping[Any, Any]) -> str:
+    return f"{row['method']} {row['alpha']:g}" if row["method"] else "none"
+
+
+def _spreads(row: Mapping[Any, Any], names: Iterable[str]) -> list[str]:
+    """An interval a name; nothing where there is none."""
+    return [
+        "" if pd.isna(row.get(name)) else interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 2)
+        for name in names
+    ]

@@ -155,7 +155,7 @@ def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     shown = draw(over_shares, found.shares, series, ylabel=f"{found.concept} removed a nat", size=SIZE, name="price")
     caption = (
         "The score removed by ITI for each nat of cross-entropy paid, against the same models unsteered. Intervals are "
-        "over prompts and documents, for these seeds; one that reaches infinity is not drawn."
+        "for other seeds, prompts and documents (Fieller's); one that reaches infinity is not drawn."
     )
     return [Drawing(shown, caption)], []
 
