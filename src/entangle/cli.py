@@ -194,6 +194,7 @@ def compose(
     out: Out = Path("entangle-compose"),
     device: Annotated[str | None, typer.Option(help="Where to train; by default a GPU if there is one.")] = None,
     processes: Annotated[int, typer.Option(help="Train each model in so many processes of this machine.")] = 1,
+    apart: Annotated[bool, typer.Option("--apart", help="Train in each of them models of its own.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all that can be, print the plan, stop.")] = False,
 ) -> None:
     """Train and measure a model for every share and seed of a recipe, and compare them on one page; a run that was
@@ -208,16 +209,16 @@ def compose(
         return
     if processes != 1:
         Plan.of(read)  # to refuse now what would be refused after a day of what can be done together
-        launch(processes, _pretrain, recipe, out, device)
-    for path in run_recipe(read, out, device=device):
+        launch(processes, _pretrain, recipe, out, device, apart)
+    for path in run_recipe(read, out, device=device, apart=apart):
         typer.echo(path)
 
 
-def _pretrain(recipe: Path, out: Path, device: str | None) -> None:
-    """What several processes do together: train and measure the models, and leave training on pairs to one."""
+def _pretrain(recipe: Path, out: Path, device: str | None, apart: bool) -> None:
+    """What several processes do: train and measure the models, and leave training on pairs to one."""
     from entangle.composition import Recipe, run
 
-    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device)
+    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device, apart=apart)
 
 
 def main(words: Sequence[str] | None = None) -> None:

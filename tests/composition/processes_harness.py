@@ -66,3 +66,4 @@ def everything(folder: str) -> None:
     train("conditioned", stopped)
     written = compose(RECIPE, Path(folder) / "run", device="cpu", progress=False)
     assert bool(written) == Processes.here("cpu").main
+    compose(RECIPE, Path(folder) / "apart", device="cpu", apart=True, progress=False)

@@ -54,6 +54,11 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
         assert a.metrics["losses"] == pytest.approx(b.metrics["losses"], abs=1e-3)
         assert a.metrics["held_out_ce"] == pytest.approx(b.metrics["held_out_ce"], abs=1e-3)
         assert a.measured is not None
+    # Each with models of its own: the bits that one process would have.
+    for a, b in zip(run(RECIPE, one / "run").models, run(RECIPE, two / "apart").models, strict=True):
+        assert a.metrics["losses"] == b.metrics["losses"]
+        assert (a.path / "model.safetensors").read_bytes() == (b.path / "model.safetensors").read_bytes()
+        assert a.measured == b.measured
 
 
 def refuse() -> None:

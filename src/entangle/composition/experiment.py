@@ -94,31 +94,35 @@ class Composition:
         return pd.DataFrame(rows)
 
 
-def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True) -> Composition:
+def run(
+    recipe: Recipe, out: str | Path, *, device: str | None = None, apart: bool = False, progress: bool = True
+) -> Composition:
     """Train and measure every model of a recipe that is not yet finished in `out`.
 
     Each model is written under a temporary name and renamed when it is whole, so a run that was stopped goes on where
     it was. Shares, seeds, variants and the measurement may be changed later: what is not affected stays.
 
-    Started in several processes by `accelerate launch`, `torchrun` or the like, they train each model together and
-    share the measuring of the models out; one of them writes, and all get the result.
+    Started in several processes by `accelerate launch`, `torchrun` or the like, they train each model together, or with
+    `apart` each its share of the models alone, and share the measuring of the models out; all get the result.
 
     Args:
         recipe: what to train, and what to measure.
         out: folder for the models, one subfolder each (`share-0.1-seed-0`).
         device: to train on; a GPU where there is one.
+        apart: several processes train models of their own side by side, the same as one process would; best where a
+            model is too small to keep all cores or GPUs busy.
         progress: show a progress bar for each model.
 
     Raises:
         EntangleError: where `out` holds models of another recipe, or anything in the recipe cannot be, before any
             training.
     """
-    *_, finished = run_each(recipe, out, device=device, progress=progress)
+    *_, finished = run_each(recipe, out, device=device, apart=apart, progress=progress)
     return finished
 
 
 def run_each(
-    recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True
+    recipe: Recipe, out: str | Path, *, device: str | None = None, apart: bool = False, progress: bool = True
 ) -> Iterator[Composition]:
     """The same model by model: what is finished so far, after each.
 
@@ -126,6 +130,7 @@ def run_each(
         recipe: as for `run`.
         out: as for `run`.
         device: as for `run`.
+        apart: as for `run`.
         progress: as for `run`.
     """
     out = Path(out)
@@ -146,8 +151,9 @@ def run_each(
             out.mkdir(parents=True, exist_ok=True)
             write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
     if plan and processes.count > 1:
-        for cell in missing:
-            train(plan, cell, out / cell.name, processes=processes, progress=progress)
+        each = processes.apart if apart else processes
+        for cell in processes.part(missing) if apart else missing:
+            train(plan, cell, out / cell.name, processes=each, progress=progress and processes.main)
         missing = []
         processes.wait()
         for cell in processes.part(recipe.cells):

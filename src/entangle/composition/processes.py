@@ -64,6 +64,11 @@ class Processes:
         return cls(state.num_processes, state.process_index, "cpu" if cpu else str(state.device))
 
     @property
+    def apart(self) -> Processes:
+        """This process alone, where it is."""
+        return Processes(device=self.device)
+
+    @property
     def main(self) -> bool:
         """Whether this is the process that writes."""
         return self.index == 0
