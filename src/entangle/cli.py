@@ -199,7 +199,7 @@ def compose(
 ) -> None:
     """Train and measure a model for every share and seed of a recipe, and compare them on one page; a run that was
     stopped goes on where it was."""
-    from entangle.composition import Plan, Recipe
+    from entangle.composition import Plan, Recipe, run_apart
     from entangle.composition.processes import launch
     from entangle.report import compose as run_recipe
 
@@ -207,18 +207,20 @@ def compose(
     if dry_run:
         typer.echo(Plan.of(read).summary(out))
         return
-    if processes != 1:
+    if apart:
+        run_apart(read, out, processes, device=device)
+    elif processes != 1:
         Plan.of(read)  # to refuse now what would be refused after a day of what can be done together
-        launch(processes, _pretrain, recipe, out, device, apart)
-    for path in run_recipe(read, out, device=device, apart=apart):
+        launch(processes, _pretrain, recipe, out, device)
+    for path in run_recipe(read, out, device=device):
         typer.echo(path)
 
 
-def _pretrain(recipe: Path, out: Path, device: str | None, apart: bool) -> None:
-    """What several processes do: train and measure the models, and leave training on pairs to one."""
+def _pretrain(recipe: Path, out: Path, device: str | None) -> None:
+    """What several processes do together: train and measure the models, and leave training on pairs to one."""
     from entangle.composition import Recipe, run
 
-    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device, apart=apart)
+    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device)
 
 
 def main(words: Sequence[str] | None = None) -> None:

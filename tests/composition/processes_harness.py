@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from test_experiment import MEASURE, tiny
+from test_experiment import MEASURE, TINY, tiny
 from test_metadata import ARCHITECTURE, MECO, TOKENIZER, conditioned_stream
 
 from entangle.composition import Training, new_model
@@ -17,7 +17,10 @@ from entangle.report import compose
 
 TRAINING = Training(batch_size=5, context=16, learning_rate=5e-3, precision="fp32", epochs=2)  # 5: not shared evenly
 STREAMS = {"plain": Stream(conditioned_stream(0.3).tokens), "conditioned": conditioned_stream(0.3)}
-RECIPE = tiny(shares=[0.0, 0.2], variants=[MECO], measure=MEASURE)
+# At the usual rate Adam makes a whole step of a gradient of rounding size, as a rare token's may be: even in one
+# process losses part by .006 where the first weights are 1e-7 apart.
+SLOWLY = {**TINY["training"], "learning_rate": 3e-4}
+RECIPE = tiny(shares=[0.0, 0.2], variants=[MECO], measure=MEASURE, training=SLOWLY)
 
 
 class Stopped(BaseException):
@@ -66,4 +69,3 @@ def everything(folder: str) -> None:
     train("conditioned", stopped)
     written = compose(RECIPE, Path(folder) / "run", device="cpu", progress=False)
     assert bool(written) == Processes.here("cpu").main
-    compose(RECIPE, Path(folder) / "apart", device="cpu", apart=True, progress=False)

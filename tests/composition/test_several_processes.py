@@ -1,6 +1,7 @@
 """Several processes train the model that one trains, and one of them writes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from processes_harness import RECIPE, STREAMS, TRAINING, everything, train
 from safetensors.torch import load_file
 from test_metadata import ARCHITECTURE, TOKENIZER
 
-from entangle.composition import new_model, run
+from entangle.composition import new_model, run, run_apart
 from entangle.composition.pretrain import pretrain
 from entangle.composition.processes import Processes, launch
 from entangle.errors import EntangleError
@@ -51,14 +52,41 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     names = {path.relative_to(one) for path in (one / "run").rglob("*") if "sweep" not in str(path)}
     assert names == {path.relative_to(two) for path in (two / "run").rglob("*") if "sweep" not in str(path)}
     for a, b in zip(run(RECIPE, one / "run").models, run(RECIPE, two / "run").models, strict=True):
-        assert a.metrics["losses"] == pytest.approx(b.metrics["losses"], abs=1e-3)
-        assert a.metrics["held_out_ce"] == pytest.approx(b.metrics["held_out_ce"], abs=1e-3)
+        assert a.metrics["losses"] == pytest.approx(b.metrics["losses"], abs=1e-5)
+        assert a.metrics["held_out_ce"] == pytest.approx(b.metrics["held_out_ce"], abs=1e-5)
         assert a.measured is not None
-    # Each with models of its own: the bits that one process would have.
-    for a, b in zip(run(RECIPE, one / "run").models, run(RECIPE, two / "apart").models, strict=True):
+
+
+@pytest.mark.slow
+def test_models_trained_side_by_side_are_those_of_one_process(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))  # what each of two has
+    try:
+        one = run(RECIPE, tmp_path / "one", progress=False)
+    finally:
+        torch.set_num_threads(threads)
+    run(replace(RECIPE, shares=(0.0,), variants=(), measure=None), tmp_path / "two", progress=False)  # finished before
+    finished = tmp_path / "two" / "share-0-seed-0" / "model.safetensors"
+    before = finished.stat().st_mtime_ns
+    run_apart(RECIPE, tmp_path / "two", 2, device="cpu", progress=False)
+    assert all(
+        path.stat().st_mtime_ns == before for path in (tmp_path / "two" / "share-0-seed-0").glob("*.safetensors")
+    )
+    names = {path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*")}
+    assert names == {path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*")}
+    for a, b in zip(one.models[1:], run(RECIPE, tmp_path / "two", progress=False).models[1:], strict=True):
         assert a.metrics["losses"] == b.metrics["losses"]
         assert (a.path / "model.safetensors").read_bytes() == (b.path / "model.safetensors").read_bytes()
         assert a.measured == b.measured
+
+
+@pytest.mark.slow
+def test_what_cannot_be_trained_side_by_side_is_refused_before(tmp_path: Path) -> None:
+    run_apart(RECIPE, tmp_path, 2, device="cpu", progress=False)
+    with pytest.raises(EntangleError, match="holds the models of another recipe"):
+        run_apart(replace(RECIPE, vocab_size=RECIPE.vocab_size + 1), tmp_path, 2, device="cpu", progress=False)
+    with pytest.raises(EntangleError, match="at least 1, not 0"):
+        run_apart(RECIPE, tmp_path, 0, device="cpu")
 
 
 def refuse() -> None:

@@ -5,7 +5,7 @@ from entangle.composition.attack import Attack
 from entangle.composition.claims import Claim, claims
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
-from entangle.composition.experiment import Composition, TrainedModel, run, run_each
+from entangle.composition.experiment import Composition, TrainedModel, run, run_apart, run_each
 from entangle.composition.measurement import Measurement
 from entangle.composition.pairs import Pairs, PreferencePairs
 from entangle.composition.plan import Plan
@@ -42,6 +42,7 @@ __all__ = [
     "posttrain",
     "pretrain",
     "run",
+    "run_apart",
     "run_each",
     "train_tokenizer",
 ]

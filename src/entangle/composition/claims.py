@@ -136,12 +136,12 @@ def _price(comparison: Comparison) -> Claim:
 def _attacked(comparison: Comparison) -> list[Claim]:
     """Of models that were attacked under ITI; at the largest strength."""
     table = attacks_by_share(comparison)
-    if table.empty or not {"ITI"} <= set(table.loc[table["share"] == comparison.shares[-1], "method"]):
+    if table.empty:
         return []
-    steered = table[table["method"] == "ITI"]
-    row = steered[steered["share"] == comparison.shares[-1]].sort_values("alpha").iloc[-1]
-    if "against_first" not in row or math.isnan(row["against_first"]):
+    steered = table[(table["method"] == "ITI") & (table["share"] == comparison.shares[-1])]
+    if "against_first" not in steered or steered["against_first"].isna().all():
         return []
+    row = steered.dropna(subset="against_first").sort_values("alpha").iloc[-1]
     change = _estimate(row, "against_first")
     return [
         Claim(

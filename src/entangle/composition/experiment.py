@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from entangle.composition.measure import measure
 from entangle.composition.plan import Plan
 from entangle.composition.posttrained import METRICS, is_current, train_on_pairs
 from entangle.composition.pretrain import new_model, pretrain
-from entangle.composition.processes import Processes
+from entangle.composition.processes import Processes, launch_apart
 from entangle.composition.recipe import Cell, Recipe
 from entangle.errors import EntangleError
 from entangle.files import write_text
@@ -94,35 +94,31 @@ class Composition:
         return pd.DataFrame(rows)
 
 
-def run(
-    recipe: Recipe, out: str | Path, *, device: str | None = None, apart: bool = False, progress: bool = True
-) -> Composition:
+def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True) -> Composition:
     """Train and measure every model of a recipe that is not yet finished in `out`.
 
     Each model is written under a temporary name and renamed when it is whole, so a run that was stopped goes on where
     it was. Shares, seeds, variants and the measurement may be changed later: what is not affected stays.
 
-    Started in several processes by `accelerate launch`, `torchrun` or the like, they train each model together, or with
-    `apart` each its share of the models alone, and share the measuring of the models out; all get the result.
+    Started in several processes by `accelerate launch`, `torchrun` or the like, they train each model together and
+    share the measuring of the models out; one of them writes, and all get the result.
 
     Args:
         recipe: what to train, and what to measure.
         out: folder for the models, one subfolder each (`share-0.1-seed-0`).
         device: to train on; a GPU where there is one.
-        apart: several processes train models of their own side by side, the same as one process would; best where a
-            model is too small to keep all cores or GPUs busy.
         progress: show a progress bar for each model.
 
     Raises:
         EntangleError: where `out` holds models of another recipe, or anything in the recipe cannot be, before any
             training.
     """
-    *_, finished = run_each(recipe, out, device=device, apart=apart, progress=progress)
+    *_, finished = run_each(recipe, out, device=device, progress=progress)
     return finished
 
 
 def run_each(
-    recipe: Recipe, out: str | Path, *, device: str | None = None, apart: bool = False, progress: bool = True
+    recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True
 ) -> Iterator[Composition]:
     """The same model by model: what is finished so far, after each.
 
@@ -130,7 +126,6 @@ def run_each(
         recipe: as for `run`.
         out: as for `run`.
         device: as for `run`.
-        apart: as for `run`.
         progress: as for `run`.
     """
     out = Path(out)
@@ -141,19 +136,17 @@ def run_each(
             "SFT and DPO are trained in one process: start the others with entangle compose --processes, "
             "or leave [[posttraining]] out and add it later"
         )
-    missing = [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
+    missing = _missing(recipe, out)
     plan: Plan | None = None
     if missing or recipe.measure or recipe.posttraining:
         plan = Plan.of(recipe)
         plan.check_disk(out, len(missing))
         processes.wait()  # until each has seen what is finished
         if processes.main:
-            out.mkdir(parents=True, exist_ok=True)
-            write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
+            _write_recipe(recipe, out)
     if plan and processes.count > 1:
-        each = processes.apart if apart else processes
-        for cell in processes.part(missing) if apart else missing:
-            train(plan, cell, out / cell.name, processes=each, progress=progress and processes.main)
+        for cell in missing:
+            train(plan, cell, out / cell.name, processes=processes, progress=progress)
         missing = []
         processes.wait()
         for cell in processes.part(recipe.cells):
@@ -174,6 +167,54 @@ def run_each(
         metrics = json.loads((folder / METRICS).read_text())
         models.append(TrainedModel(folder, cell.share, cell.seed, metrics, cell.label, measured))
         yield Composition(recipe, tuple(models))
+
+
+def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None = None, progress: bool = True) -> None:
+    """Train and measure the missing models in several processes of this machine, each its share of them, side by side.
+
+    Best where a model is too small to keep all cores busy, or for several GPUs. Each model has, bit for bit, the
+    weights of one process with as many threads. Models that are trained on pairs are left to `run`, and so is what is
+    compared.
+
+    Args:
+        recipe: what to train, and what to measure.
+        out: as for `run`.
+        count: how many processes; without `OMP_NUM_THREADS` they share the threads of this one.
+        device: to train on; by default each process has a GPU in turn, where there are any.
+        progress: show the first process's progress.
+
+    Raises:
+        EntangleError: whatever `run` refuses.
+    """
+    out, alone = Path(out), replace(recipe, posttraining=())
+    _check_same(recipe, out)
+    Plan.of(recipe).check_disk(out, len(_missing(recipe, out)))  # in one line, and not in one a process
+    _write_recipe(recipe, out)
+    missing = _missing(alone, out)
+    cells = [*missing, *(cell for cell in alone.cells if cell not in missing)]  # so that each has as many to train
+    launch_apart(count, _run_share, alone, cells, out, device, progress)
+
+
+def _run_share(
+    index: int, count: int, recipe: Recipe, cells: list[Cell], out: Path, device: str | None, progress: bool
+) -> None:
+    """Train and measure every `count`-th model, one after the other, so that a stop costs little."""
+    if device is None and torch.cuda.is_available():
+        device = f"cuda:{index % torch.cuda.device_count()}"
+    plan, here, shown = Plan.of(recipe), Processes(device=device or "cpu"), progress and index == 0
+    for cell in cells[index::count]:
+        if not (out / cell.name / METRICS).exists():
+            train(plan, cell, out / cell.name, processes=here, progress=shown)
+        _measure(plan, cell, out / cell.name, device=here.device, progress=shown)
+
+
+def _missing(recipe: Recipe, out: Path) -> list[Cell]:
+    return [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
+
+
+def _write_recipe(recipe: Recipe, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
 
 
 def _check_same(recipe: Recipe, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes that train one model together: each takes its part of every batch, and gradients are summed."""
+"""Several processes: together, each takes its part of every batch, and gradients are summed; or apart."""
 
 from __future__ import annotations
 
@@ -64,11 +64,6 @@ class Processes:
         return cls(state.num_processes, state.process_index, "cpu" if cpu else str(state.device))
 
     @property
-    def apart(self) -> Processes:
-        """This process alone, where it is."""
-        return Processes(device=self.device)
-
-    @property
     def main(self) -> bool:
         """Whether this is the process that writes."""
         return self.index == 0
@@ -107,17 +102,46 @@ def launch(count: int, work: Callable[..., None], *arguments: Any) -> None:
     Raises:
         EntangleError: where a process refused something, with what it said.
     """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    _spawn(count, _together, port, work, arguments)
+
+
+def launch_apart(count: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Do some work in so many processes of this machine that know nothing of each other.
+
+    Args:
+        count: how many.
+        work: a function that a new process can import, called with the process's number, `count` and the arguments.
+        arguments: of it.
+
+    Raises:
+        EntangleError: where a process refused something, with what it said.
+    """
+    _spawn(count, work, *arguments)
+
+
+def _together(index: int, count: int, port: int, work: Callable[..., None], arguments: Sequence[Any]) -> None:
+    """One of the processes, known to the others by the variables that every launcher sets."""
+    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    try:
+        work(*arguments)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _spawn(count: int, work: Callable[..., None], *arguments: Any) -> None:
     from torch.multiprocessing import get_context
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
     if count < 1:
         raise EntangleError(f"a number of processes is at least 1, not {count}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     refused = get_context("spawn").SimpleQueue()
     try:
-        spawn(_work, (count, port, refused, work, arguments), count)  # type: ignore[no-untyped-call]
+        spawn(_work, (count, refused, work, arguments), count)  # type: ignore[no-untyped-call]
     except (ProcessRaisedException, ProcessExitedException):
         if refused.empty():
             raise
@@ -125,20 +149,15 @@ def launch(count: int, work: Callable[..., None], *arguments: Any) -> None:
 
 
 def _work(
-    index: int, count: int, port: int, refused: SimpleQueue[str], work: Callable[..., None], arguments: Sequence[Any]
+    index: int, count: int, refused: SimpleQueue[str], work: Callable[..., None], arguments: Sequence[Any]
 ) -> None:
-    """One of the processes, known to the others by the variables that every launcher sets."""
-    os.environ |= {"RANK": str(index), "LOCAL_RANK": str(index), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    """One of the processes, with its part of the threads."""
     if "OMP_NUM_THREADS" not in os.environ:  # else each would take all cores
         threads = max(1, torch.get_num_threads() // count)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
     try:
-        work(*arguments)
+        work(index, count, *arguments)
     except EntangleError as error:
         refused.put(str(error))
         raise
-    finally:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()

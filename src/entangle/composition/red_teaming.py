@@ -33,8 +33,7 @@ def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
     """
     rows = []
     for model in models:
-        conditions = [each for each in ((model.measured or {}).get("attack") or {}).get("conditions", [])]
-        whole = [each for each in conditions if not each.get("error")]
+        whole = [each for each in _conditions(model.measured or {}) if not each.get("error")]
         plain = next((_succeeded(each, "gcg") for each in whole if each["method"] == PLAIN), None)
         for each in whole:
             succeeded = {kind: _succeeded(each, kind) for kind in KINDS}
@@ -42,8 +41,7 @@ def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
             row = {"share": model.share, "seed": model.seed, "method": each["method"], "alpha": each["alpha"], "n": n}
             rates = {**succeeded, "exact": each["gcg"]["exact"]}
             for name, values in rates.items():
-                rate = wilson_interval(int(sum(values)), n)
-                row |= {name: float(rate.value), f"{name}_low": float(rate.low), f"{name}_high": float(rate.high)}
+                row |= columns(name, wilson_interval(int(sum(values)), n))
             row["p_random"] = paired_permutation_test(succeeded["gcg"], succeeded["random"])
             if plain is not None and each["method"] != PLAIN:
                 row["p_unsteered"] = paired_permutation_test(succeeded["gcg"], plain)
@@ -68,10 +66,11 @@ def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     first: dict[tuple[str, float], dict[str, Array]] = {}
     for share in comparison.shares:
-        each = [(measured.get("attack") or {}).get("conditions", []) for measured in comparison.at(share)]
+        each = [_conditions(measured) for measured in comparison.at(share)]
         found = {name: _over_seeds(each, name) for name in dict.fromkeys(_name(c) for c in each[0])}
         whole = {name: values for name, values in found.items() if values is not None}
-        first = first or whole
+        if share == comparison.shares[0]:
+            first = whole
         for name, values in whole.items():
             row: dict[str, Any] = {"share": share, "method": name[0], "alpha": name[1]}
             for kind in (*KINDS, "exact"):
@@ -86,6 +85,12 @@ def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
                 row |= columns("loss_against_first", crossed_mean(values["loss"] - first[name]["loss"]))
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _conditions(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a model's attack; none where it was not attacked."""
+    found: list[dict[str, Any]] = (measured.get("attack") or {}).get("conditions", [])
+    return found
 
 
 def _name(condition: dict[str, Any]) -> tuple[str, float]:

@@ -65,16 +65,13 @@ SECTIONS = (
 )
 
 
-def compose(
-    recipe: Recipe, out: Path | str, *, device: str | None = None, apart: bool = False, progress: bool = True
-) -> list[Path]:
+def compose(recipe: Recipe, out: Path | str, *, device: str | None = None, progress: bool = True) -> list[Path]:
     """Run a recipe, and write the comparison of its models as soon as there is one, anew after every further model.
 
     Args:
         recipe: What to train and to measure.
         out: Folder for the models and for `report.html` and `report.json`; what is finished in it stays.
         device: Where to run; a GPU where there is one.
-        apart: Whether several processes train models of their own side by side (see `entangle.composition.run`).
         progress: Whether to show bars.
 
     Returns:
@@ -87,7 +84,7 @@ def compose(
     out = Path(out)
     main = Processes.here(device).main
     written: list[Path] = []
-    for finished in run_each(recipe, out, device=device, apart=apart, progress=progress):
+    for finished in run_each(recipe, out, device=device, progress=progress):
         try:
             comparison = Comparison.of(finished)
         except EntangleError:  # too few models as yet, or nothing measured

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import pandas as pd
-
 from entangle.composition.comparison import Comparison
 from entangle.composition.red_teaming import attacks, attacks_by_share
-from entangle.report.drawing import Drawing, Table, interval, number
+from entangle.report.drawing import Drawing, Table, number, percent, spread
 
 RATES = {
     "gcg": "attacked [95 %]",
@@ -37,10 +35,10 @@ def red_teaming(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     together = attacks_by_share(found).to_dict("records")
     if not together:
         return [], []
-    pooled = [[_percent(row), _method(row), *_spreads(row, RATES), *_spreads(row, CHANGES)] for row in together]
+    pooled = [[percent(row["share"]), _method(row), *_spreads(row, RATES), *_spreads(row, CHANGES)] for row in together]
     rows = [
         [
-            _percent(row),
+            percent(row["share"]),
             str(row["seed"]),
             _method(row),
             str(row["n"]),
@@ -58,17 +56,9 @@ def red_teaming(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     ]
 
 
-def _percent(row: Mapping[Any, Any]) -> str:
-    return f"{100 * row['share']:.3g} %"
-
-
 def _method(row: Mapping[Any, Any]) -> str:
     return f"{row['method']} {row['alpha']:g}" if row["method"] else "none"
 
 
 def _spreads(row: Mapping[Any, Any], names: Iterable[str]) -> list[str]:
-    """An interval a name; nothing where there is none."""
-    return [
-        "" if pd.isna(row.get(name)) else interval(row[name], row[f"{name}_low"], row[f"{name}_high"], 2)
-        for name in names
-    ]
+    return [spread(row, name, 2) for name in names]

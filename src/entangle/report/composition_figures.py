@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from entangle.composition.comparison import ALL, PLAIN, Comparison
 from entangle.plots import COLOURS
-from entangle.report.drawing import Drawing, Table, draw, interval, number
+from entangle.report.drawing import Drawing, Table, draw, interval, number, percent, spread
 
 Array = NDArray[np.float64]
 SIZE = (4.8, 3.1)
@@ -38,7 +38,8 @@ def over_shares(
     nudge = 0.012 * float(np.ptp(x))
     for index, (name, (value, low, high)) in enumerate(series.items()):
         colour, at = COLOURS[index % len(COLOURS)], x + nudge * (index - (len(series) - 1) / 2)
-        ends = np.clip([value - low, high - value], 0, None)
+        with np.errstate(invalid="ignore"):  # of an infinite value
+            ends = np.clip([value - low, high - value], 0, None)
         ends[~np.isfinite(ends)] = 0
         ax.errorbar(at, value, ends, color=colour, marker="o", markersize=4, linewidth=1.3, elinewidth=0.8, label=name)
         for place, seeds in zip(at, (points or {}).get(name, []), strict=False):
@@ -83,7 +84,7 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         "Cross-entropy on clean documents that no model has seen; a cross for each seed.",
     )
     rows = [
-        [_percent(row["share"]), _spread(row, "ce"), _spread(row, "difference", 4), number(row["seed_noise"], 4)]
+        [percent(row["share"]), spread(row, "ce"), spread(row, "difference", 4), number(row["seed_noise"], 4)]
         for row in frame.to_dict("records")
     ]
     columns = ["share", "nats a token [95 %]", "difference to the first, paired [95 %]", "between seeds (s.d.)"]
@@ -93,7 +94,7 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
 def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 5: how well heads read the concept."""
     frame, tests = found.probes, found.probe_tests
-    heads = {_percent(share): found.accuracies[i].ravel() for i, share in enumerate(found.shares)}
+    heads = {percent(share): found.accuracies[i].ravel() for i, share in enumerate(found.shares)}
     spread = Drawing(
         draw(head_distributions, heads, baseline=frame["bag_of_words"].iloc[0], size=SIZE, name="heads"),
         "Held-out accuracy of a linear probe on every head's output at the last token, all seeds; dotted: means.",
@@ -108,7 +109,7 @@ def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     columns = ["share", "mean", "best tenth", "best", "beyond the first's best tenth", "skewness", "residual stream"]
     rows = [
         [
-            _percent(row["share"]),
+            percent(row["share"]),
             *(number(row[key]) for key in ("mean", "best_tenth", "best", "beyond")),
             number(row["skewness"], 2),
             number(row["stream"]),
@@ -176,14 +177,14 @@ def table_one(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         method = row["method"] or "none"
         rows.append(
             [
-                _percent(row["share"]),
+                percent(row["share"]),
                 f"{row['variant']}: {method}" if row["variant"] else method,
                 f"{row['alpha']:g}" if row["method"] else "",
-                *(_spread(row, each) for each in sets),
-                _spread(row, "ce"),
-                *(_spread(row, key) for key in ("removed", "paid")),
-                _spread(row, "removed_per_nat", 2) if row["method"] else "",
-                _spread(row, "against_first") if row.get("against_first") == row.get("against_first") else "",
+                *(spread(row, each) for each in sets),
+                spread(row, "ce"),
+                *(spread(row, key) for key in ("removed", "paid")),
+                spread(row, "removed_per_nat", 2) if row["method"] else "",
+                spread(row, "against_first"),
                 number(row["degenerate"], 2),
             ]
         )
@@ -198,7 +199,7 @@ def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """How entangled the concept is in each model."""
     rows = [
         [
-            _percent(row["share"]),
+            percent(row["share"]),
             str(row["seed"]),
             str(row["layer"]),
             interval(row["entanglement"], row["low"], row["high"]),
@@ -231,11 +232,3 @@ def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFra
 def _columns(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
     value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
     return value, low, high
-
-
-def _spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
-    return interval(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"

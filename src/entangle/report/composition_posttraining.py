@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from entangle.composition.comparison import Comparison
 from entangle.composition.displacement import displacement
-from entangle.report.drawing import Drawing, Table, interval, number
+from entangle.report.drawing import Drawing, Table, number, percent, spread
 
 COLUMNS = {
     "chosen": "preferred, nats [95 %]",
@@ -31,10 +28,10 @@ def posttraining(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         [
             row["name"],
             row["method"].upper(),
-            f"{100 * row['share']:.3g} %",
+            percent(row["share"]),
             str(row["seed"]),
             f"{row['n']} {row['pairs']}",
-            *(_spread(row, name, 4 if name == "ches" else 2) for name in COLUMNS),
+            *(spread(row, name, 4 if name == "ches" else 2) for name in COLUMNS),
             number(row["foreseen"], 2),
             number(row["foreseen_p"], 4),
         ]
@@ -42,7 +39,3 @@ def posttraining(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     ]
     columns = ["", "method", "share", "seed", "pairs", *COLUMNS.values(), "foreseen", "p"]
     return [], [Table(columns, rows, CAPTION)] if rows else []
-
-
-def _spread(row: Mapping[Any, Any], name: str, digits: int) -> str:
-    return interval(row[name], row[f"{name}_low"], row[f"{name}_high"], digits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,19 @@ def number(value: object, digits: int = 3) -> str:
 def interval(value: object, low: object, high: object, digits: int = 3) -> str:
     """A value with its interval in brackets."""
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
+    """What the columns `name`, `name_low` and `name_high` of a row say; nothing where there is no such number."""
+    value = row.get(name)
+    if value is None or math.isnan(value):
+        return ""
+    return interval(value, row[f"{name}_low"], row[f"{name}_high"], digits)
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * share:.3g} %"
 
 
 def draw(plot: Callable[..., Any], *arguments: Any, size: tuple[float, float], name: str, **options: Any) -> Markup:
