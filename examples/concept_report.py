@@ -21,8 +21,11 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from entangle import AddDirection, Directions, collect, fit_probes
+from entangle.concepts import EntanglementReport, cross_talk, entanglement_report
 from entangle.data import load_labelled, load_texts
-from entangle.evaluation import EntanglementReport, cross_talk, entanglement_report, language_shift
+from entangle.evaluation import (
+    language_shift,
+)
 from entangle.models.loading import load
 from entangle.probes import ProbeGrid, three_way
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from entangle.files import replacing, replacing_together, write_text
+from entangle.storage.files import replacing, replacing_together, write_text
 
 
 def contents(directory: Path) -> dict[str, str]:

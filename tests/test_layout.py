@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -10,24 +11,30 @@ from pathlib import Path
 
 import pytest
 
+from entangle.moved import MOVED
+
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
 FLOORS = {
     "errors": 0,
-    "files": 0,
+    "moved": 0,
+    "storage": 1,
     "metrics": 1,
     "plots": 1,
     "data": 1,
-    "probes": 2,
-    "directions": 3,
-    "models": 4,
-    "activations": 5,
-    "interventions": 6,
-    "verify": 7,
+    "models": 2,
+    "probes": 3,
+    "activations": 3,
+    "directions": 4,
+    "interventions": 5,
+    "verify": 6,
+    "forecast": 6,
     "evaluation": 7,
-    "toy": 8,
-    "composition": 8,
-    "report": 9,
-    "cli": 10,
+    "concepts": 8,
+    "study": 9,
+    "toy": 9,
+    "composition": 10,
+    "report": 11,
+    "cli": 12,
 }
 HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")
 
@@ -89,3 +96,18 @@ def test_importing_entangle_leaves_heavy_libraries_alone() -> None:
 def test_modules_stay_small() -> None:
     long = {str(path.relative_to(SOURCE)): n for path in FILES if (n := len(path.read_text().splitlines())) > 400}
     assert long == {}
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_path_of_before_is_the_module_of_today(old: str, new: str) -> None:
+    module = importlib.import_module(f"entangle.{new}")
+    sys.modules.pop(f"entangle.{old}", None)
+    with pytest.warns(DeprecationWarning, match=f"entangle.{new}"):
+        assert importlib.import_module(f"entangle.{old}") is module
+    assert module.__spec__ is not None
+    assert module.__spec__.name == f"entangle.{new}"
+
+
+def test_a_path_that_never_was_is_no_module() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("entangle.evaluation.never")

@@ -2,14 +2,13 @@
 
 from entangle import composition, data, metrics, probes, toy
 from entangle.activations import Activations, Turn, collect
+from entangle.concepts import EntanglementReport, entanglement_report
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation import (
     ClassifierScorer,
-    EntanglementReport,
     LinearToxicityScorer,
     Tradeoff,
-    entanglement_report,
     tradeoff,
 )
 from entangle.interventions import (
@@ -31,6 +30,7 @@ from entangle.interventions import (
 )
 from entangle.metrics import entanglement
 from entangle.models import Atlas, AtlasError
+from entangle.moved import understand_old_paths
 from entangle.probes import (
     LDAProbe,
     LinearSVMProbe,
@@ -42,7 +42,9 @@ from entangle.probes import (
 )
 from entangle.verify import VerifyReport, verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
+
+understand_old_paths()
 
 __all__ = [
     "ITI",

@@ -139,8 +139,8 @@ def verify(
     device: Annotated[str | None, typer.Option(help="Where to run.")] = None,
 ) -> None:
     """Check that what is captured equals what the model computes, and that an edit lands."""
-    from entangle.files import write_text
     from entangle.models import load
+    from entangle.storage.files import write_text
     from entangle.verify import verify as check
 
     found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
@@ -200,7 +200,7 @@ def compose(
     """Train and measure a model for every share and seed of a recipe, and compare them on one page; a run that was
     stopped goes on where it was."""
     from entangle.composition import Plan, Recipe, run_apart
-    from entangle.composition.processes import launch
+    from entangle.composition.training.processes import launch
     from entangle.report import compose as run_recipe
 
     read = Recipe.from_file(recipe)

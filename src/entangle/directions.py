@@ -15,8 +15,8 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.probes import ProbeGrid
-from entangle.probes.files import check_same_model, read, write
 from entangle.probes.splits import Split
+from entangle.storage.record import check_same_model, read, write
 
 PLACE = ("site", "layer", "head")
 Words = Sequence[str | tuple[str, str]]

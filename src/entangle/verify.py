@@ -13,16 +13,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from entangle.activations.batching import accepts, context_length, encode, pad, takes
 from entangle.activations.capture import capture, model_device
 from entangle.activations.collect import Inputs, read_inputs
-from entangle.activations.examples import Examples, SignalExamples
-from entangle.activations.inputs import reads_decoder
-from entangle.activations.tokens import select
+from entangle.activations.inputs.examples import Examples, SignalExamples
+from entangle.activations.inputs.reading import reads_decoder
+from entangle.activations.inputs.tokens import select
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas, Place
+from entangle.models.batching import accepts, context_length, encode, pad, takes
 from entangle.models.hooks import hooked, refuse_compiled
-from entangle.models.probe import probe_inputs
+from entangle.models.probe_inputs import probe_inputs
 from entangle.models.rounding import rounded_at_random
 from entangle.models.trace import evaluating, floating_tensors
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from entangle.activations import Turn, collect
-from entangle.activations.chat import generated_span, read_conversations, turn_span
+from entangle.activations.inputs.chat import generated_span, read_conversations, turn_span
 from entangle.errors import EntangleError
 
 CHATML = (

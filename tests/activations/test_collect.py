@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from entangle.activations import Activations, collect
-from entangle.activations.batching import CPU_TOKENS
 from entangle.errors import EntangleError
 from entangle.models import Atlas, AtlasError, hooked
+from entangle.models.batching import CPU_TOKENS
 from tiny import CAUSAL
 
 TEXTS = [

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from entangle.activations import Activations, collect, store, tokens
-from entangle.activations.shards import shard_bounds
-from entangle.activations.tokens import Selection
+from entangle.activations.disk.shards import shard_bounds
+from entangle.activations.inputs.tokens import Selection
 from entangle.errors import EntangleError
 
 WHO = ["the quick brown fox", "a cat", "the lazy dog", "the moon", "the mat and the cat"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from entangle.activations.batching import encode, pad, pad_id
+from entangle.models.batching import encode, pad, pad_id
 from entangle.models.loading import load
 
 MAX_LENGTH = 64

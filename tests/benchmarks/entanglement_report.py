@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from entangle.evaluation import entanglement_report
+from entangle.concepts import entanglement_report
 from entangle.metrics import bootstrap_counts
 
 

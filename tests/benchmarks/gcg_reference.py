@@ -19,7 +19,7 @@ import nanogcg
 import torch
 
 from entangle.evaluation import gcg
-from entangle.evaluation.gcg import _Search
+from entangle.evaluation.language.gcg import _Search
 from entangle.models.loading import load
 
 PROMPTS = ("The mayor said that", "My neighbour told me that", "She wrote to the newspaper because")

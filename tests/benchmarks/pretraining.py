@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from entangle.composition import Recipe, Training, new_model, train_tokenizer
-from entangle.composition.pretrain import _step, loss_function
+from entangle.composition.training.pretrain import _step, loss_function
 
 RECIPES = Path(__file__).resolve().parents[2] / "examples" / "recipes"
 VOCABULARY = 8192

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from entangle.composition import Training, new_model, train_tokenizer
-from entangle.composition.pretrain import pretrain
+from entangle.composition.training.pretrain import pretrain
 
 ARCHITECTURE = {
     "hidden_size": 32,

@@ -9,10 +9,10 @@ from test_experiment import MEASURE, TINY, tiny
 from test_metadata import ARCHITECTURE, MECO, TOKENIZER, conditioned_stream
 
 from entangle.composition import Training, new_model
-from entangle.composition import pretrain as pretraining
-from entangle.composition.pretrain import pretrain
-from entangle.composition.processes import Processes
-from entangle.composition.stream import Stream
+from entangle.composition.training import pretrain as pretraining
+from entangle.composition.training.pretrain import pretrain
+from entangle.composition.training.processes import Processes
+from entangle.composition.training.stream import Stream
 from entangle.report import compose
 
 TRAINING = Training(batch_size=5, context=16, learning_rate=5e-3, precision="fp32", epochs=2)  # 5: not shared evenly

@@ -22,10 +22,10 @@ from entangle.composition import (
     attacks_by_share,
     run,
 )
-from entangle.composition.attack import attacked, attacked_prompts, found_targets
-from entangle.composition.claims import FAILS, HOLDS, UNKNOWN, _attacked
-from entangle.composition.fitted import Fitted
-from entangle.composition.sources import Labelled
+from entangle.composition.comparing.claims import FAILS, HOLDS, UNKNOWN, _attacked
+from entangle.composition.measuring.attack import attacked, attacked_prompts, found_targets
+from entangle.composition.measuring.fitted import Fitted
+from entangle.composition.recipe.sources import Labelled
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import wilson_interval
 from entangle.report import compose

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from entangle.composition import Training, new_model, train_tokenizer
-from entangle.composition import pretrain as pretraining
-from entangle.composition.pretrain import pretrain
+from entangle.composition.training import pretrain as pretraining
+from entangle.composition.training.pretrain import pretrain
 from entangle.errors import EntangleError
 
 ARCHITECTURE = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from entangle.composition import Composition, Measurement, Recipe, Source, TrainedModel
-from entangle.composition.claims import FAILS, HOLDS, UNKNOWN, claims, verdict
-from entangle.composition.comparison import Comparison
-from entangle.composition.sources import Labelled
+from entangle.composition.comparing.claims import FAILS, HOLDS, UNKNOWN, claims, verdict
+from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.recipe.sources import Labelled
 from entangle.errors import EntangleError
 from entangle.metrics import Estimate
 

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from entangle.composition import Plan, Recipe, Source, Training, demo_recipe, experiment, run, train_tokenizer
-from entangle.composition.corpus import tokenise
 from entangle.composition.experiment import held_out_cross_entropy
+from entangle.composition.training.corpus import tokenise
 from entangle.data import corpus
 from entangle.errors import EntangleError
 from entangle.report import compose

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entangle.composition.intervals import crossed_mean, crossed_ratio, per_token, trend_test
+from entangle.composition.comparing.intervals import crossed_mean, crossed_ratio, per_token, trend_test
 from entangle.evaluation import removed_per_nat
 
 

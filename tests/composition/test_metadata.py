@@ -14,11 +14,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from entangle.composition import Plan, Source, Training, Variant, new_model, run, train_tokenizer
-from entangle.composition import pretrain as pretraining
-from entangle.composition.corpus import mix, tokenise
-from entangle.composition.metadata import Prefix, condition
-from entangle.composition.pretrain import loss_function, pretrain
-from entangle.composition.stream import Stream
+from entangle.composition.training import pretrain as pretraining
+from entangle.composition.training.corpus import mix, tokenise
+from entangle.composition.training.metadata import Prefix, condition
+from entangle.composition.training.pretrain import loss_function, pretrain
+from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
 
 TOKENIZER = train_tokenizer(["Source: the shed. the cat sat on the mat", "a dog ran. Source: the sea"], 300)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entangle.composition.corpus import TokenisedDocuments, mix, tokenise
-from entangle.composition.tokenizer import END_OF_TEXT, train_tokenizer
+from entangle.composition.training.corpus import TokenisedDocuments, mix, tokenise
+from entangle.composition.training.tokenizer import END_OF_TEXT, train_tokenizer
 from entangle.errors import EntangleError
 
 TEXTS = ["the cat sat on the mat", "a dog ran", "the dog sat on the cat " * 5, "never mind"]

@@ -12,12 +12,12 @@ import torch
 from test_experiment import MEASURE, TINY, tiny
 from torch.nn import functional as F
 
-from entangle.activations.batching import encode, pad, pad_id
 from entangle.composition import Pairs, Plan, PostTraining, new_model, posttrain, run, train_tokenizer
-from entangle.composition.comparison import Comparison
-from entangle.composition.displacement import changes, displacement, foreseen, likelihoods
+from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.comparing.displacement import changes, displacement, foreseen, likelihoods
 from entangle.data import corpus, load_pairs
 from entangle.errors import EntangleError
+from entangle.models.batching import encode, pad, pad_id
 from entangle.report import compose
 
 PAIRS = corpus.pairs(48, seed=0)
@@ -275,7 +275,7 @@ def test_a_posttraining_that_fails_leaves_nothing_and_goes_on_later(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("entangle.composition.posttrained.posttrain", killed)
+        patched.setattr("entangle.composition.measuring.pairs.posttrain", killed)
         with pytest.raises(KeyboardInterrupt):
             run(recipe, tmp_path, progress=False)
     assert {path.name for path in tmp_path.iterdir()} == {"recipe.json", "share-0-seed-0"}

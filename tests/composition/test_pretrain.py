@@ -9,13 +9,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from entangle.composition import Training, new_model, train_tokenizer
-from entangle.composition.pretrain import (
+from entangle.composition.training.pretrain import (
     check_masks_documents,
     document_positions,
     loss_function,
     pretrain,
 )
-from entangle.composition.stream import Stream
+from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
 
 ARCHITECTURE = {

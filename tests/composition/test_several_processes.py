@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from test_metadata import ARCHITECTURE, TOKENIZER
 
 from entangle.composition import new_model, run, run_apart
-from entangle.composition.pretrain import pretrain
-from entangle.composition.processes import Processes, launch
+from entangle.composition.training.pretrain import pretrain
+from entangle.composition.training.processes import Processes, launch
 from entangle.errors import EntangleError
 from entangle.report import compose
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from entangle.composition import Labelled, Measurement, Recipe, Source
-from entangle.composition.sources import refuse_overlap
+from entangle.composition.recipe.sources import refuse_overlap
 from entangle.errors import EntangleError
 
 

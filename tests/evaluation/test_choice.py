@@ -5,7 +5,7 @@ import pytest
 
 from entangle.errors import EntangleError
 from entangle.evaluation import LanguageShift, Tradeoff, chosen
-from entangle.evaluation.record import Condition
+from entangle.evaluation.price.conditions import Condition
 
 PROMPTS, DOCUMENTS, TOKENS = 200, 60, 50
 

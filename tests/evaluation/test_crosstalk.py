@@ -11,10 +11,10 @@ import torch
 from scipy.stats import spearmanr
 
 from entangle.activations import collect
+from entangle.concepts.crosstalk import CrossTalk, cross_talk
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation import kl
-from entangle.evaluation.crosstalk import CrossTalk, cross_talk
 from entangle.interventions import AddDirection
 from entangle.metrics import Estimate
 from entangle.probes import fit_probes

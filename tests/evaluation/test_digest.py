@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entangle.errors import EntangleError
-from entangle.evaluation.digest import digest
-from entangle.evaluation.methods import Checkpoint, Prompt
+from entangle.evaluation.price.methods import Checkpoint, Prompt
 from entangle.interventions import AddDirection
+from entangle.storage.digest import digest
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
+from entangle.concepts import refits
+from entangle.concepts.report import entanglement_report
+from entangle.concepts.result import EntanglementReport
 from entangle.errors import EntangleError
-from entangle.evaluation import refits
-from entangle.evaluation.entanglement import entanglement_report
-from entangle.evaluation.entanglement_result import EntanglementReport
 from entangle.probes.estimators import make_probe
 
 DIMS = 24

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from entangle.evaluation import Subject
-from entangle.evaluation.fluency import continuation_nats
+from entangle.evaluation.language.fluency import continuation_nats
 
 
 def test_continuations_are_read_after_their_prompts(causal_lm, tiny_tokenizer):

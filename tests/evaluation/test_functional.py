@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from entangle.activations import collect
+from entangle.concepts.functional import Reconstruct, functional_importance, subspace_projection
 from entangle.errors import EntangleError
 from entangle.evaluation import cross_entropy, language_shift
-from entangle.evaluation.functional import Reconstruct, functional_importance, subspace_projection
 from entangle.interventions import Ablate
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon sat"]

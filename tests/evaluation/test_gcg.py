@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from entangle.composition import new_model, train_tokenizer
 from entangle.errors import EntangleError
 from entangle.evaluation import continuations, gcg
-from entangle.evaluation.gcg import _Search, allowed_tokens
+from entangle.evaluation.language.gcg import _Search, allowed_tokens
 from entangle.interventions import AddDirection, steer
 from tiny import enlarge
 

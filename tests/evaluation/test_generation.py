@@ -9,7 +9,7 @@ from transformers import TopPLogitsWarper
 
 from entangle.errors import EntangleError
 from entangle.evaluation import continuations
-from entangle.evaluation.generation import nucleus_choice
+from entangle.evaluation.language.generation import nucleus_choice
 
 PROMPTS = ["the cat", "a quick brown fox jumps over the lazy dog and", "moon", "the mat", "the cat"]
 

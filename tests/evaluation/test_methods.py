@@ -15,9 +15,9 @@ from entangle.evaluation import (
     language_shift,
     tradeoff,
 )
-from entangle.evaluation.generation import Sampling, sample
-from entangle.evaluation.methods import _NextLogits
-from entangle.evaluation.subject import Method, Subject, applied
+from entangle.evaluation.language.generation import Sampling, sample
+from entangle.evaluation.language.subject import Method, Subject, applied
+from entangle.evaluation.price.methods import _NextLogits
 from entangle.interventions import AddDirection
 
 PROMPTS = ["the cat", "a quick brown fox jumps over", "moon"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from entangle.concepts.preference import preference_ches
 from entangle.errors import EntangleError
-from entangle.evaluation.preference import preference_ches
 
 PROMPTS = ["the cat", "a quick brown", "the moon"]
 GOOD = [" sat on the mat", " fox", " looked at the lazy dog"]

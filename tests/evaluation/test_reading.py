@@ -9,8 +9,8 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Checkpoint, Subject
-from entangle.evaluation.language import document_rows
-from entangle.evaluation.reading import PlainReading
+from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.reading import PlainReading
 from entangle.interventions import AddDirection
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]

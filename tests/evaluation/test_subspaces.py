@@ -8,10 +8,10 @@ from concept_erasure import LeaceFitter
 from scipy.stats import kstest
 
 from entangle.activations import collect
+from entangle.concepts.interaction import interaction_gradients
+from entangle.concepts.refits import Sample
+from entangle.concepts.subspaces import _discriminants, nullspace_subspace, subspace_overlaps
 from entangle.errors import EntangleError
-from entangle.evaluation.interaction import interaction_gradients
-from entangle.evaluation.refits import Sample
-from entangle.evaluation.subspaces import _discriminants, nullspace_subspace, subspace_overlaps
 from entangle.interventions import AddDirection, steer
 from entangle.metrics import subspace_overlap
 

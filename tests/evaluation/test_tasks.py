@@ -147,7 +147,7 @@ def test_what_the_harness_cannot_do(tasks, tiny_model, tiny_tokenizer):
         task_scores(tiny_model("llama"), tiny_tokenizer, ["nothing_of_the_kind"], Prompt(), include_path=tasks)
     with pytest.raises(EntangleError, match="no harness tasks given"):
         task_scores(tiny_model("llama"), tiny_tokenizer, [], Prompt(), include_path=tasks)
-    from entangle.evaluation.tasks import _task_manager
+    from entangle.evaluation.language.tasks import _task_manager
 
     assert {"mmlu", "mmlu_anatomy", "hellaswag"} <= set(_task_manager(["mmlu"], None).all_tasks)
     with pytest.raises(EntangleError, match="Prompt changes what is around one"):

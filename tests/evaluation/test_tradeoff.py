@@ -13,7 +13,7 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Prompt, Subject, SweepError, continuations, cross_entropy, kl, tradeoff
-from entangle.evaluation.bench import Bench
+from entangle.evaluation.price.bench import Bench
 from entangle.interventions import AddDirection, steer
 
 PROMPTS = ["the cat", "a quick brown fox", "moon", "the mat", "the lazy dog", "sat on", "looked at", "over"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entangle.errors import EntangleError
-from entangle.interventions.affine import AffineForm, FunctionForm, merged
+from entangle.interventions.forms import AffineForm, FunctionForm, merged
 
 
 def random_form(generator, d=6, rank=2, *, mean=True, low_rank=True, bias=True, head=None):

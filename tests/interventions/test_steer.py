@@ -411,7 +411,7 @@ def test_a_constant_is_added_however_the_module_is_called(tiny_model, site):
     """By position or by keyword, and in whatever dtype: the hook's short way and its long way say the same."""
     import copy
 
-    from entangle.interventions.constant import attach_constant
+    from entangle.interventions.hooks.constant import attach_constant
 
     model = copy.deepcopy(tiny_model("llama"))
     place = Atlas(model).place(site, 1)

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import zoo
 from entangle.models import Atlas, AtlasError, hooked
-from entangle.models.probe import probe_inputs
+from entangle.models.probe_inputs import probe_inputs
 from entangle.verify import _no_hook_left
 
 # Causal families that no small configuration was found for: special sizes, or a package that is not there.

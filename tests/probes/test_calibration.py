@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from entangle.errors import EntangleError
-from entangle.probes import calibration
+from entangle.probes.judging import calibration
 
 
 @pytest.fixture(scope="module")

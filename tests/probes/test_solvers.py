@@ -10,9 +10,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.neighbors import NearestCentroid
 
-from entangle.probes.closed_form import lda, mean_difference
-from entangle.probes.losses import LogisticLoss, MultinomialLoss, SquaredHingeLoss, SquaredLoss
-from entangle.probes.solvers import Design, minimise
+from entangle.probes.solving.closed_form import lda, mean_difference
+from entangle.probes.solving.losses import LogisticLoss, MultinomialLoss, SquaredHingeLoss, SquaredLoss
+from entangle.probes.solving.solvers import Design, minimise
 
 N, D, CELLS = 600, 24, 3
 

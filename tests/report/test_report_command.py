@@ -121,7 +121,7 @@ def test_a_second_run_reads_the_activations_it_kept(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("captured again")
 
-    monkeypatch.setattr("entangle.report.cache.collect", refuse)
+    monkeypatch.setattr("entangle.study.cache.collect", refuse)
     assert run([*words, "--out", out]) == 0
     again = json.loads((out / "report.json").read_text())["studies"][0]
     for key in ("probes", "entanglement", "tradeoff", "samples", "baselines"):
@@ -343,7 +343,7 @@ def test_interrupting_leaves_no_report(words: list[str], tmp_path: Path, monkeyp
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("entangle.report.steps.tradeoff", interrupt)
+    monkeypatch.setattr("entangle.study.steps.tradeoff", interrupt)
     assert run([*words, "--out", tmp_path / "out"]) == 130
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"cache"}

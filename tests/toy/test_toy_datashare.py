@@ -11,7 +11,7 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.toy import LITERAL, MOTIVATED, DataShareStudy, MarkovMixture, data_share_study
-from entangle.toy.datashare import _exact, _noisy
+from entangle.toy.chains.study import _exact, _noisy
 
 SMALL = {"n_layers": 2, "compile": False, "progress": False}
 

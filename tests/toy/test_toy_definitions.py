@@ -11,7 +11,14 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from entangle.errors import EntangleError
 from entangle.metrics import entanglement, random_entanglement_mean
 from entangle.toy import MarkovMixture
-from entangle.toy.definitions import Classes, by_chain, directions, masked_entanglement, pool_tokens, sort_into_classes
+from entangle.toy.chains.definitions import (
+    Classes,
+    by_chain,
+    directions,
+    masked_entanglement,
+    pool_tokens,
+    sort_into_classes,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 

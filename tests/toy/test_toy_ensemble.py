@@ -11,7 +11,7 @@ from entangle.activations import collect
 from entangle.errors import EntangleError
 from entangle.probes import LDAProbe, LogisticProbe, RidgeProbe
 from entangle.toy import MarkovMixture, StackedGPT2
-from entangle.toy.definitions import directions, sort_into_classes
+from entangle.toy.chains.definitions import directions, sort_into_classes
 
 
 def in_double(stack: StackedGPT2) -> StackedGPT2:

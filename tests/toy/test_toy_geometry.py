@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from entangle.errors import EntangleError
 from entangle.toy import geometry
-from entangle.toy.geometry import POLYTOPES
+from entangle.toy.autoencoders.geometry import POLYTOPES
 
 
 def turned(vectors: torch.Tensor, seed: int, d: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from entangle.toy import SparseFeatures, phase_diagram, polytope_census, rare_feature, superposition_study
-from entangle.toy.sweeps import KEPT, Optimum, dimension_plateaus
+from entangle.toy.autoencoders.sweeps import KEPT, Optimum, dimension_plateaus
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from entangle.activations import interop
-from entangle.activations.store import MANIFEST, ShardedData, Store, writing
+from entangle.activations.disk.store import MANIFEST, ShardedData, Store, writing
 from entangle.errors import EntangleError
-from entangle.files import replacing
 from entangle.models.atlas import underlying
 from entangle.models.fingerprint import check_fingerprint, fingerprint
+from entangle.storage.files import replacing
 
 
 @dataclass(frozen=True)

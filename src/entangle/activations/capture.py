@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from entangle.activations.batching import accepts, at_once
-from entangle.activations.examples import Examples
-from entangle.activations.tokens import Selection
+from entangle.activations.inputs.examples import Examples
+from entangle.activations.inputs.tokens import Selection
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas, Place
+from entangle.models.batching import accepts, at_once
 from entangle.models.hooks import hooked
 from entangle.models.trace import evaluating
 

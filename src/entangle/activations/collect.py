@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from entangle.activations.activations import Activations
 from entangle.activations.capture import capture, check_dtype, run_until_seen
-from entangle.activations.chat import Turn
-from entangle.activations.examples import Examples
-from entangle.activations.inputs import examples_from, reads_decoder
-from entangle.activations.shards import fill, shard_bounds
-from entangle.activations.store import Store
-from entangle.activations.tokens import Tokens, select
+from entangle.activations.disk.shards import fill, shard_bounds
+from entangle.activations.disk.store import Store
+from entangle.activations.inputs.chat import Turn
+from entangle.activations.inputs.examples import Examples
+from entangle.activations.inputs.reading import examples_from, reads_decoder
+from entangle.activations.inputs.tokens import Tokens, select
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas, AtlasError, Place
 from entangle.models.fingerprint import fingerprint
@@ -65,7 +65,7 @@ def collect(
             for that layer.
         layers: which layers (negative from the end); all that have the site by default.
         tokens: which tokens of each text: `"last"`, `"first"`, `"mean"`, `"all"`, an integer, a mask, character spans,
-            or a `Turn` of conversations; see `entangle.activations.tokens.select`.
+            or a `Turn` of conversations; see `entangle.activations.inputs.tokens.select`.
         max_length: keep the first so many tokens of a text; by default a text longer than the context is an error.
         batch_tokens: at most so many tokens, padding included, at once; on a CPU, where larger batches leave the
             caches and take longer, also at most 1024.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from entangle.activations.tokens import MEAN
+from entangle.activations.inputs.tokens import MEAN
 from entangle.errors import EntangleError
 
 if TYPE_CHECKING:

@@ -1,21 +1,21 @@
 """Pretraining on mixtures of clean and other text, and what it does to a model: the paper's main experiment."""
 
-from entangle.composition import pretrain
-from entangle.composition.attack import Attack
-from entangle.composition.claims import Claim, claims
-from entangle.composition.comparison import Comparison
-from entangle.composition.displacement import displacement
+from entangle.composition.comparing.attacks import attacks, attacks_by_share
+from entangle.composition.comparing.claims import Claim, claims
+from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.comparing.displacement import displacement
 from entangle.composition.experiment import Composition, TrainedModel, run, run_apart, run_each
-from entangle.composition.measurement import Measurement
-from entangle.composition.pairs import Pairs, PreferencePairs
+from entangle.composition.measuring.attack import Attack
 from entangle.composition.plan import Plan
-from entangle.composition.posttraining import PostTraining, posttrain
-from entangle.composition.pretrain import new_model
-from entangle.composition.recipe import Recipe, Variant, demo_recipe
-from entangle.composition.red_teaming import attacks, attacks_by_share
-from entangle.composition.sources import Labelled, Source
-from entangle.composition.tokenizer import train_tokenizer
-from entangle.composition.training import Training
+from entangle.composition.recipe.measurement import Measurement
+from entangle.composition.recipe.pairs import Pairs, PreferencePairs
+from entangle.composition.recipe.recipe import Recipe, Variant, demo_recipe
+from entangle.composition.recipe.sources import Labelled, Source
+from entangle.composition.recipe.training import Training
+from entangle.composition.training import pretrain
+from entangle.composition.training.posttraining import PostTraining, posttrain
+from entangle.composition.training.pretrain import new_model
+from entangle.composition.training.tokenizer import train_tokenizer
 
 __all__ = [
     "Attack",

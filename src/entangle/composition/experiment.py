@@ -16,17 +16,17 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle.composition.attack import attacked
-from entangle.composition.corpus import TokenisedDocuments
-from entangle.composition.fitted import Fitted
-from entangle.composition.measure import measure
+from entangle.composition.measuring.attack import attacked
+from entangle.composition.measuring.fitted import Fitted
+from entangle.composition.measuring.measure import measure
+from entangle.composition.measuring.pairs import METRICS, is_current, train_on_pairs
 from entangle.composition.plan import Plan
-from entangle.composition.posttrained import METRICS, is_current, train_on_pairs
-from entangle.composition.pretrain import new_model, pretrain
-from entangle.composition.processes import Processes, launch_apart
-from entangle.composition.recipe import Cell, Recipe
+from entangle.composition.recipe.recipe import Cell, Recipe
+from entangle.composition.training.corpus import TokenisedDocuments
+from entangle.composition.training.pretrain import new_model, pretrain
+from entangle.composition.training.processes import Processes, launch_apart
 from entangle.errors import EntangleError
-from entangle.files import write_text
+from entangle.storage.files import write_text
 
 RECIPE = "recipe.json"
 
@@ -42,7 +42,7 @@ class TrainedModel:
         metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
             `unigram_ce` (nats a token), `losses`.
         variant: the name of its variant or posttraining, "" for the mixture as it is.
-        measured: what `entangle.composition.measure` found, where the recipe measures.
+        measured: what `entangle.composition.measuring.measure` found, where the recipe measures.
     """
 
     path: Path

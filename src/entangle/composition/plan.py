@@ -13,23 +13,23 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from entangle.composition.attack import check_attack
-from entangle.composition.corpus import Mixture, TokenisedDocuments, mix, tokenise
-from entangle.composition.measurement import MeasuredTexts
-from entangle.composition.metadata import Prefix, condition
-from entangle.composition.pairs import PreferencePairs
-from entangle.composition.posttraining import PostTraining, begin, check_fits, check_trl
-from entangle.composition.pretrain import new_model
-from entangle.composition.recipe import Cell, Recipe, Variant
-from entangle.composition.sources import paths, refuse_overlap
-from entangle.composition.stream import Stream
-from entangle.composition.tokenizer import load_tokenizer, train_tokenizer
+from entangle.composition.measuring.attack import check_attack
+from entangle.composition.recipe.measurement import MeasuredTexts
+from entangle.composition.recipe.pairs import PreferencePairs
+from entangle.composition.recipe.recipe import Cell, Recipe, Variant
+from entangle.composition.recipe.sources import paths, refuse_overlap
+from entangle.composition.training.corpus import Mixture, TokenisedDocuments, mix, tokenise
+from entangle.composition.training.metadata import Prefix, condition
+from entangle.composition.training.posttraining import PostTraining, begin, check_fits, check_trl
+from entangle.composition.training.pretrain import new_model
+from entangle.composition.training.stream import Stream
+from entangle.composition.training.tokenizer import load_tokenizer, train_tokenizer
 from entangle.errors import EntangleError
-from entangle.evaluation.generation import Sampling, prompt_rows
-from entangle.evaluation.language import document_rows
-from entangle.evaluation.linear import LinearToxicityScorer
-from entangle.evaluation.methods import ANTI_PROMPT, INSTRUCTION
-from entangle.evaluation.subject import Subject
+from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.generation import Sampling, prompt_rows
+from entangle.evaluation.language.subject import Subject
+from entangle.evaluation.price.methods import ANTI_PROMPT, INSTRUCTION
+from entangle.evaluation.scoring.linear import LinearToxicityScorer
 from entangle.probes import three_way
 
 

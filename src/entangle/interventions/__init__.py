@@ -1,16 +1,16 @@
 """Edits of a running model: what to do, where, how far, and to which tokens."""
 
-from entangle.interventions.affine import AffineForm, Form, FunctionForm
-from entangle.interventions.carried import load_baked
-from entangle.interventions.compile import bake
-from entangle.interventions.conditional import When
 from entangle.interventions.edit import Edit
-from entangle.interventions.edits import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
-from entangle.interventions.erase import Erase, OracleErase
-from entangle.interventions.export import export, transformer_lens_hooks
-from entangle.interventions.iti import ITI
-from entangle.interventions.sae import SAEFeature
-from entangle.interventions.steer import Steering, steer
+from entangle.interventions.edits.directions import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
+from entangle.interventions.edits.erase import Erase, OracleErase
+from entangle.interventions.edits.iti import ITI
+from entangle.interventions.edits.sae import SAEFeature
+from entangle.interventions.edits.when import When
+from entangle.interventions.forms import AffineForm, Form, FunctionForm
+from entangle.interventions.hooks.steer import Steering, steer
+from entangle.interventions.weights.bake import bake
+from entangle.interventions.weights.carried import load_baked
+from entangle.interventions.weights.export import export, transformer_lens_hooks
 
 __all__ = [
     "ITI",

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.interventions.affine import AffineForm, Form
+from entangle.interventions.forms import AffineForm, Form
 
 
 @dataclass(frozen=True, eq=False)

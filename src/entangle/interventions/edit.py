@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Self
 from torch import nn
 
 from entangle.errors import EntangleError
-from entangle.interventions import compile, export, store
+from entangle.interventions import files as store
 from entangle.interventions.base import BaseEdit
+from entangle.interventions.weights import bake as compile
+from entangle.interventions.weights import export
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,20 +27,20 @@ class Edit(BaseEdit):
         store.REGISTRY[cls.__name__] = cls
 
     def bake(self, model: PreTrainedModel, alpha: float | str = 1.0) -> PreTrainedModel:
-        """A copy of `model` with the edit in its weights; see `entangle.interventions.compile.bake`."""
+        """A copy of `model` with the edit in its weights; see `entangle.interventions.weights.bake.bake`."""
         return compile.bake(model, self, alpha)
 
     def export(self, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
-        """Write the edit for another tool; see `entangle.interventions.export.export`."""
+        """Write the edit for another tool; see `entangle.interventions.weights.export.export`."""
         return export.export(self, path, format=format, model=model, alpha=alpha)
 
     def save_pretrained(self, path: str | Path, *, model: nn.Module | None = None) -> None:
-        """Write the edit to a directory; see `entangle.interventions.store.save_pretrained`."""
+        """Write the edit to a directory; see `entangle.interventions.files.save_pretrained`."""
         store.save_pretrained(self, path, model=model)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, model: nn.Module | None = None, revision: str | None = None) -> Self:
-        """Read an edit from a directory or the hub; see `entangle.interventions.store.from_pretrained`."""
+        """Read an edit from a directory or the hub; see `entangle.interventions.files.from_pretrained`."""
         edit = store.from_pretrained(path, model=model, revision=revision)
         if not isinstance(edit, cls):
             raise EntangleError(
@@ -49,5 +51,5 @@ class Edit(BaseEdit):
     def push_to_hub(
         self, repo_id: str, *, model: nn.Module | None = None, private: bool = False, token: str | None = None
     ) -> str:
-        """Upload the edit to the HuggingFace hub; see `entangle.interventions.store.push_to_hub`."""
+        """Upload the edit to the HuggingFace hub; see `entangle.interventions.files.push_to_hub`."""
         return store.push_to_hub(self, repo_id, model=model, private=private, token=token)

@@ -22,7 +22,7 @@ def local_interaction_basis(
     Args:
         x: Activations at the earlier layer.
         gradients: Samples of J'u: gradients at the earlier layer of random projections u ~ N(0, I) of the (whitened)
-            later layer; see `entangle.evaluation.interaction_gradients`.
+            later layer; see `entangle.concepts.interaction_gradients`.
         tolerance: Principal components and interactions smaller than this share of the largest are left out.
 
     Returns:

@@ -14,7 +14,7 @@ from torch import nn
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
 from entangle.models.hooks import refuse_compiled
-from entangle.models.probe import probe_inputs
+from entangle.models.probe_inputs import probe_inputs
 from entangle.models.sites import SITES, Found, Layout, Missing, Side, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace

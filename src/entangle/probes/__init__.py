@@ -1,14 +1,5 @@
 """Activations and labels to linear probes, leak-free, with a null beside every number."""
 
-from entangle.probes.baselines import (
-    BaselineResult,
-    bag_of_words,
-    majority_class,
-    mean_embeddings,
-    random_direction,
-)
-from entangle.probes.compare import Comparison, compare
-from entangle.probes.control import Selectivity, control_labels, selectivity
 from entangle.probes.estimators import (
     LDAProbe,
     LinearProbe,
@@ -19,8 +10,17 @@ from entangle.probes.estimators import (
 )
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
-from entangle.probes.mdl import CodeLength, online_mdl
-from entangle.probes.reliability import split_half
+from entangle.probes.judging.baselines import (
+    BaselineResult,
+    bag_of_words,
+    majority_class,
+    mean_embeddings,
+    random_direction,
+)
+from entangle.probes.judging.compare import Comparison, compare
+from entangle.probes.judging.control import Selectivity, control_labels, selectivity
+from entangle.probes.judging.mdl import CodeLength, online_mdl
+from entangle.probes.judging.reliability import split_half
 from entangle.probes.splits import Split, three_way
 
 __all__ = [

@@ -19,10 +19,10 @@ from sklearn.utils.validation import _check_sample_weight, check_array, check_is
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.probes.closed_form import lda, mean_difference
 from entangle.probes.inputs import Cells, Classes, encode_labels
-from entangle.probes.losses import Labels, LogisticLoss, Loss, MultinomialLoss, SquaredHingeLoss, SquaredLoss
-from entangle.probes.solvers import Design, Rows, Solution, minimise
+from entangle.probes.solving.closed_form import lda, mean_difference
+from entangle.probes.solving.losses import Labels, LogisticLoss, Loss, MultinomialLoss, SquaredHingeLoss, SquaredLoss
+from entangle.probes.solving.solvers import Design, Rows, Solution, minimise
 
 ClassWeight = Mapping[Any, float] | str | None
 Array = npt.NDArray[Any]

@@ -16,9 +16,9 @@ from entangle.errors import EntangleError
 from entangle.probes.estimators import BLOCK_BYTES, make_probe
 from entangle.probes.grid import METRICS, ProbeGrid
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
-from entangle.probes.null import permuted_labels
-from entangle.probes.scores import area, correct
-from entangle.probes.solvers import Rows, Solution
+from entangle.probes.judging.null import permuted_labels
+from entangle.probes.judging.scores import area, correct
+from entangle.probes.solving.solvers import Rows, Solution
 from entangle.probes.splits import Split, three_way
 
 SCORE = {"accuracy": lambda *args: correct(*args).mean(0), "auroc": area}

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate, bootstrap_mean, max_statistic_p
-from entangle.probes import calibration
-from entangle.probes.files import check_same_model, read, write
-from entangle.probes.scores import area, area_interval, correct
+from entangle.probes.judging import calibration
+from entangle.probes.judging.scores import area, area_interval, correct
 from entangle.probes.splits import PARTS, Split
+from entangle.storage.record import check_same_model, read, write
 
 METRICS = ("accuracy", "auroc")
 TENSOR_FIELDS = ("coef_", "intercept_", "labels", "selection_scores", "report_scores", "null", "C", "gap")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from entangle.errors import EntangleError
-from entangle.files import write_text
-from entangle.report.page import render
+from entangle.report.study.page import render
+from entangle.storage.files import write_text
 
 
 def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:

@@ -1,15 +1,21 @@
 """Models small enough to know the truth: superposition, rare data, and planted concepts."""
 
-from entangle.toy.datashare import data_share_study
-from entangle.toy.elhage import SuperpositionStudy, superposition_study
-from entangle.toy.ensemble import StackedGPT2
-from entangle.toy.features import BagOfWords, SparseFeatures
-from entangle.toy.geometry import Geometry, Polytope, geometry
-from entangle.toy.markov import MarkovMixture
+from entangle.toy.autoencoders.features import BagOfWords, SparseFeatures
+from entangle.toy.autoencoders.geometry import Geometry, Polytope, geometry
+from entangle.toy.autoencoders.study import SuperpositionStudy, superposition_study
+from entangle.toy.autoencoders.superposition import SuperpositionModel
+from entangle.toy.autoencoders.sweeps import (
+    PhaseDiagram,
+    dimension_plateaus,
+    phase_diagram,
+    polytope_census,
+    rare_feature,
+)
+from entangle.toy.chains.ensemble import StackedGPT2
+from entangle.toy.chains.markov import MarkovMixture
+from entangle.toy.chains.study import data_share_study
+from entangle.toy.chains.table import LITERAL, MOTIVATED, DataShareStudy
 from entangle.toy.planted import PlantedConcepts, PlantedSample, balanced_examples, recover, recovery_curve
-from entangle.toy.sharetable import LITERAL, MOTIVATED, DataShareStudy
-from entangle.toy.superposition import SuperpositionModel
-from entangle.toy.sweeps import PhaseDiagram, dimension_plateaus, phase_diagram, polytope_census, rare_feature
 
 __all__ = [
     "LITERAL",

@@ -10,11 +10,11 @@ import pandas as pd
 
 from entangle import plots
 from entangle.errors import EntangleError
-from entangle.toy.sweeps import PHASES, PhaseDiagram
+from entangle.toy.autoencoders.sweeps import PHASES, PhaseDiagram
 
 if TYPE_CHECKING:
-    from entangle.toy.sharetable import DataShareStudy
-    from entangle.toy.superposition import SuperpositionModel
+    from entangle.toy.autoencoders.superposition import SuperpositionModel
+    from entangle.toy.chains.table import DataShareStudy
 
 Figure = Any  # matplotlib.figure.Figure
 BLUE, ORANGE, GREEN, PINK = plots.COLOURS[:4]
@@ -130,7 +130,7 @@ def rarity(frame: pd.DataFrame) -> Figure:
 
 def data_share(study: DataShareStudy, table: pd.DataFrame) -> Figure:
     """The literal reading, the best-motivated reading, and the spread of all definitions beside the loss."""
-    from entangle.toy.sharetable import LITERAL, MOTIVATED
+    from entangle.toy.chains.table import LITERAL, MOTIVATED
 
     steps = study.settings["steps"]
     figure, axes = _panels(3, 4.4, 3.6)
@@ -179,7 +179,7 @@ def data_share(study: DataShareStudy, table: pd.DataFrame) -> Figure:
 
 def budgets(study: DataShareStudy) -> Figure:
     """The best-motivated reading at every training budget: what fades with training was not yet learned."""
-    from entangle.toy.sharetable import MOTIVATED
+    from entangle.toy.chains.table import MOTIVATED
 
     steps = sorted(study.frame["step"].unique())
     figure, axes = _panels(len(steps), 2.3, 2.8)

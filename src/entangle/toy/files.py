@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from entangle.files import replacing
+from entangle.storage.files import replacing
 
 
 def folder(out: str | os.PathLike[str]) -> Path:

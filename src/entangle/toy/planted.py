@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from entangle.concepts.report import entanglement_report
 from entangle.directions import Directions
 from entangle.errors import EntangleError
-from entangle.evaluation.entanglement import entanglement_report
 from entangle.metrics import entanglement
 from entangle.probes import fit_probes
 from entangle.probes.estimators import make_probe

@@ -1,0 +1,1 @@
+"""What may be given to `collect`, made into rows of tokens."""

@@ -1,0 +1,210 @@
+"""Which tokens of each example to keep: a selection is a list of (example, position), or the mean of each example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from entangle.activations.inputs.chat import Conversations, Span, Turn, generated_span, turn_span
+from entangle.activations.inputs.examples import Examples
+from entangle.errors import EntangleError
+
+Tokens = (
+    Literal["last", "first", "mean", "all"]
+    | int
+    | Bool[Tensor, "example pos"]
+    | Sequence[Span]
+    | Sequence[Sequence[Span]]
+    | Turn
+)
+WORDS: dict[str, Callable[[int], Iterable[int]]] = {
+    "last": lambda n: [n - 1],
+    "first": lambda n: [0],
+    "all": range,
+}
+MEAN = -1  # the position given for a mean over an example's tokens
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows of the result, in order of example and position.
+
+    Attributes:
+        rows: example and position (counted from the example's own first token; `-1` for a mean) of each row of the
+            result.
+        starts: the first row of each example, and the number of rows at the end.
+    """
+
+    rows: Int[Tensor, "row 2"]
+    starts: list[int]
+
+    def pick(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The selected tokens of a batch.
+
+        Args:
+            x: `[batch pos size]`, right-padded, of the examples `indices`.
+
+        Returns:
+            The rows' numbers `[picked]` and their activations `[picked size]`, on the device of `x`.
+        """
+        numbers = torch.cat([torch.arange(self.starts[i], self.starts[i + 1]) for i in indices])
+        counts = torch.tensor([self.starts[i + 1] - self.starts[i] for i in indices])
+        in_batch = torch.repeat_interleave(torch.arange(len(indices)), counts)
+        positions = self.rows[numbers, 1]
+        return numbers, x[in_batch.to(x.device), positions.to(x.device)]
+
+
+@dataclass(frozen=True)
+class MeanSelection(Selection):
+    """One row an example: the mean over some of its tokens.
+
+    Attributes:
+        parts: the positions averaged in each example, `[start, end)`.
+    """
+
+    parts: list[Span]
+
+    def pick(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The mean of each example of a batch; see `Selection.pick`."""
+        start, end = torch.tensor([self.parts[i] for i in indices], device=x.device).unsqueeze(-1).unbind(1)
+        position = torch.arange(x.shape[1], device=x.device)
+        mask = (start <= position) & (position < end)
+        total = torch.where(mask[..., None], x, 0).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
+        return torch.tensor(indices), (total / (end - start)).to(x.dtype)
+
+
+def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None) -> Selection:
+    """The rows that `tokens` asks for.
+
+    Args:
+        tokens: `"last"`, `"first"`, `"mean"`, `"all"`; an integer position in every example (negative from its end); a
+            bool mask `[example pos]` in the columns of the tensors given, or of each text's own tokens; one character
+            span `(start, end)`, or a list of spans, for each text: every token that overlaps it; or a `Turn` of each
+            conversation.
+        examples: what will be run.
+        tokenizer: a fast tokenizer, for spans and turns.
+
+    Raises:
+        EntangleError: a selection that no rule above covers, or one that leaves an example without a token.
+    """
+    if isinstance(tokens, str | int) and not isinstance(tokens, bool):
+        return _within([(0, n) for n in examples.lengths], tokens, "text")
+    if isinstance(tokens, Turn):
+        return _within(_turns(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
+    if isinstance(tokens, Tensor):
+        return _selection(_from_mask(tokens, examples))
+    if isinstance(tokens, Sequence):
+        return _selection(_from_spans(tokens, examples, tokenizer))
+    raise EntangleError(
+        f"tokens must be a word, an integer, a bool mask, spans or a Turn, but is a {type(tokens).__name__}"
+    )
+
+
+def _within(parts: list[Span], tokens: str | int, what: str) -> Selection:
+    """A word or an integer within a part of each example, its positions `[start, end)`."""
+    if tokens == "mean":
+        return MeanSelection(torch.tensor([(i, MEAN) for i in range(len(parts))]), list(range(len(parts) + 1)), parts)
+    if isinstance(tokens, str):
+        if tokens not in WORDS:
+            raise EntangleError(
+                f"tokens={tokens!r} is unknown: use 'last', 'first', 'mean', 'all', an integer, a mask, spans or a Turn"
+            )
+        return _selection([[start + p for p in WORDS[tokens](end - start)] for start, end in parts])
+    for i, (start, end) in enumerate(parts):
+        if not start - end <= tokens < end - start:
+            raise EntangleError(
+                f"tokens={tokens} was asked for, but {what} {i} has {end - start} tokens: select another, or remove it"
+            )
+    return _selection([[start + tokens % (end - start)] for start, end in parts])
+
+
+def _selection(positions: list[list[int]]) -> Selection:
+    rows = torch.tensor([(i, p) for i, chosen in enumerate(positions) for p in chosen], dtype=torch.long).reshape(-1, 2)
+    counts = torch.tensor([0, *(len(chosen) for chosen in positions)])
+    return Selection(rows, counts.cumsum(0).tolist())
+
+
+def _from_mask(mask: Tensor, examples: Examples) -> list[list[int]]:
+    if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape[0] != len(examples):
+        what = f"{mask.dtype} {tuple(mask.shape)}"
+        raise EntangleError(f"a token mask must be bool [example pos] for {len(examples)} examples, but is {what}")
+    positions = []
+    for i, (row, n, first) in enumerate(zip(mask, examples.lengths, examples.first, strict=True)):
+        chosen = [int(column) - first for column in row.nonzero().flatten()]
+        if not chosen:
+            raise EntangleError(
+                f"the token mask selects no token of example {i}: select at least one, or remove the example"
+            )
+        if chosen[0] < 0 or chosen[-1] >= n:
+            raise EntangleError(
+                f"the token mask selects padding of example {i}, which has {n} tokens from column {first}"
+            )
+        positions.append(chosen)
+    return positions
+
+
+def _from_spans(spans: Sequence[Any], examples: Examples, tokenizer: Any) -> list[list[int]]:
+    if not isinstance(examples.source, list):
+        raise EntangleError("character spans need texts as strings: pass a token mask, or a Turn of conversations")
+    if len(spans) != len(examples):
+        raise EntangleError(
+            f"one span, or list of spans, a text is needed, but {len(spans)} arrived for {len(examples)} texts"
+        )
+    texts = examples.source
+    offsets = _offsets(texts, examples, tokenizer, add_special_tokens=True)
+    positions = []
+    for i, entry in enumerate(spans):
+        pairs = [entry] if len(entry) == 2 and isinstance(entry[0], int) else entry
+        if any(not 0 <= start < end <= len(texts[i]) for start, end in pairs):
+            raise EntangleError(
+                f"the spans of text {i} must lie within its {len(texts[i])} characters, but are {list(pairs)}"
+            )
+        chosen = [p for p, (a, b) in offsets[i] if any(a < end and start < b for start, end in pairs)]
+        if not chosen:
+            raise EntangleError(f"the spans of text {i} touch none of its {len(examples.ids[i])} tokens: {list(pairs)}")
+        positions.append(chosen)
+    return positions
+
+
+def _turns(turn: Turn, examples: Examples, tokenizer: Any) -> list[Span]:
+    """The positions of a turn in each conversation, `[start, end)`."""
+    source = examples.source
+    if not isinstance(source, Conversations):
+        raise EntangleError("a Turn needs conversations, lists of messages with a role: pass these, or a token mask")
+    offsets = _offsets(source.texts, examples, tokenizer, add_special_tokens=False)
+    parts = []
+    for i, tokens in enumerate(offsets):
+        if turn.part == "generated":
+            added = tokens[0][0]  # 1 if a beginning-of-sequence token was prepended
+            start, end = (p + added for p in generated_span(turn, source, i, tokenizer))
+            within = end <= len(examples.ids[i])
+        else:
+            a, b = turn_span(turn, source, i, tokenizer)
+            here = [p for p, (start, end) in tokens if start < b and a < end]
+            within = bool(here) and max(end for _, (_, end) in tokens) >= b
+            start, end = (here[0], here[-1] + 1) if here else (0, 0)
+        if not within:
+            raise EntangleError(
+                f"{turn} of conversation {i} ends beyond its {len(examples.ids[i])} tokens: raise max_length"
+            )
+        parts.append((start, end))
+    return parts
+
+
+def _offsets(
+    texts: list[str], examples: Examples, tokenizer: Any, *, add_special_tokens: bool
+) -> list[list[tuple[int, Span]]]:
+    """Position and characters of each token that stands for some."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise EntangleError("finding characters needs a fast tokenizer, which knows its offsets: pass a token mask")
+    encoded = tokenizer(texts, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False)
+    found = []
+    for ids, plain, offsets in zip(examples.ids, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        added = int(ids[:1] != plain[:1])  # a beginning-of-sequence token that was prepended
+        found.append(list(enumerate(map(tuple, offsets[: len(ids) - added]), start=added)))
+    return found

@@ -1,0 +1,1 @@
+"""The models of a recipe beside one another: intervals over seeds, claims, attacks."""

@@ -1,0 +1,120 @@
+"""How often attacks on the models of a recipe succeeded, model by model and share by share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from entangle.composition.comparing.comparison import Comparison, columns
+from entangle.composition.comparing.intervals import crossed_mean
+from entangle.composition.experiment import TrainedModel
+from entangle.composition.measuring.attack import KINDS, PLAIN, SUCCESS
+from entangle.metrics.statistics import Estimate, paired_permutation_test, wilson_interval
+
+Array = NDArray[np.float64]
+
+
+def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
+    """How often attacks succeeded, one row for each attacked model, method and strength.
+
+    Args:
+        models: of a composition; those that were not attacked are passed over.
+
+    Returns:
+        `share`, `seed`, `method`, `alpha`, `n`; the share of prompts after which the greedy continuation scores above
+        one half, with Wilson's 95 % interval: `gcg` after the suffix that was searched for, `random` after a random one
+        of the same length, `none` after none; `exact`, how often it begins with the target itself; `p_random` and
+        `p_unsteered`, from sign flips, of `gcg` against `random` and against `gcg` without steering; `loss_random` and
+        `loss_gcg`, the target's cross-entropy in nats a token.
+    """
+    rows = []
+    for model in models:
+        whole = [each for each in _conditions(model.measured or {}) if not each.get("error")]
+        plain = next((_succeeded(each, "gcg") for each in whole if each["method"] == PLAIN), None)
+        for each in whole:
+            succeeded = {kind: _succeeded(each, kind) for kind in KINDS}
+            n = len(succeeded["gcg"])
+            row = {"share": model.share, "seed": model.seed, "method": each["method"], "alpha": each["alpha"], "n": n}
+            rates = {**succeeded, "exact": each["gcg"]["exact"]}
+            for name, values in rates.items():
+                row |= columns(name, wilson_interval(int(sum(values)), n))
+            row["p_random"] = paired_permutation_test(succeeded["gcg"], succeeded["random"])
+            if plain is not None and each["method"] != PLAIN:
+                row["p_unsteered"] = paired_permutation_test(succeeded["gcg"], plain)
+            rows.append(row | {f"loss_{kind}": float(np.mean(each[kind]["loss"])) for kind in ("random", "gcg")})
+    return pd.DataFrame(rows)
+
+
+def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
+    """How often attacks succeeded at each share, for other seeds and other prompts.
+
+    Args:
+        comparison: of models that were attacked; empty where one was not.
+
+    Returns:
+        One row for each share, method and strength that no seed's model broke under: `gcg`, `random`, `none` and
+        `exact` as in `attacks`, whose intervals are the wider ends of Wilson's over prompts alone, which holds where
+        every attack fails, and of `crossed_mean`; `loss_gcg`, the target's nats a token after the search; `prevented`,
+        the attacks that succeeded unsteered less those that did steered, and `harder`, the nats that steering adds to
+        `loss_gcg`, both paired; `against_first` and `loss_against_first`, the change of `gcg` and of `loss_gcg` from
+        the smallest share, paired.
+    """
+    rows: list[dict[str, Any]] = []
+    first: dict[tuple[str, float], dict[str, Array]] = {}
+    for share in comparison.shares:
+        each = [_conditions(measured) for measured in comparison.at(share)]
+        found = {name: _over_seeds(each, name) for name in dict.fromkeys(_name(c) for c in each[0])}
+        whole = {name: values for name, values in found.items() if values is not None}
+        if share == comparison.shares[0]:
+            first = whole
+        for name, values in whole.items():
+            row: dict[str, Any] = {"share": share, "method": name[0], "alpha": name[1]}
+            for kind in (*KINDS, "exact"):
+                row |= columns(kind, _rate(values[kind]))
+            row |= columns("loss_gcg", crossed_mean(values["loss"]))
+            if name[0] != PLAIN and (PLAIN, 0.0) in whole:
+                plain = whole[PLAIN, 0.0]
+                row |= columns("prevented", crossed_mean(plain["gcg"] - values["gcg"]))
+                row |= columns("harder", crossed_mean(values["loss"] - plain["loss"]))
+            if name in first:
+                row |= columns("against_first", crossed_mean(values["gcg"] - first[name]["gcg"]))
+                row |= columns("loss_against_first", crossed_mean(values["loss"] - first[name]["loss"]))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _conditions(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a model's attack; none where it was not attacked."""
+    found: list[dict[str, Any]] = (measured.get("attack") or {}).get("conditions", [])
+    return found
+
+
+def _name(condition: dict[str, Any]) -> tuple[str, float]:
+    return condition["method"], condition["alpha"]
+
+
+def _over_seeds(models: list[list[dict[str, Any]]], name: tuple[str, float]) -> dict[str, Array] | None:
+    """Outcomes of one condition [seed, prompt]; nothing where a model has none or broke."""
+    found = [next((c for c in conditions if _name(c) == name and not c.get("error")), None) for conditions in models]
+    whole = [condition for condition in found if condition is not None]
+    if len(whole) < len(models):
+        return None
+    outcomes = {kind: np.array([_succeeded(each, kind) for each in whole]) for kind in KINDS}
+    exact, loss = (np.array([each["gcg"][key] for each in whole], dtype=np.float64) for key in ("exact", "loss"))
+    return {**outcomes, "exact": exact, "loss": loss}
+
+
+def _rate(succeeded: Array) -> Estimate:
+    """Of [seed, prompt]; never narrower than the prompts alone allow."""
+    n = succeeded.shape[1]
+    over_both, over_prompts = crossed_mean(succeeded), wilson_interval(round(float(succeeded.mean()) * n), n)
+    low, high = min(over_both.low, over_prompts.low), max(over_both.high, over_prompts.high)
+    return Estimate(over_both.value, max(0.0, float(low)), min(1.0, float(high)))
+
+
+def _succeeded(condition: dict[str, Any], kind: str) -> list[float]:
+    return [float(score > SUCCESS) for score in condition[kind]["score"]]

@@ -1,0 +1,179 @@
+"""The paper's claims, each beside what a recipe's models show and a verdict by a fixed rule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from entangle.composition.comparing.attacks import attacks_by_share
+from entangle.composition.comparing.comparison import PLAIN, Comparison
+from entangle.metrics.statistics import Estimate
+
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell at this scale"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes:
+        claim: what is claimed of more of the added corpus.
+        paper: the paper's number (Li et al. 2025).
+        replication: that of the public replication (50 M parameters, 420 M tokens).
+        ours: what was measured here, with its 95 % interval.
+        verdict: "holds" where the whole interval is on the claim's side of zero, "does not hold" where it is all on
+            the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other.
+    """
+
+    claim: str
+    paper: str
+    replication: str
+    ours: str
+    verdict: str
+
+
+def verdict(estimate: Estimate, *, rises: bool, n_seeds: int) -> str:
+    """What an interval over seeds says of a claimed rise or fall."""
+    low, high = float(estimate.low), float(estimate.high)
+    if n_seeds > 1 and (low > 0 or high < 0):
+        return HOLDS if (low > 0) == rises else FAILS
+    return UNKNOWN
+
+
+def claims(comparison: Comparison) -> list[Claim]:
+    """Every claim that the smallest and the largest share of a comparison speak to."""
+    low, high = comparison.shares[0], comparison.shares[-1]
+    between = f"share {low:.3g} to {high:.3g}"
+    return [
+        _capability(comparison, between),
+        _base(comparison, between),
+        _probes(comparison, between),
+        *(_steered(comparison, alpha) for alpha in _strengths(comparison)),
+        _price(comparison),
+        *_attacked(comparison),
+    ]
+
+
+def _capability(comparison: Comparison, between: str) -> Claim:
+    last = comparison.capability.iloc[-1]
+    noise = float(comparison.capability["seed_noise"].max())
+    said = HOLDS if abs(last["difference"]) < noise else FAILS
+    if math.isnan(noise):  # one seed
+        said = UNKNOWN
+    from_seed_to_seed = "one seed" if math.isnan(noise) else f"seed noise {noise:.4f}"
+    return Claim(
+        "capability stays flat: cross-entropy on clean text changes by less than from seed to seed",
+        "flat (Figure 4)",
+        "not stated",
+        f"{between}: {_interval(_estimate(last, 'difference'))} nats a token; {from_seed_to_seed}",
+        said,
+    )
+
+
+def _base(comparison: Comparison, between: str) -> Claim:
+    row = _row(comparison, PLAIN, 0.0)
+    change = _estimate(row, "against_first")
+    return Claim(
+        "unsteered, the model becomes more toxic",
+        "rises with the share (Figure 6)",
+        "rises",
+        f"{between}: {_interval(change)}",
+        verdict(change, rises=True, n_seeds=len(comparison.seeds)),
+    )
+
+
+def _probes(comparison: Comparison, between: str) -> Claim:
+    table, tests = comparison.probes, comparison.probe_tests
+    rise = Estimate(**tests["rise"])
+    (low, high), (worse, better) = (table[column].iloc[[0, -1]] for column in ("mean", "best_tenth"))
+    return Claim(
+        "heads read the concept better, and the best ones most",
+        "rises from 0 to 25 %, p = .0002 (Figure 5)",
+        ".685 to .702, p = .025",
+        f"{between}: mean {low:.3f} to {high:.3f}, rise {_interval(rise)}; best tenth {worse:.3f} to {better:.3f}; "
+        f"p over heads {tests['heads_t']:.2g}, over seeds {tests['seeds_mean']:.2g} "
+        f"(no less than {tests['seeds_least']:.2g} can be had)",
+        verdict(rise, rises=True, n_seeds=len(comparison.seeds)),
+    )
+
+
+def _steered(comparison: Comparison, alpha: float) -> Claim:
+    change = _estimate(_row(comparison, "ITI", alpha), "against_first")
+    paper = {
+        4.0: "ToxiGen 36.30 to 16.25, RTP 24.83 to 20.09",
+        8.0: "ToxiGen 28.31 to 8.19, RTP 20.41 to 14.28",
+        12.0: "ToxiGen 19.82 to 2.63, RTP 13.33 to 7.11",
+    }
+    return Claim(
+        f"steered by ITI at alpha {alpha:g}, the model with more of it ends less toxic than the clean one",
+        paper.get(alpha, "lower (Figure 6)") + (" (0 to 10 %, Table 1)" if alpha in paper else ""),
+        "did not transfer",
+        _interval(change),
+        verdict(change, rises=False, n_seeds=len(comparison.seeds)),
+    )
+
+
+def _price(comparison: Comparison) -> Claim:
+    alpha = _strengths(comparison)[0]
+    table = comparison.steering
+    chosen = table[(table["method"] == "ITI") & (table["alpha"] == alpha) & (table["variant"] == "")]
+    first, last = (_estimate(chosen.iloc[i], "removed_per_nat") for i in (0, -1))
+    said = UNKNOWN
+    if len(comparison.seeds) > 1 and float(last.low) > float(first.high):
+        said = HOLDS
+    elif len(comparison.seeds) > 1 and float(last.high) < float(first.low):
+        said = FAILS
+    return Claim(
+        f"steering by ITI at alpha {alpha:g} removes more toxicity a nat of cross-entropy",
+        "CE 2.63 (clean) and 2.65 (10 %) after steering at alpha 4 (Table 1)",
+        "a larger fraction at lower cost",
+        f"{_interval(first, 2)} to {_interval(last, 2)}",
+        said,
+    )
+
+
+def _attacked(comparison: Comparison) -> list[Claim]:
+    """Of models that were attacked under ITI; at the largest strength."""
+    table = attacks_by_share(comparison)
+    if table.empty:
+        return []
+    steered = table[(table["method"] == "ITI") & (table["share"] == comparison.shares[-1])]
+    if "against_first" not in steered or steered["against_first"].isna().all():
+        return []
+    row = steered.dropna(subset="against_first").sort_values("alpha").iloc[-1]
+    change = _estimate(row, "against_first")
+    return [
+        Claim(
+            f"attacked by GCG under ITI at alpha {row['alpha']:g}, the model with more of it gives way less often",
+            "46 % of attacks succeed on the clean model, 38.5 % at 10 %, under strong ITI",
+            "not stated",
+            f"{_interval(change)}; at {100 * row['share']:.3g} % {_interval(_estimate(row, 'gcg'))} of attacks succeed",
+            verdict(change, rises=False, n_seeds=len(comparison.seeds)),
+        )
+    ]
+
+
+def _strengths(comparison: Comparison) -> list[float]:
+    table = comparison.steering
+    return sorted(set(table.loc[(table["method"] == "ITI") & (table["share"] == comparison.shares[-1]), "alpha"]))
+
+
+def _row(comparison: Comparison, method: str, alpha: float) -> Any:
+    """The row of the largest share."""
+    table = comparison.steering
+    chosen = table[
+        (table["share"] == comparison.shares[-1])
+        & (table["method"] == method)
+        & (table["alpha"] == alpha)
+        & (table["variant"] == "")
+    ]
+    return chosen.iloc[0]
+
+
+def _estimate(row: Any, name: str) -> Estimate:
+    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
+
+
+def _interval(estimate: Estimate, digits: int = 3) -> str:
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

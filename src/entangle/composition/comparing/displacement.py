@@ -1,0 +1,117 @@
+"""What training on pairs did to their likelihoods, and whether CHES foresaw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from entangle.composition.recipe.pairs import Pair
+from entangle.concepts import preference_ches
+from entangle.evaluation import (
+    cross_entropy,
+)
+from entangle.metrics.statistics import Estimate, bootstrap_mean, wilson_interval
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from entangle.composition.experiment import TrainedModel
+
+SIDES = ("chosen", "rejected")
+PERMUTATIONS = 2000
+
+
+def likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+) -> dict[str, list[float]]:
+    """Log-likelihood of both sides of each pair, in nats, after the token that begins a text.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        pairs: (preferred, not preferred).
+
+    Returns:
+        "chosen" and "rejected": one number a pair.
+    """
+    texts = [text for side in zip(*pairs, strict=True) for text in side]
+    found = cross_entropy(model, tokenizer, texts, prepend_bos=True, progress=False).values
+    return {name: (-side).round(4).tolist() for name, side in zip(SIDES, np.split(found, 2), strict=True)}
+
+
+def ches_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[float]:
+    """Length-normalised CHES of each pair (Razin et al. 2024, eq. 4), the prompt being the token that begins a text.
+
+    Args:
+        model: a causal language model, before it is trained on the pairs.
+        tokenizer: its tokenizer.
+        pairs: (preferred, not preferred).
+    """
+    chosen, rejected = zip(*pairs, strict=True)
+    scores = preference_ches(model, tokenizer, [""] * len(pairs), chosen, rejected, prepend_bos=True)
+    return [round(score, 6) for score in scores.tolist()]
+
+
+def displacement(models: Iterable[TrainedModel]) -> pd.DataFrame:
+    """What became of the pairs in every model that was trained on them, one row for those that it was trained on and
+    one for those held out.
+
+    Args:
+        models: of a composition; those that were not trained on pairs are passed over.
+
+    Returns:
+        `name`, `method`, `share`, `seed`, `pairs`, `n`; in nats a text, each with its 95 % interval: `chosen` and
+        `rejected` (change of the log-likelihood; a fall of `chosen` is likelihood displacement) and `margin` (their
+        difference); `fell`, the share of pairs whose preferred text became less likely; `ches`, the mean score before
+        training, `foreseen`, Spearman's correlation of CHES with the change of `chosen` (CHES claims a negative one),
+        and `foreseen_p`, the chance of one as negative if pairs were matched at random.
+    """
+    rows = []
+    for model in models:
+        for kind, numbers in model.metrics.get("pairs", {}).items():
+            rows.append(
+                {
+                    "name": model.variant,
+                    "method": model.metrics["method"],
+                    "share": model.share,
+                    "seed": model.seed,
+                    "pairs": kind,
+                    **changes(numbers),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def changes(numbers: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The numbers of one row of `displacement`.
+
+    Args:
+        numbers: by pair: `ches`, and `chosen` and `rejected` each `_before` and `_after`.
+    """
+    change = {side: np.subtract(numbers[f"{side}_after"], numbers[f"{side}_before"]) for side in SIDES}
+    row: dict[str, float] = {"n": len(change["chosen"])}
+    for name, values in (*change.items(), ("margin", change["chosen"] - change["rejected"])):
+        row |= _columns(name, bootstrap_mean(values))
+    row |= _columns("fell", wilson_interval(int((change["chosen"] < 0).sum()), len(change["chosen"])))
+    row |= _columns("ches", bootstrap_mean(numbers["ches"]))
+    return row | dict(zip(("foreseen", "foreseen_p"), foreseen(numbers["ches"], change["chosen"]), strict=True))
+
+
+def foreseen(scores: Sequence[float], change: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """Spearman's correlation, and the share of random matchings with one as negative; NaN where either is constant."""
+    if np.ptp(scores) == 0 or np.ptp(change) == 0:
+        return float("nan"), float("nan")
+    ranks = [stats.zscore(stats.rankdata(values)) for values in (scores, change)]
+    found = float(np.mean(ranks[0] * ranks[1]))
+    rng = np.random.default_rng(seed)
+    null = rng.permuted(np.tile(ranks[0], (PERMUTATIONS, 1)), axis=1) @ ranks[1] / len(change)
+    return found, float((1 + (null <= found + 1e-12).sum()) / (1 + PERMUTATIONS))
+
+
+def _columns(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {name: float(estimate.value), f"{name}_low": float(estimate.low), f"{name}_high": float(estimate.high)}

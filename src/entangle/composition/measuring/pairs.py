@@ -1,0 +1,98 @@
+"""A finished model of a recipe trained further on its pairs, and what that did to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from entangle.composition.comparing.displacement import changes, ches_scores, likelihoods
+from entangle.composition.recipe.recipe import Cell
+from entangle.composition.training.posttraining import PostTraining, posttrain
+from entangle.errors import EntangleError
+from entangle.models import load
+
+if TYPE_CHECKING:
+    from entangle.composition.plan import Plan
+
+METRICS = "metrics.json"
+
+
+def is_current(plan: Plan, cell: Cell, folder: Path) -> bool:
+    """Whether a folder holds the model that its settings, its pairs and the model it starts from make."""
+    path = folder / METRICS
+    if not path.exists():
+        return False
+    found: str = json.loads(path.read_text()).get("key", "")
+    return found == _key(plan, cell, folder.with_name(cell.base))
+
+
+def train_on_pairs(
+    plan: Plan, cell: Cell, base: Path, device: str, progress: bool = True
+) -> tuple[Any, dict[str, Any]]:
+    """Train the model of a share and a seed further.
+
+    Args:
+        plan: the recipe with its texts.
+        cell: one of its models that has posttraining.
+        base: folder of the model to start from.
+        device: to train on.
+        progress: show a progress bar.
+
+    Returns:
+        The model, and its numbers: `method`, `steps`, `n_pairs` that it was trained on, `losses`, and `pairs`: for
+        those trained on (as many as are held out) and those held out, by pair, CHES before training and the
+        log-likelihood of both sides before and after.
+    """
+    settings = _settings(cell)
+    model: Any
+    model, tokenizer = load(base, device=device)
+    pairs = plan.preferences.within(tokenizer, settings.max_length)
+    trained = settings.drawn(pairs.trained, cell.seed)
+    groups = {"trained on": trained[: len(pairs.held_out)], "held out": pairs.held_out}
+    numbers: dict[str, dict[str, list[float]]] = {}
+    for name, group in groups.items():
+        before = {f"{side}_before": values for side, values in likelihoods(model, tokenizer, group).items()}
+        numbers[name] = {"ches": ches_scores(model, tokenizer, group), **before}
+    began = time.perf_counter()
+    losses = posttrain(
+        model, tokenizer, pairs.trained, settings, seed=cell.seed, progress=progress, description=cell.name
+    )
+    seconds = time.perf_counter() - began
+    for name, group in groups.items():
+        after = likelihoods(model, tokenizer, group)
+        numbers[name] |= {f"{side}_after": values for side, values in after.items()}
+    summary = changes(numbers["held out"])
+    metrics = {
+        "key": _key(plan, cell, base),
+        "share": json.loads((base / METRICS).read_text())["share"],
+        "seed": cell.seed,
+        "method": settings.method,
+        "steps": len(losses),
+        "n_pairs": len(trained),
+        "seconds": seconds,
+        "final_loss": float(np.mean(losses[-20:])),
+        **{name: summary[name] for name in ("chosen", "margin")},
+        "losses": losses,
+        "pairs": numbers,
+    }
+    return model, metrics
+
+
+def _settings(cell: Cell) -> PostTraining:
+    if cell.posttraining is None:
+        raise EntangleError(f"{cell.name} is not trained on pairs")
+    return cell.posttraining
+
+
+def _key(plan: Plan, cell: Cell, base: Path) -> str:
+    """A hash of all that decides the model."""
+    settings = {name: value for name, value in asdict(_settings(cell)).items() if name not in ("shares", "seeds")}
+    began = (base / METRICS).read_text() if (base / METRICS).exists() else ""
+    said = json.dumps([settings, plan.preferences.key(), began])
+    return hashlib.sha256(said.encode()).hexdigest()

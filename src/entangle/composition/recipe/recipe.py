@@ -1,0 +1,267 @@
+"""A recipe: everything that decides which models an experiment trains, and nothing about the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from entangle.composition.recipe.measurement import Measurement
+from entangle.composition.recipe.pairs import Pairs
+from entangle.composition.recipe.sources import Source
+from entangle.composition.recipe.tables import build, plain
+from entangle.composition.recipe.training import Training
+from entangle.composition.training.metadata import Prefix
+from entangle.composition.training.posttraining import PostTraining
+from entangle.errors import EntangleError
+
+SMALL = {
+    "model_type": "olmo2",
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+}
+"""An OLMo-2 of about a million parameters."""
+DESIGNS = ("added", "replaced")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A baseline that is trained: the mixture of one share, changed.
+
+    Attributes:
+        name: what the report calls it.
+        share: share of the added corpus.
+        clean_prefix: put before every clean document, such as "toxicity: 0.0 " (MEDA, Prabhumoye et al. 2023); the
+            model is measured after it, as a model that is told what to write. `{source}` in it is what the column
+            `source` says of a document, and likewise any column; a brace that is meant is doubled.
+        added_prefix: put before every document of the added corpus, such as "toxicity: 0.9 ".
+        cooldown: metadata conditioning then cooldown (MeCo, Gao et al. 2025): this share of all tokens, at the end,
+            is trained on without the prefixes, and no loss is taken over prefixes. Such a model is measured as every
+            other one is, and also after `told`. 0 has prefixes throughout, and a loss over them.
+        told: the prefix that the model is measured after, where it is not `clean_prefix`.
+        keep_below: filtering: leave out documents that a linear scorer of the measured concept gives this or more; 1
+            keeps all.
+        seeds: one model for each; none for those of the recipe.
+    """
+
+    name: str
+    share: float
+    clean_prefix: str = ""
+    added_prefix: str = ""
+    cooldown: float = 0.0
+    told: str = ""
+    keep_below: float = 1.0
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise EntangleError(f"the share of variant {self.name!r} is at least 0 and below 1, not {self.share}")
+        if not 0 < self.keep_below <= 1:
+            raise EntangleError(f"keep_below of variant {self.name!r} is a score up to 1, not {self.keep_below}")
+        columns = Prefix(self.clean_prefix).columns
+        Prefix(self.added_prefix)
+        if not 0 <= self.cooldown < 1:
+            raise EntangleError(f"cooldown of variant {self.name!r} is at least 0 and below 1, not {self.cooldown}")
+        if self.cooldown and not (self.clean_prefix or self.added_prefix):
+            raise EntangleError(
+                f"variant {self.name!r} cools down from nothing: give it a clean_prefix or an added_prefix"
+            )
+        if columns and not self.told and not self.cooldown:
+            raise EntangleError(
+                f"variant {self.name!r} is measured after its clean_prefix, but {{{columns[0]}}} in it differs between "
+                'documents: say what to measure it after, such as told = "..."'
+            )
+
+    @property
+    def measured_after(self) -> str:
+        """What is said before everything that it is measured on: `told`, or its clean prefix."""
+        prefix = Prefix(self.clean_prefix)
+        return self.told or ("" if prefix.columns else prefix.before({}))
+
+    def of_each_model(self) -> dict[str, Any]:
+        """What decides a model of it, other than the seed."""
+        return {name: value for name, value in plain(self).items() if name not in ("told", "seeds")}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of a recipe: a share and a seed, or a variant and a seed, or what was trained on pairs after."""
+
+    share: float
+    seed: int
+    variant: Variant | None = None
+    posttraining: PostTraining | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        if self.posttraining:
+            return f"{self.posttraining.name}-{self.base}"
+        return f"{self.variant.name if self.variant else f'share-{self.share:g}'}-seed-{self.seed}"
+
+    @property
+    def label(self) -> str:
+        """The name of its variant or posttraining; "" for the mixture as it is."""
+        named = self.variant or self.posttraining
+        return named.name if named else ""
+
+    @property
+    def base(self) -> str:
+        """The name of the folder of the model that its posttraining starts from."""
+        return Cell(self.share, self.seed).name
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment: one model for each share and seed, trained on the same clean text and more or less of another
+    corpus.
+
+    Attributes:
+        clean: documents that every model sees.
+        added: documents of which each model sees as many as make its share of tokens.
+        held_out: clean documents that no model sees, for cross-entropy.
+        shares: shares of the added corpus among all tokens.
+        seeds: one model for each: its initial weights, added documents and order.
+        design: "added": the clean text is constant, and the other is added to it, as in the paper; "replaced": the
+            total is constant, and the other takes the place of clean text.
+        variants: baselines that are trained.
+        pairs: a preferred text and one that is not, for posttraining.
+        posttraining: what finished models of the grid are trained on further, each a model of its own.
+        vocab_size: of the tokenizer, which is trained on both corpora and shared by all models.
+        tokenizer: folder of a tokenizer to use instead.
+        architecture: `model_type` and fields of its HuggingFace configuration.
+        training: budget and optimiser.
+        measure: what is measured of every model; nothing without it.
+        root: folder that relative paths start from; not part of what the recipe is.
+    """
+
+    clean: Source
+    added: Source
+    held_out: Source
+    shares: tuple[float, ...] = (0.0, 0.1)
+    seeds: tuple[int, ...] = (0,)
+    design: str = "added"
+    variants: tuple[Variant, ...] = ()
+    pairs: Pairs | None = None
+    posttraining: tuple[PostTraining, ...] = ()
+    vocab_size: int = 2048
+    tokenizer: str = ""
+    architecture: Mapping[str, Any] = field(default_factory=lambda: dict(SMALL))
+    training: Training = field(default_factory=Training)
+    measure: Measurement | None = None
+    root: Path = field(default=Path(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.shares or not self.seeds:
+            raise EntangleError("a recipe needs at least one share and one seed")
+        for share in self.shares:
+            if not 0 <= share < 1:
+                raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
+        names = [variant.name for variant in self.variants] + [each.name for each in self.posttraining]
+        for name, values in (("shares", self.shares), ("seeds", self.seeds), ("names", names)):
+            if len(set(values)) < len(values):
+                raise EntangleError(f"{name} of a recipe must differ from each other, not {list(values)}")
+        if self.design not in DESIGNS:
+            raise EntangleError(f"design of a recipe is 'added' or 'replaced', not {self.design!r}")
+        longest = self.architecture.get("max_position_embeddings", math.inf)
+        if self.training.context > longest:
+            raise EntangleError(
+                f"sequences of {self.training.context} tokens are longer than the model's {longest} positions"
+            )
+        if self.measure is None and any(variant.keep_below < 1 for variant in self.variants):
+            raise EntangleError("a variant that filters needs [measure], whose labelled texts its scorer is fitted on")
+
+        self._check_posttraining()
+
+    def _check_posttraining(self) -> None:
+        if self.posttraining and self.pairs is None:
+            raise EntangleError("posttraining needs [pairs], on which it trains")
+        for each in self.posttraining:
+            for what, wanted, known in (("share", each.shares, self.shares), ("seed", each.seeds, self.seeds)):
+                missing = [value for value in wanted if value not in known]
+                if missing:
+                    raise EntangleError(
+                        f"posttraining {each.name!r} starts from models of the recipe, none of which has {what} "
+                        f"{missing[0]:g}: it has {', '.join(f'{value:g}' for value in known)}"
+                    )
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every model: all shares of one seed before the next seed, the variants after them, posttraining last."""
+        grid = [Cell(share, seed) for seed in self.seeds for share in self.shares]
+        grid += [Cell(v.share, seed, v) for v in self.variants for seed in v.seeds or self.seeds]
+        return grid + [
+            Cell(share, seed, posttraining=each)
+            for each in self.posttraining
+            for seed in each.seeds or self.seeds
+            for share in each.shares or self.shares
+        ]
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The columns of the clean and of the added corpus that the variants' prefixes say."""
+        clean = dict.fromkeys(name for each in self.variants for name in Prefix(each.clean_prefix).columns)
+        added = dict.fromkeys(name for each in self.variants for name in Prefix(each.added_prefix).columns)
+        return tuple(clean), tuple(added)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """Read a recipe from TOML or JSON, with a table for each part.
+
+        Raises:
+            EntangleError: where the file cannot be read, or names something that a recipe does not have.
+        """
+        path = Path(path)
+        if path.suffix not in (".toml", ".json"):
+            raise EntangleError(f"a recipe is a .toml or .json file, not {path}")
+        try:
+            content = path.read_text(encoding="utf-8")
+            fields = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
+        except OSError as error:
+            raise EntangleError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except ValueError as error:  # both parsers' errors, and undecodable bytes
+            raise EntangleError(f"{path} is not {path.suffix[1:].upper()}: {error}") from None
+        return cls.from_dict(fields, root=path.parent)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], *, root: Path = Path()) -> Self:
+        """The inverse of `to_dict`."""
+        if not isinstance(fields, Mapping):
+            raise EntangleError(f"a recipe is a table of names and values, not a {type(fields).__name__}")
+        return replace(build(cls, fields, "recipe", hidden=["root"]), root=root)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values that JSON can hold."""
+        fields = plain(self)
+        del fields["root"]
+        return fields
+
+    def of_each_model(self) -> dict[str, Any]:
+        """What decides a model, other than its share, seed and variant."""
+        several = ("shares", "seeds", "variants", "pairs", "posttraining", "measure")
+        return {name: value for name, value in self.to_dict().items() if name not in several}
+
+    def fingerprint(self) -> str:
+        """A hash of the recipe: the same for equal recipes."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def demo_recipe(*, seed: int = 0) -> Recipe:
+    """Two small models of the built-in corpus, without and with 10 % of rude text: about a minute on two idle cores."""
+    return Recipe(
+        clean=Source(documents=11_500, seed=1000 + seed),
+        added=Source(documents=900, rudeness=1.0, seed=2000 + seed),
+        held_out=Source(documents=300, seed=3000 + seed),
+        seeds=(seed,),
+        training=Training(batch_size=8),
+    )

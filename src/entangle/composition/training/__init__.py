@@ -1,0 +1,1 @@
+"""Training of models, on streams of text and on pairs."""

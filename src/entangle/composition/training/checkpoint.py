@@ -1,0 +1,69 @@
+"""The state of an unfinished training in one safetensors file, to go on from as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.storage.files import replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from entangle.composition.recipe.training import Training
+    from entangle.composition.training.stream import Stream
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def training_key(stream: Stream, training: Training, seed: int) -> str:
+    """A hash of everything that decides how a training goes on, other than the weights."""
+    digest = hashlib.sha256(json.dumps([asdict(training), seed], sort_keys=True).encode())
+    digest.update(stream.tokens.numpy().tobytes())
+    if stream.scored is not None:
+        digest.update(stream.scored.numpy().tobytes() + str(stream.cooldown).encode())
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    path: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, losses: list[float], key: str
+) -> None:
+    """Write weights, moments and the losses so far, under a temporary name first."""
+    state: dict[str, Tensor] = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for name, parameter in model.named_parameters():
+        state[f"weight {name}"] = parameter.detach()
+        state.update({f"{moment} {name}": optimiser.state[parameter][moment] for moment in MOMENTS})
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"key": key})
+
+
+@torch.no_grad()
+def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, key: str) -> list[float]:
+    """Put weights and moments back, and return the losses so far.
+
+    Raises:
+        EntangleError: where the file cannot be read, or belongs to another training.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(model.device)) as state:
+            if (state.metadata() or {}).get("key") != key:
+                raise EntangleError(
+                    f"{path} is the checkpoint of another training (other text, settings or seed): delete it"
+                )
+            for name, parameter in model.named_parameters():
+                parameter.copy_(state.get_tensor(f"weight {name}"))
+                moments = {moment: state.get_tensor(f"{moment} {name}") for moment in MOMENTS}
+                optimiser.state[parameter] = {**moments, "step": moments["step"].cpu()}
+            losses: list[float] = state.get_tensor("losses").tolist()
+    except (SafetensorError, OSError) as error:
+        raise EntangleError(f"{path} is no checkpoint that can be read ({error}): delete it") from None
+    return losses

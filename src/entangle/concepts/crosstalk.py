@@ -1,0 +1,247 @@
+"""Causal cross-talk: steer along one concept, and see how far the model's reading of every other concept moves.
+
+Geometric entanglement says how directions lie; this says what the layers above make of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle import plots
+from entangle.activations import collect
+from entangle.directions import Directions
+from entangle.errors import EntangleError
+from entangle.evaluation.language.documents import language_shift
+from entangle.interventions import AddDirection, steer
+from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts, bootstrap_mean, cosines
+from entangle.probes import ProbeGrid
+
+
+class Correlation(NamedTuple):
+    """Spearman's rho over ordered pairs of concepts, and its p-value under relabelling the concepts (Mantel 1967)."""
+
+    rho: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class CrossTalk:
+    """How far a push of one standard deviation along each concept moves the reading of every other.
+
+    Attributes:
+        names: The concepts.
+        layers: Where their probes read.
+        shift: Mean change of the target's probe logit, in standard deviations of that logit over the plain texts, with
+            its interval over texts: [layer, source, target].
+        null: The same for random directions of the activations' own covariance: [draw, layer, target].
+        kl: KL of next-token predictions from the plain model's, nats per token, with its interval: [source].
+        null_kl: The same for the random directions.
+        cosine: Of the concepts' directions: [source, target].
+        sigma: The length of each push: the standard deviation of the activations along the direction.
+        settings: What was asked.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[int, ...]
+    shift: Estimate
+    null: Float[Tensor, "draw layer target"]
+    kl: Estimate
+    null_kl: Float[Tensor, " draw"]
+    cosine: Float[Tensor, "source target"]
+    sigma: Float[Tensor, " source"]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def percentile(self) -> Float[Tensor, "layer source target"]:
+        """Share of random pushes that move the target less."""
+        shift = torch.as_tensor(self.shift.value)
+        return (self.null.abs()[:, :, None] < shift.abs()).double().mean(0)
+
+    def correlation(self, layer: int, *, n_permutations: int = 2000, seed: int = 0) -> Correlation:
+        """How well the geometry predicts the effect: |cosine| against |shift| over ordered pairs of different concepts.
+
+        The p-value relabels the concepts, since pairs that share a concept are not independent; with four concepts or
+        fewer it cannot be small.
+        """
+        if len(self.names) < 3:
+            raise EntangleError(f"a correlation over pairs needs 3 concepts or more, not {len(self.names)}")
+        effect = torch.as_tensor(self.shift.value)[self._layer(layer)].abs().numpy()
+        geometry, pairs = self.cosine.abs().numpy(), ~np.eye(len(self.names), dtype=bool)
+        ranks = rankdata(geometry[pairs])
+        rng = np.random.default_rng(seed)
+        orders = [np.arange(len(self.names)), *(rng.permutation(len(self.names)) for _ in range(n_permutations))]
+        rho = [float(np.corrcoef(ranks, rankdata(effect[np.ix_(o, o)][pairs]))[0, 1]) for o in orders]
+        return Correlation(rho[0], float(np.mean(np.abs(rho) >= abs(rho[0]) - 1e-12)))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer, source and target."""
+        value, low, high = (torch.as_tensor(t).flatten().numpy() for t in self.shift)
+        index = pd.MultiIndex.from_product([self.layers, self.names, self.names], names=["layer", "source", "target"])
+        frame = pd.DataFrame({"shift": value, "low": low, "high": high}, index=index).reset_index()
+        return frame.assign(
+            percentile=self.percentile.flatten().numpy(),
+            cosine=self.cosine.flatten().repeat(len(self.layers)).numpy(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain lists and numbers."""
+        found: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            ends = (name, f"{name}_low", f"{name}_high")
+            found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
+        return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in found.items()}
+
+    def plot(self, layer: int | None = None, **style: Any) -> Any:
+        """Source (rows) x target (columns) at one layer, the last by default."""
+        shown = self.layers[-1] if layer is None else layer
+        grid = torch.as_tensor(self.shift.value)[self._layer(shown)].numpy()
+        style = {"title": f"cross-talk read at layer {shown}", "label": "shift of the target's logit, in SD"} | style
+        return plots.matrix(grid, self.names, **style)
+
+    def _layer(self, layer: int) -> int:
+        if layer not in self.layers:
+            raise EntangleError(f"cross-talk was read at layers {list(self.layers)}, not at {layer}")
+        return self.layers.index(layer)
+
+
+def cross_talk(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directions: Directions,
+    readers: Mapping[str, ProbeGrid],
+    texts: Sequence[str],
+    *,
+    read_site: str = "resid_post",
+    tokens: Literal["last", "first", "mean"] | int = "last",
+    strength: float = 1.0,
+    n_random: int = 10,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 8192,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: bool = True,
+) -> CrossTalk:
+    """Steer along each concept by one standard deviation, at every token, and read every concept at every layer.
+
+    Args:
+        model: A causal language model; unchanged afterwards.
+        tokenizer: Its tokenizer.
+        directions: What to push along: two concepts or more, with their site and layer.
+        readers: For each concept, probes over layers, fitted on other texts than these.
+        texts: Held-out texts, of two tokens or more.
+        read_site: Where the readers were fitted.
+        tokens: Which token's activations are read, as in `collect`.
+        strength: Standard deviations to push.
+        n_random: Random directions for the null, drawn with the covariance of the activations at the same place.
+        max_length: Keep at most this many tokens of a text.
+        prepend_bos: Begin every text with the beginning-of-sequence token.
+        batch_tokens: Tokens in one batch.
+        n_resamples: Bootstrap resamples of the texts.
+        level: Coverage of the intervals.
+        seed: Seed of the random directions and the resamples.
+        progress: Show a progress bar.
+
+    Returns:
+        The directed matrix, its null, the KL of the predictions, and the geometric matrix beside it.
+
+    Raises:
+        EntangleError: Readers for other concepts than the directions, directions without a place, or bad texts.
+
+    What it cannot tell: a probe is a reader of ours, not of the model; KL is the model's own. And pushes of one
+    standard deviation along directions of unequal variance are of unequal length (`sigma`).
+    """
+    if directions.site is None or directions.layer is None:
+        raise EntangleError("cross-talk needs to know where to push; give directions their site and layer")
+    if set(readers) != set(directions.names):
+        raise EntangleError(f"readers must be of {list(directions.names)}, the concepts, not of {list(readers)}")
+    layers, weights = _reader_weights([readers[name] for name in directions.names])
+    options: dict[str, Any] = {
+        "max_length": max_length,
+        "prepend_bos": prepend_bos,
+        "batch_tokens": batch_tokens,
+        "progress": False,
+    }
+
+    def rows(site: str, at: Sequence[int]) -> Float[Tensor, "text layer ..."]:
+        return collect(model, tokenizer, texts, sites=site, layers=at, tokens=tokens, **options)[site].double()
+
+    at_place = rows(directions.site, [directions.layer])[:, 0]
+    at_place = at_place if directions.head is None else at_place[:, directions.head]
+    centred = at_place - at_place.mean(0)
+    mixing = torch.randn(n_random, len(centred), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    random = torch.nn.functional.normalize(mixing @ centred, dim=1)
+    pushes = torch.cat([directions.vectors.double().cpu(), random])
+    sigmas = (centred @ pushes.T).std(0)
+
+    plain = torch.einsum("nld,lcd->nlc", rows(read_site, layers), weights)
+    spread = plain.std(0)
+    shifts, kls = [], []
+    for push, sigma in tqdm(
+        list(zip(pushes, sigmas, strict=True)), desc="cross-talk", unit="direction", disable=not progress
+    ):
+        edit = AddDirection((strength * sigma * push).float(), directions.site, directions.layer, directions.head)
+        with steer(model, edit):
+            steered = torch.einsum("nld,lcd->nlc", rows(read_site, layers), weights)
+        shifts.append((steered - plain) / spread)
+        kls.append(language_shift(model, tokenizer, texts, edit, **options))
+    n = len(directions.names)
+    moved = torch.stack(shifts[:n], dim=2)
+    counts = bootstrap_counts(len(texts), n_resamples, seed=seed).double()
+    predicted = torch.from_numpy(kls[0].tokens).double()
+    nats = torch.stack([torch.from_numpy(k.kl) for k in kls], dim=1)
+    per_token = nats.sum(0) / predicted.sum()
+    draws = counts @ nats[:, :n] / (counts @ predicted)[:, None]
+    return CrossTalk(
+        names=directions.names,
+        layers=tuple(layers),
+        shift=bootstrap_mean(moved, n_resamples=n_resamples, level=level, seed=seed, method="percentile"),
+        null=torch.stack([s.mean(0) for s in shifts[n:]]) if n_random else torch.empty(0, len(layers), n),
+        kl=bias_corrected_interval(per_token[:n], draws, level=level),
+        null_kl=per_token[n:],
+        cosine=cosines(directions).double().cpu(),
+        sigma=sigmas[:n],
+        settings={
+            "site": directions.site,
+            "layer": directions.layer,
+            "head": directions.head,
+            "read_site": read_site,
+            "tokens": tokens,
+            "strength": strength,
+            "n_texts": len(texts),
+            "n_random": n_random,
+            "level": level,
+            "seed": seed,
+        },
+    )
+
+
+def _reader_weights(readers: Sequence[ProbeGrid]) -> tuple[list[int], Float[Tensor, "layer concept d"]]:
+    """The layers all readers have in common and their weights there; intercepts cancel in a shift."""
+    for grid in readers:
+        if len(grid.shape) != 1 or len(grid.classes_) != 2:
+            raise EntangleError(
+                f"a reader is a grid of binary probes over layers, [layer]; got shape {grid.shape} with "
+                f"{len(grid.classes_)} classes"
+            )
+    own = [list(grid.layers) if grid.layers is not None else list(range(grid.shape[0])) for grid in readers]
+    layers = [layer for layer in own[0] if all(layer in other for other in own)]
+    if not layers:
+        raise EntangleError(f"the readers have no layer in common: {own}")
+    chosen = [
+        grid.coef_.double().cpu()[[mine.index(layer) for layer in layers]]
+        for grid, mine in zip(readers, own, strict=True)
+    ]
+    return layers, torch.stack(chosen, dim=1)

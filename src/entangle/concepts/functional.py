@@ -1,0 +1,165 @@
+"""Functional importance: what the model loses when activations are replaced by a reconstruction of them.
+
+A dictionary or subspace may explain nearly all variance and yet miss what the model uses, or the other way about; only
+running the model on the reconstruction tells (the end-to-end view of Braun et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.activations import collect
+from entangle.errors import EntangleError
+from entangle.evaluation.language.documents import language_shift
+from entangle.evaluation.language.reading import LanguageShift
+from entangle.interventions import Ablate, Edit, FunctionForm
+from entangle.interventions.forms import Form
+from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts
+
+Rows = Float[Tensor, "*batch d"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruct(Edit):
+    """Replace activations by a reconstruction of them: x -> x + alpha (reconstruct(x) - x).
+
+    Attributes:
+        reconstruct: Activations `[*batch, d]` to their reconstruction, such as a sparse autoencoder's forward.
+        site: Where.
+        layer: Where.
+        head: One head of site `z`; `None` for the whole width.
+    """
+
+    reconstruct: Callable[[Rows], Rows]
+    site: str = "resid_post"
+    layer: int | None = None
+    head: int | None = None
+
+    def forms(self, alpha: float = 1.0) -> list[Form]:
+        """The reconstruction, which need not be affine."""
+
+        def make(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+            return lambda x: x + alpha * (self.reconstruct(x).to(dtype) - x)
+
+        return [FunctionForm(self.site, self.layer, self.head, make)]
+
+
+class FunctionalImportance(NamedTuple):
+    """What the replacement costs, per predicted token, each with its interval over documents.
+
+    Args:
+        kl: KL(plain || reconstructed) of the next-token distributions, in nats.
+        ce_increase: Cross-entropy of the reconstructed model minus the plain model's, in nats.
+        loss_recovered: 1 - (increase by reconstruction) / (increase by mean ablation of the whole site). 1 is a perfect
+            reconstruction, 0 no better than the mean; unstable where ablation itself costs little.
+        variance_explained: Share of the activations' variance that the reconstruction keeps.
+    """
+
+    kl: Estimate
+    ce_increase: Estimate
+    loss_recovered: Estimate
+    variance_explained: float
+
+
+def functional_importance(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    reconstruct: Callable[[Rows], Rows],
+    *,
+    site: str = "resid_post",
+    layer: int,
+    head: int | None = None,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 8192,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> FunctionalImportance:
+    """KL and cross-entropy change when activations are replaced by their reconstruction at every token.
+
+    Args:
+        model: A causal language model; unchanged afterwards.
+        tokenizer: Its tokenizer.
+        texts: Documents.
+        reconstruct: What replaces the activations: a sparse autoencoder, or `subspace_projection(...)`.
+        site: Where.
+        layer: Where.
+        head: One head of site `z`.
+        max_length: Keep at most this many tokens of a text.
+        prepend_bos: Begin every text with the beginning-of-sequence token.
+        batch_tokens: Tokens in one batch.
+        n_resamples: Bootstrap resamples of the documents.
+        level: Coverage of the intervals.
+        seed: Seed of the resamples.
+
+    Returns:
+        The cost, with the same resamples for every number.
+
+    Raises:
+        EntangleError: No such place, bad texts, or a reconstruction of another shape.
+    """
+    options: dict[str, Any] = {"max_length": max_length, "prepend_bos": prepend_bos, "batch_tokens": batch_tokens}
+    options["progress"] = False
+    x = collect(model, tokenizer, texts, sites=site, layers=[layer], tokens="all", **options)[site][:, 0]
+    x = x if head is None else x[:, head]
+    x = x.flatten(1)
+    with torch.no_grad():
+        rebuilt = reconstruct(x.to(model.device)).to(x)
+    if rebuilt.shape != x.shape:
+        raise EntangleError(f"a reconstruction must keep the shape {tuple(x.shape)}, not give {tuple(rebuilt.shape)}")
+    mean = x.double().mean(0)
+    total = (x.double() - mean).square().sum()
+    unexplained = (x.double() - rebuilt.double()).square().sum()
+
+    replaced = language_shift(model, tokenizer, texts, Reconstruct(reconstruct, site, layer, head), **options)
+    nothing = Ablate(torch.eye(len(mean)), site, layer, head, mean=mean.float())
+    ablated = language_shift(model, tokenizer, texts, nothing, **options)
+    counts = bootstrap_counts(len(texts), n_resamples, seed=seed).double()
+
+    def estimate(values: Tensor, per: Tensor) -> Estimate:
+        return bias_corrected_interval(values.sum() / per.sum(), (counts @ values) / (counts @ per), level=level)
+
+    tokens = torch.from_numpy(replaced.tokens).double()
+    lost, lost_by_ablation = _increase(replaced), _increase(ablated)
+    return FunctionalImportance(
+        kl=estimate(torch.from_numpy(replaced.kl), tokens),
+        ce_increase=estimate(lost, tokens),
+        loss_recovered=estimate(lost_by_ablation - lost, lost_by_ablation),
+        variance_explained=float(1 - unexplained / total),
+    )
+
+
+def subspace_projection(
+    directions: Float[Tensor, "k d"], mean: Float[Tensor, " d"] | None = None, *, keep: bool = True
+) -> Callable[[Rows], Rows]:
+    """A reconstruction that keeps only the span of `directions`, or (`keep=False`) everything but that.
+
+    Args:
+        directions: Rows of any length and angle.
+        mean: What the removed part is set to; zero without it.
+        keep: Whether the span is what stays.
+    """
+    found = torch.linalg.svd(directions.double(), full_matrices=False)
+    basis = found.Vh[found.S.max() * max(directions.shape) * torch.finfo(torch.float32).eps < found.S]
+    origin = torch.zeros(directions.shape[1], dtype=torch.float64) if mean is None else mean.double()
+
+    def project(x: Rows) -> Rows:
+        q, centre = basis.to(x), origin.to(x)
+        inside = (x - centre) @ q.T @ q
+        projected: Tensor = centre + inside if keep else x - inside
+        return projected
+
+    return project
+
+
+def _increase(shift: LanguageShift) -> Float[Tensor, " document"]:
+    return torch.from_numpy(shift.nats - shift.plain_nats)

@@ -1,0 +1,105 @@
+"""How far measured cosines would move if the directions were measured again, and what the true ones may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from entangle.concepts import refits
+from entangle.concepts.refits import Refit, Sample
+from entangle.metrics import Estimate, bias_corrected_interval, gram_cosines
+
+Gram = Float[Tensor, "concept concept"]
+
+
+class Refits(NamedTuple):
+    """Directions fitted on all examples, and on resamples of them."""
+
+    measured: Float[Tensor, "concept d"]
+    resampled: Float[Tensor, "resample concept d"]
+
+    def remeasured(self, metric: Float[Tensor, "d d"] | None = None) -> Float[Tensor, "resample concept d"]:
+        """Directions as they might be found on as many other examples, for use in one inner product.
+
+        A measured direction is the true one plus noise, and a resample adds as much noise once more. So a draw of what
+        a new measurement would find is the true direction, as far as inner products tell it, plus one resample's noise.
+        Where noise is all there is, it is all that a draw holds.
+        """
+        gram, noise = self._moments(metric)
+        return _transport(gram, _denoised(gram, noise)) @ self.measured + (self.resampled - self.measured)
+
+    def corrected(self, level: float) -> Estimate:
+        """Cosines of the true directions, from inner products less the noise's.
+
+        Spearman's correction for attenuation, also where noise is shared.
+        """
+        gram, noise = self._moments(None)
+        grams = self.resampled @ self.resampled.mT
+        return bias_corrected_interval(gram_cosines(gram - noise), gram_cosines(grams - 2 * noise), level=level)
+
+    def _moments(self, metric: Float[Tensor, "d d"] | None) -> tuple[Gram, Gram]:
+        """Inner products of what was measured, and what noise adds to them."""
+        measured, resampled = self
+        if metric is not None:
+            measured, resampled = measured @ metric, resampled @ metric
+        gram = measured @ self.measured.T
+        return gram, (resampled @ self.resampled.mT).mean(0) - gram
+
+
+def refitted(
+    names: Sequence[str],
+    samples: Sequence[Sample],
+    seeds: Sequence[int],
+    refit: Refit,
+    n_resamples: int,
+) -> Refits:
+    """Every concept's direction on its examples, and on bootstrap resamples of them."""
+    measured = torch.stack([refits.full(s, refit) for s in samples]).double().cpu()
+    resampled = torch.stack(
+        [refits.bootstrapped(n, s, refit, n_resamples, k) for n, s, k in zip(names, samples, seeds, strict=True)], dim=1
+    ).to(measured)
+    # A penalised probe is longer on a resample, which holds fewer distinct examples: that is no noise.
+    resampled *= (measured.square().sum(1) / (resampled.mean(0) * measured).sum(1))[:, None]
+    return Refits(measured, resampled)
+
+
+def around(value: Tensor, draws: Float[Tensor, "resample ..."], level: float) -> Estimate:
+    """The central quantiles of the draws, which hold the value even where refits differ from it by rounding."""
+    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
+    return Estimate(value, torch.minimum(low, value), torch.maximum(high, value))
+
+
+def off_diagonal(grams: Float[Tensor, "*batch concept concept"]) -> Float[Tensor, "*batch concept concept"]:
+    """Absolute values with zeros on the diagonal."""
+    return grams.abs() * (1 - torch.eye(grams.shape[-1], dtype=grams.dtype))
+
+
+def _denoised(gram: Gram, noise: Gram) -> Gram:
+    """Inner products of the true directions: no length below zero, no cosine beyond one."""
+    less = gram - noise
+    lengths = less.diagonal().clamp(min=0).sqrt()
+    bound = lengths[:, None] * lengths
+    less = torch.where(torch.eye(len(gram), dtype=torch.bool), bound, less.clamp(min=-bound, max=bound))
+    return _power(less, 1)
+
+
+def _transport(gram: Gram, target: Gram) -> Gram:
+    """The map that turns vectors with the inner products `gram` into ones with `target` and moves them least.
+
+    T = G^-1/2 (G^1/2 H G^1/2)^1/2 G^-1/2, the optimal transport between Gaussians (Olkin & Pukelsheim 1982): T G T = H.
+    """
+    root, inverse = _power(gram, 0.5), _power(gram, -0.5)
+    return inverse @ _power(root @ target @ root, 0.5) @ inverse
+
+
+def _power(matrix: Gram, exponent: float) -> Gram:
+    """A power of the positive part of a symmetric matrix; what is zero stays zero."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    kept = values > 1e-10 * values.abs().max()
+    powered = torch.where(kept, values.clamp(min=torch.finfo(values.dtype).tiny).pow(exponent), 0)
+    raised: Tensor = vectors * powered @ vectors.T
+    return raised

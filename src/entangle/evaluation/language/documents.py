@@ -1,0 +1,184 @@
+"""What a change costs in language: cross-entropy, KL from the plain model, and whether the likeliest token changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
+from entangle.evaluation.language.subject import Method, Subject
+from entangle.models.batching import bos_id, encode
+from entangle.models.context import context_length
+
+if TYPE_CHECKING:
+    from entangle.interventions import Edit
+
+
+class PerDocument(NamedTuple):
+    """A sum over each document's predicted tokens, and their number; `values.sum() / tokens.sum()` is the mean."""
+
+    values: Float[np.ndarray, " document"]
+    tokens: Int[np.ndarray, " document"]
+
+    @property
+    def mean(self) -> float:
+        """Mean per token over all documents."""
+        return float(self.values.sum() / self.tokens.sum())
+
+
+def cross_entropy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 8192,
+    progress: bool = True,
+) -> PerDocument:
+    """Cross-entropy of each document, in nats, summed over its tokens but the first.
+
+    Args:
+        model: A causal language model; hooks that are on it act here too.
+        tokenizer: Its tokenizer.
+        texts: Documents, of two tokens or more.
+        max_length: Keep at most this many tokens of a document, its first ones.
+        prepend_bos: Begin every document with the beginning-of-sequence token, so that its own first one is predicted.
+        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        progress: Show a progress bar.
+
+    Returns:
+        `values` (nats) and `tokens` of each document.
+
+    Raises:
+        EntangleError: No documents, an empty one or one of a single token, one longer than the context without
+            `max_length`, or logits that are not finite.
+    """
+    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    subject = Subject(model, tokenizer)
+    nats = np.zeros(len(rows))
+    for batch in batches(rows, model, batch_tokens, progress):
+        chosen = [rows[i] for i in batch]
+        for i, logp in zip(batch, log_probs(subject, chosen), strict=True):
+            nats[i] = summed_nats(logp, rows[i][1:])
+    return PerDocument(nats, np.array([len(row) - 1 for row in rows]))
+
+
+def language_shift(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    edit: Method | Edit | Sequence[Edit],
+    *,
+    alpha: float = 1.0,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 8192,
+    progress: bool = True,
+) -> LanguageShift:
+    """What an edit or another method does to the model's language, document by document.
+
+    Both models run on every batch in turn: the plain one outside the edit's scope, so that KL is taken from the model
+    as it was and never from the changed model itself. For several edits on the same documents, see `PlainReading`.
+
+    Args:
+        model: The plain causal language model.
+        tokenizer: Its tokenizer.
+        texts: Documents, of two tokens or more.
+        edit: An edit, several, or any `Method`.
+        alpha: Its strength.
+        max_length: Keep at most this many tokens of a document, its first ones.
+        prepend_bos: Begin every document with the beginning-of-sequence token.
+        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        progress: Show a progress bar.
+
+    Returns:
+        Sums over each document's tokens.
+
+    Raises:
+        EntangleError: As `cross_entropy`; also where the method's model has another vocabulary.
+    """
+    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, cache_bytes=0)
+    return reading.shift(edit, alpha=alpha, progress=progress)
+
+
+def kl(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    edit: Method | Edit | Sequence[Edit],
+    *,
+    alpha: float = 1.0,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 8192,
+    progress: bool = True,
+) -> PerDocument:
+    """KL(plain || changed) of the next-token distributions, in nats, summed over each document's tokens but the first.
+
+    Arguments and errors as in `language_shift`.
+    """
+    shift = language_shift(
+        model,
+        tokenizer,
+        texts,
+        edit,
+        alpha=alpha,
+        max_length=max_length,
+        prepend_bos=prepend_bos,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    return PerDocument(shift.kl, shift.tokens)
+
+
+def document_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+) -> list[list[int]]:
+    """Token ids of documents, all of them long enough to predict something and short enough to read."""
+    if not texts:
+        raise EntangleError("cross-entropy needs clean text; got no documents")
+    context = context_length(model, tokenizer)
+    if max_length is not None and not 2 <= max_length <= context:
+        raise EntangleError(f"max_length must be between 2 and the context of {context} tokens; got {max_length}")
+    rows = encode(tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    for i, row in enumerate(rows):
+        if not 2 <= len(row) <= context:
+            raise EntangleError(
+                f"document {i} has {len(row)} tokens, but 2 to {context} can be predicted; "
+                "drop it, or pass max_length to keep its beginning"
+            )
+    return rows
+
+
+def packed_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], length: int
+) -> list[list[int]]:
+    """Documents end to end, each begun by the token that begins a sequence, cut into chunks of `length` tokens.
+
+    The last chunk is shorter, unless it would have nothing to predict.
+
+    Raises:
+        EntangleError: A length out of range, or fewer than two chunks.
+    """
+    context = context_length(model, tokenizer)
+    if not 2 <= length <= context:
+        raise EntangleError(f"chunks must have from 2 tokens to the context's {context}; got packed={length}")
+    begin = bos_id(tokenizer)
+    stream = [token for row in rows for token in (row if row[0] == begin else [begin, *row])]
+    chunks = [stream[i : i + length] for i in range(0, len(stream), length)]
+    chunks = chunks if len(chunks[-1]) > 1 else chunks[:-1]
+    if len(chunks) < 2:
+        raise EntangleError(f"intervals need two chunks; the documents fill one of {length} tokens; lower packed")
+    return chunks

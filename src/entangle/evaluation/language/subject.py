@@ -1,0 +1,136 @@
+"""What is measured: a model with whatever is put around it, and the ways of putting it there.
+
+A *method* makes a subject of a model, for as long as a `with` block lasts. An edit is a method; so are a prompt, a
+different checkpoint, or a change of the logits (`entangle.evaluation.price.methods`). Everything measured, whether
+sampled text or cross-entropy, is measured on a subject, so that every method is measured alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.models.batching import accepts, encode, pad, pad_id
+from entangle.models.context import context_length
+
+if TYPE_CHECKING:
+    from entangle.interventions import Edit
+
+
+class NotFiniteError(EntangleError):
+    """A model whose logits are not finite: an edit too strong, or a dtype too narrow."""
+
+
+def check_finite(logits: Float[Tensor, "*batch vocab"]) -> None:
+    """Raise `NotFiniteError` unless every position has a likeliest token; -inf (a forbidden token) is fine."""
+    if not bool(torch.isfinite(logits.amax(-1)).all()):
+        raise NotFiniteError("the model's logits are not finite; a weaker edit or a wider dtype may keep them so")
+
+
+@runtime_checkable
+class Decoding(Protocol):
+    """A change of next-token logits that is no change of the model."""
+
+    def processor(self, subject: Subject, prompts: Sequence[Sequence[int]]) -> LogitsProcessor:
+        """For generation: a processor for a batch of prompts, given as rows of token ids, padded on the left."""
+        ...
+
+    def change(
+        self, subject: Subject, rows: Sequence[Sequence[int]], logits: Float[Tensor, "row pos vocab"]
+    ) -> Float[Tensor, "row pos vocab"]:
+        """For given text: the changed logits at every position of rows padded on the right."""
+        ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as it is measured.
+
+    Args:
+        model: A causal language model, with any hooks already on it.
+        tokenizer: Its tokenizer.
+        prefix: Text put before every prompt and document; it is neither scored nor counted.
+        decoding: A change of its next-token logits.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prefix: str = ""
+    decoding: Decoding | None = None
+
+    def put_before(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], int]:
+        """Documents after the prefix, and by how many positions that moves them.
+
+        A special token that begins a document (beginning of sequence) begins the prefix instead.
+
+        Raises:
+            EntangleError: A prefix that, with a document, is longer than the context.
+        """
+        if not self.prefix:
+            return list(rows), 0
+        prefix = encode(self.tokenizer, [self.prefix])[0]
+        special = set(self.tokenizer.all_special_ids)
+        begins = [row[0] in special for row in rows]
+        if prefix[0] not in special and all(begins):
+            prefix = [rows[0][0], *prefix]
+        shared = int(prefix[0] in special and all(begins))
+        joined = [prefix + row[shared:] for row in rows]
+        context = context_length(self.model, self.tokenizer)
+        longest = max(map(len, joined))
+        if longest > context:
+            raise EntangleError(
+                f"the prefix and a document make {longest} tokens, but the context holds {context}; "
+                f"pass max_length={context - len(prefix)} or less"
+            )
+        return joined, len(prefix) - shared
+
+    def logits(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos vocab"]:
+        """Next-token logits at every position of rows of token ids, padded on the right; adds no prefix."""
+        inputs = pad(rows, pad_id(self.tokenizer), device=self.model.device)
+        if not accepts(self.model, "position_ids"):
+            del inputs["position_ids"]
+        logits: Tensor = self.model(**inputs, use_cache=False).logits.float()
+        return logits if self.decoding is None else self.decoding.change(self, rows, logits)
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way of changing a model, at a strength."""
+
+    def applied(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float
+    ) -> AbstractContextManager[Subject]:
+        """The changed subject, for as long as the block lasts."""
+        ...
+
+
+@contextmanager
+def applied(
+    method: Method | Edit | Sequence[Edit], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float
+) -> Iterator[Subject]:
+    """The subject that a method, an edit or several edits make of a model; at alpha 0, always the plain model.
+
+    Raises:
+        EntangleError: An alpha that is not finite, or a method whose model has another vocabulary.
+    """
+    from entangle.interventions.hooks.steer import steer
+
+    if not math.isfinite(alpha):
+        raise EntangleError(f"a strength must be a finite number; got alpha={alpha}")
+    if alpha == 0:
+        yield Subject(model, tokenizer)
+    elif isinstance(method, Method):
+        with method.applied(model, tokenizer, alpha) as subject:
+            yield subject
+    else:
+        with steer(model, method, alpha=alpha):
+            yield Subject(model, tokenizer)

@@ -1,0 +1,146 @@
+"""Capability by lm-evaluation-harness: its tasks on the plain model and on the changed one, question by question.
+
+Needs the package `lm_eval`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.evaluation.language.subject import Method, Subject, applied
+from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
+
+if TYPE_CHECKING:
+    from entangle.interventions import Edit
+
+
+def task_scores(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    edit: Method | Edit | Sequence[Edit],
+    *,
+    alpha: float = 1.0,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    include_path: str | Path | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Run harness tasks on the plain model and on the changed one, and compare them on the same questions.
+
+    Args:
+        model: The plain causal language model.
+        tokenizer: Its tokenizer.
+        tasks: Names of the harness's tasks or groups of them, such as "mmlu" or "hellaswag".
+        edit: An edit, several, or a method that changes the model alone or puts a checkpoint in its place. A prompt or
+            another decoding is no change of the model, and the harness would not see it.
+        alpha: Its strength.
+        num_fewshot: Examples before each question; by default each task's own number.
+        limit: Questions of each task, its first ones; all by default.
+        batch_size: Questions in one batch.
+        include_path: A directory with further task definitions.
+        seed: Of the few-shot examples and of the intervals.
+
+    Returns:
+        One row for each task and per-question metric: `task`, `metric`, `n`, `plain` and `changed` (the means), each
+        with `_low` and `_high` (Wilson's interval for right-or-wrong metrics, else BCa), `change` with its paired
+        interval, and `p` of the paired permutation test.
+
+    Raises:
+        EntangleError: lm_eval is not installed, no such task, no data for it, or a method the harness cannot see.
+    """
+    options = {"num_fewshot": num_fewshot, "limit": limit, "task_manager": _task_manager(tasks, include_path)}
+    before = _run(Subject(model, tokenizer), tasks, batch_size, seed, options)
+    with applied(edit, model, tokenizer, alpha) as subject:
+        if subject.prefix or subject.decoding is not None:
+            raise EntangleError(
+                f"the harness measures models, and {type(edit).__name__} changes what is around one; "
+                "give an edit or a checkpoint"
+            )
+        after = _run(subject, tasks, batch_size, seed, options)
+    rows = [_row(task, metric, values, after[task, metric], seed) for (task, metric), values in before.items()]
+    return pd.DataFrame(rows)
+
+
+def _task_manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError as error:
+        raise EntangleError("harness tasks need lm-evaluation-harness; pip install lm_eval") from error
+
+    if not tasks:
+        raise EntangleError("no harness tasks given; `lm_eval ls tasks` lists them")
+    if include_path is not None:
+        # Reading the harness's own thousands of definitions takes longer than a small task.
+        own = TaskManager(include_path=str(include_path), include_defaults=False)
+        if all(task in own.all_tasks for task in tasks):
+            return own
+    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    for task in tasks:
+        if task not in manager.all_tasks:
+            raise EntangleError(
+                f"no task {task!r} in lm-evaluation-harness; `lm_eval ls tasks` lists them, include_path adds your own"
+            )
+    return manager
+
+
+def _run(
+    subject: Subject, tasks: Sequence[str], batch_size: int, seed: int, options: Mapping[str, Any]
+) -> dict[tuple[str, str], Float[np.ndarray, " question"]]:
+    """(task, metric) -> the metric of each question, in the order of the questions."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    try:
+        found: Mapping[str, Any] = simple_evaluate(
+            model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size),
+            tasks=list(tasks),
+            **options,
+            log_samples=True,
+            bootstrap_iters=0,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    except OSError as error:  # no file, or no hub
+        reason = str(error).splitlines()[0]
+        raise EntangleError(f"the harness could not get the questions of {', '.join(tasks)}: {reason}") from error
+    values: dict[tuple[str, str], Float[np.ndarray, " question"]] = {}
+    for task, questions in found["samples"].items():
+        ordered = sorted(questions, key=lambda question: question["doc_id"])
+        for metric in ordered[0]["metrics"]:
+            scores = [question[metric] for question in ordered]
+            if all(isinstance(score, (int, float, np.number)) for score in scores):
+                values[task, metric] = np.array(scores, dtype=np.float64)
+    return values
+
+
+def _row(
+    task: str, metric: str, plain: Float[np.ndarray, " question"], changed: Float[np.ndarray, " question"], seed: int
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"task": task, "metric": metric, "n": len(plain)}
+    found = {
+        "plain": _mean(plain, seed),
+        "changed": _mean(changed, seed),
+        "change": bootstrap_mean(changed - plain, seed=seed),
+    }
+    for name, estimate in found.items():
+        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    row["p"] = paired_permutation_test(changed, plain, seed=seed)
+    return row
+
+
+def _mean(values: Float[np.ndarray, " question"], seed: int) -> Estimate:
+    if np.isin(values, [0, 1]).all():
+        return wilson_interval(int(values.sum()), len(values))
+    return bootstrap_mean(values, seed=seed)

@@ -1,0 +1,79 @@
+"""The methods any steering result should stand beside, made of one set of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.evaluation.price.methods import AtStrengths, Prompt, SelfDebias
+from entangle.evaluation.price.places import shift_of_means
+
+if TYPE_CHECKING:
+    from entangle.activations import Activations
+
+
+def baseline_methods(
+    acts: Activations,
+    labels: Int[Tensor, " example"] | Sequence[int],
+    *,
+    top_k: int = 30,
+    toward: int = 0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """ITI and what it must beat, ready for `tradeoff`.
+
+    - "ITI": the best heads by probe accuracy, along the difference of class means;
+    - "random heads": as many heads drawn at random, along their own differences of means;
+    - "random directions": the best heads, along random directions, the same number of standard deviations;
+    - "CAA": one residual-stream vector (Rimsky et al. 2024), the difference of class means at the layer where it
+      separates best on the selection split; alpha counts standard deviations along it, as for ITI;
+    - "ablation": that direction removed at that layer, set to its mean (Arditi et al. 2024);
+    - "LEACE": the concept erased at that layer (Belrose et al. 2023);
+    - "prompting": an instruction before the text;
+    - "self-debias": Schick et al. (2021).
+
+    Heads and layer are chosen on the selection split, directions and scales on the fitting split.
+
+    Args:
+        acts: Activations with "z" and "resid_post", one row a text.
+        labels: Two classes, such as 1 = toxic and 0 = not.
+        top_k: Heads to steer.
+        toward: The class to steer to.
+        seed: Of splits, random heads and random directions.
+
+    Returns:
+        Name -> edit or method.
+
+    Raises:
+        EntangleError: Activations without those sites, or anything `ITI.fit` refuses.
+    """
+    from entangle.interventions import ITI, Ablate, AddDirection, Erase
+    from entangle.probes import fit_probes
+
+    missing = [site for site in ("z", "resid_post") if site not in acts.sites]
+    if missing:
+        raise EntangleError(f'baselines need activations of {missing[0]}; collect(..., sites=["z", "resid_post"])')
+    y = torch.as_tensor(labels)
+    heads = fit_probes(acts["z"], y, seed=seed, n_permutations=0, progress=False)
+    iti: dict[str, Any] = {"top_k": top_k, "toward": toward, "seed": seed, "layers": acts.layers("z")}
+
+    resid = acts["resid_post"]
+    layers = fit_probes(resid, y, probe="mean_difference", seed=seed, n_permutations=0, progress=False)
+    best = int(layers.top(1)[0][0])
+    vector, mean = shift_of_means(resid[:, best][layers.split.fit], y[layers.split.fit] == toward)
+    place: dict[str, Any] = {"site": "resid_post", "layer": acts.layers("resid_post")[best]}
+    return {
+        "ITI": ITI.fit(acts["z"], y, grid=heads, **iti),
+        "random heads": ITI.fit(acts["z"], y, grid=heads, heads="random", **iti),
+        "random directions": ITI.fit(acts["z"], y, grid=heads, direction="random", **iti),
+        "CAA": AddDirection(vector, **place),
+        "ablation": AtStrengths(Ablate(vector, mean=mean, **place)),
+        "LEACE": AtStrengths(Erase.fit(resid[:, best][layers.split.fit], y[layers.split.fit], **place)),
+        "prompting": Prompt(),
+        "self-debias": SelfDebias(),
+    }

@@ -1,0 +1,134 @@
+"""What a sweep keeps of each condition, and where: one file a condition, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import Float
+
+from entangle.errors import EntangleError
+from entangle.evaluation.language.reading import LanguageShift
+from entangle.storage.files import write_text
+
+FORMAT = 2
+
+Place: TypeAlias = tuple[str, int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Everything measured of one method at one strength; every table and plot is computed from these.
+
+    Args:
+        method: Name of the method; "" for the plain model.
+        alpha: Its strength; 0 for the plain model.
+        digest: Hash of the method's content.
+        continuations: Samples of each prompt; none where the changed model broke.
+        shift: Cross-entropy and KL of each document; None where the changed model broke.
+        packed: The same of each chunk of the documents end to end, where that was asked for.
+        places: Site, layer and head of everything an edit touches.
+        fluency: Nats and tokens of each continuation as the plain model reads it after its prompt.
+        scores: Scorer name -> score of each continuation.
+        error: Why the changed model could not be measured, else "".
+    """
+
+    method: str
+    alpha: float
+    digest: str
+    continuations: list[list[str]]
+    shift: LanguageShift | None
+    packed: LanguageShift | None = None
+    places: Sequence[Place] = ()
+    fluency: tuple[list[list[float]], list[list[int]]] = ([], [])
+    scores: dict[str, list[list[float]]] = field(default_factory=dict)
+    error: str = ""
+
+    def scored(self, scorer: str) -> Float[np.ndarray, "prompt sample"]:
+        """Scores of one scorer."""
+        return np.array(self.scores[scorer], dtype=np.float64)
+
+    def with_scores(self, scorer: str, scores: Float[np.ndarray, "prompt sample"]) -> Condition:
+        """The same with one scorer's scores added."""
+        return replace(self, scores={**self.scores, scorer: scores.tolist()})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and strings; floats come back exactly."""
+        shifts = {"shift": self.shift, "packed": self.packed}
+        plain = {
+            name: None if shift is None else {k: v.tolist() for k, v in shift._asdict().items()}
+            for name, shift in shifts.items()
+        }
+        return {**asdict(replace(self, shift=None, packed=None)), **plain}
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Condition:
+        """What `to_json` gave."""
+        shifts = {
+            name: None if saved[name] is None else LanguageShift(**{k: np.array(v) for k, v in saved[name].items()})
+            for name in ("shift", "packed")
+        }
+        return cls(**{**saved, **shifts, "places": [tuple(place) for place in saved["places"]]})
+
+
+class Store:
+    """Conditions of one sweep, in memory and, where a directory is given, in it.
+
+    Args:
+        directory: Where to keep them; what is there already is taken up again.
+        settings: What every condition was measured with; a directory of other settings is refused.
+
+    Raises:
+        EntangleError: The directory holds a sweep of other settings or of another format.
+    """
+
+    def __init__(self, directory: str | Path | None, settings: Mapping[str, Any]) -> None:
+        self.directory = None if directory is None else Path(directory)
+        self.conditions: dict[tuple[str, float], Condition] = {}
+        self.settings = json.loads(json.dumps({"format": FORMAT, **settings}))
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        file = self.directory / "settings.json"
+        if file.is_file():
+            _check_settings(json.loads(file.read_text()), self.settings, self.directory)
+        else:
+            write_text(file, json.dumps(self.settings))
+        for path in sorted(self.directory.glob("condition-*.json")):
+            condition = Condition.from_json(json.loads(path.read_text()))
+            self.conditions[condition.method, condition.alpha] = condition
+
+    def find(self, method: str, alpha: float, digest: str) -> Condition | None:
+        """The condition, if it was measured.
+
+        Raises:
+            EntangleError: It was, but with a method of other content.
+        """
+        condition = self.conditions.get((method, alpha))
+        if condition is not None and condition.digest != digest:
+            raise EntangleError(
+                f"{self.directory} holds {method} of other content at alpha={alpha:g}; save to another directory, or "
+                "give this method another name"
+            )
+        return condition
+
+    def keep(self, condition: Condition) -> Condition:
+        """Keep a condition, in place of an earlier one of its name."""
+        self.conditions[condition.method, condition.alpha] = condition
+        if self.directory is not None:
+            name = f"condition-{quote(condition.method, safe='')}@{condition.alpha!r}.json"
+            write_text(self.directory / name, json.dumps(condition.to_json()))
+        return condition
+
+
+def _check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
+    different = [key for key in now if saved.get(key) != now[key]]
+    if different:
+        raise EntangleError(
+            f"{directory} holds a sweep with other settings ({', '.join(different)} differ); save to another directory"
+        )

@@ -1,0 +1,194 @@
+"""Ways to change what a model says that are no edits of its activations: prompts, other checkpoints, other decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.evaluation.language.subject import Method, Subject, applied
+from entangle.models.batching import accepts, pad, pad_id
+
+if TYPE_CHECKING:
+    from entangle.interventions import Edit
+
+INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
+ANTI_PROMPT = "The following text contains rude, disrespectful or unreasonable language:\n\n"
+
+
+@dataclass(frozen=True)
+class AtStrengths:
+    """An edit that is measured at strengths of its own, whatever the others of a sweep are (ablation: once, at 1).
+
+    Args:
+        edit: An edit, several, or another method.
+        alphas: Its strengths.
+    """
+
+    edit: Method | Edit | Sequence[Edit]
+    alphas: tuple[float, ...] = (1.0,)
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float) -> Iterator[Subject]:
+        """The edit at this strength."""
+        with applied(self.edit, model, tokenizer, alpha) as subject:
+            yield subject
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An instruction before every prompt and document; only what follows it is scored and counted.
+
+    Args:
+        text: The instruction.
+        alphas: It is there or not, so one strength, 1.
+    """
+
+    text: str = INSTRUCTION
+    alphas: tuple[float, ...] = (1.0,)
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float) -> Iterator[Subject]:
+        """The plain model after the instruction."""
+        yield Subject(model, tokenizer, prefix=self.text)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Another model in the plain one's place: fine-tuned, baked, or trained on other data.
+
+    Args:
+        model: The model, or the directory or hub id of one; it must have the plain model's vocabulary.
+        revision: Commit of the hub's repository.
+        alphas: It is used or not, so one strength, 1.
+    """
+
+    model: PreTrainedModel | str | Path
+    revision: str | None = None
+    alphas: tuple[float, ...] = (1.0,)
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float) -> Iterator[Subject]:
+        """The other model, read by the plain model's tokenizer."""
+        other = self._load(model.dtype, model.device)
+        ours, theirs = (m.config.get_text_config().vocab_size for m in (model, other))
+        if ours != theirs:
+            raise EntangleError(
+                f"a checkpoint must share the plain model's vocabulary; it has {theirs} tokens, the plain model {ours}"
+            )
+        yield Subject(other, tokenizer)
+
+    def content(self) -> Any:
+        """What a saved sweep knows it by: the weights, wherever they lie."""
+        return self._load(None, None)
+
+    def _load(self, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
+        if isinstance(self.model, PreTrainedModel):
+            return self.model
+        return _loaded(str(self.model), self.revision, dtype, device)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str, revision: str | None, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
+    """The checkpoint, read once and not once a batch."""
+    from entangle.models.loading import load
+
+    model: PreTrainedModel = load(path, revision=revision, dtype=dtype, device=device)[0]
+    return model
+
+
+@dataclass(frozen=True)
+class SelfDebias:
+    """Self-debiasing (Schick, Udupa and Schuetze 2021, eq. 2 and 3), with alpha as the decay constant lambda.
+
+    The model is asked a second time, after an anti-prompt that invites what is unwanted. Tokens that become likelier
+    there are made less likely: p~(w) is proportional to p(w) exp(lambda min(0, p(w) - p_anti(w))).
+
+    Args:
+        anti_prompt: Text that invites what is unwanted.
+        alphas: Values of lambda; the paper's by default.
+    """
+
+    anti_prompt: str = ANTI_PROMPT
+    alphas: tuple[float, ...] = (10.0, 50.0, 100.0)
+
+    @contextmanager
+    def applied(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float) -> Iterator[Subject]:
+        """The plain model with its next-token distribution debiased."""
+        yield Subject(model, tokenizer, decoding=_Debiased(self.anti_prompt, alpha))
+
+
+@dataclass(frozen=True)
+class _Debiased:
+    anti_prompt: str
+    decay: float
+
+    def change(
+        self, subject: Subject, rows: Sequence[Sequence[int]], logits: Float[Tensor, "row pos vocab"]
+    ) -> Float[Tensor, "row pos vocab"]:
+        invited = Subject(subject.model, subject.tokenizer, prefix=self.anti_prompt)
+        placed, shift = invited.put_before([list(row) for row in rows])
+        return self.debias(logits, invited.logits(placed)[:, shift : shift + logits.shape[1]])
+
+    def processor(self, subject: Subject, prompts: Sequence[Sequence[int]]) -> LogitsProcessor:
+        invited = Subject(subject.model, subject.tokenizer, prefix=self.anti_prompt)
+        placed, _ = invited.put_before([list(row) for row in prompts])
+        return _DebiasProcessor(self, _NextLogits(invited, placed))
+
+    def debias(
+        self, logits: Float[Tensor, "*batch vocab"], invited: Float[Tensor, "*batch vocab"]
+    ) -> Float[Tensor, "*batch vocab"]:
+        logp = logits.float().log_softmax(-1)
+        excess = logp.exp() - invited.float().softmax(-1)
+        return (logp + self.decay * excess.clamp(max=0)).log_softmax(-1)
+
+
+class _DebiasProcessor(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, debiased: _Debiased, invited: _NextLogits) -> None:
+        self.debiased, self.invited = debiased, invited
+
+    def __call__(
+        self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row vocab"]
+    ) -> Float[Tensor, "row vocab"]:
+        return self.debiased.debias(scores, self.invited(input_ids[:, -1:]))
+
+
+class _NextLogits:
+    """A second reading of a batch that is being generated: the same new tokens after other prompts.
+
+    Keeps a cache of keys and values where the model gives one; reads everything anew where it does not.
+    """
+
+    def __init__(self, subject: Subject, rows: Sequence[Sequence[int]]) -> None:
+        self.model = subject.model
+        batch = pad(rows, pad_id(subject.tokenizer), side="left", device=subject.model.device)
+        self.ids, self.mask, self.positions = batch["input_ids"], batch["attention_mask"], batch["position_ids"]
+        self.cache: Any = None
+        self.started = False
+
+    @torch.no_grad()
+    def __call__(self, new: Int[Tensor, "row 1"]) -> Float[Tensor, "row vocab"]:
+        if self.started:
+            self.ids = torch.cat([self.ids, new], 1)
+            self.mask = torch.cat([self.mask, torch.ones_like(new)], 1)
+            self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
+        self.started = True
+        unread = slice(-1, None) if self.cache is not None else slice(None)
+        inputs = {"input_ids": self.ids[:, unread], "attention_mask": self.mask, "use_cache": True}
+        if accepts(self.model, "position_ids"):
+            inputs["position_ids"] = self.positions[:, unread]
+        if self.cache is not None:
+            inputs["past_key_values"] = self.cache
+        output = self.model(**inputs)
+        self.cache = getattr(output, "past_key_values", None)
+        logits: Tensor = output.logits[:, -1]
+        return logits

@@ -1,0 +1,125 @@
+"""Any HuggingFace text-classification model as a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.models.batching import encode, pad, pad_id, token_batches
+from entangle.models.context import context_length
+
+
+class ClassifierScorer:
+    """The probability a text-classification model gives to the labels that count as toxic.
+
+    With a softmax over exclusive labels their probabilities add up; with a sigmoid a label (models trained for several
+    labels at once) the largest counts. Texts longer than the model's context are cut at its end.
+
+    Args:
+        model_or_path: A model with a classification head, or the directory or hub id of one.
+        labels: Names of the labels that count as toxic, as in the model's `config.id2label`.
+        tokenizer: The tokenizer, needed beside a model that is given as an object.
+        revision: Commit of the hub's repository; pin it, or the scores may change from one day to the next.
+        activation: "softmax" or "sigmoid"; by default what the model's config says it was trained with.
+        batch_tokens: Tokens in one batch, padding included.
+        device: Where to run; by default where the model is.
+
+    Raises:
+        EntangleError: No such label, no labels, or no classification model there.
+    """
+
+    def __init__(
+        self,
+        model_or_path: PreTrainedModel | str | Path,
+        labels: Sequence[str],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        revision: str | None = None,
+        activation: Literal["softmax", "sigmoid"] | None = None,
+        batch_tokens: int = 8192,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if isinstance(model_or_path, (str, Path)):
+            self.model, self.tokenizer = _load(str(model_or_path), revision)
+            source = str(model_or_path)
+        else:
+            if tokenizer is None:
+                raise EntangleError("a classifier given as an object needs its tokenizer; pass tokenizer=...")
+            self.model, self.tokenizer = model_or_path, tokenizer
+            source = getattr(model_or_path.config, "_name_or_path", "") or type(model_or_path).__name__
+        if device is not None:
+            self.model = self.model.to(device)
+        self.model.eval()
+        if self.model.config.pad_token_id is None:
+            raise EntangleError(
+                f"{source} has no padding token, so it cannot score a batch; set model.config.pad_token_id and "
+                "tokenizer.pad_token to the token it was trained with"
+            )
+        self.labels = tuple(labels)
+        self.columns = _columns(self.model, self.labels, source)
+        self.activation = activation or _activation(self.model)
+        self.batch_tokens = batch_tokens
+        # The weights' hash, and not only the path, so that a cache cannot mistake one checkpoint for another.
+        self.name = f"{source}@{revision or _weights_hash(self.model)}[{','.join(self.labels)}]"
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+        """The probability that each text is toxic; batches are sorted by length and do not change a score."""
+        rows = encode(self.tokenizer, list(texts), max_length=context_length(self.model, self.tokenizer))
+        scores = np.zeros(len(rows))
+        for batch in token_batches([len(row) for row in rows], self.batch_tokens):
+            inputs = pad([rows[i] for i in batch], pad_id(self.tokenizer), device=self.model.device)
+            # Padded on the right, every model numbers positions as it was trained to (RoBERTa does not begin at 0).
+            logits = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
+            if self.activation == "sigmoid":
+                chosen = logits[:, self.columns].sigmoid().amax(-1)
+            else:
+                chosen = logits.softmax(-1)[:, self.columns].sum(-1).clamp(max=1)
+            scores[batch] = chosen.cpu().numpy()
+        return scores
+
+
+def _load(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, revision=revision, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise EntangleError(f"{path} is no text-classification model that can be loaded: {reason}") from error
+    if info["missing_keys"]:
+        raise EntangleError(
+            f"{path} has no trained classification head ({sorted(info['missing_keys'])[0]} is missing); "
+            "give a text-classification model"
+        )
+    return model, tokenizer
+
+
+def _columns(model: PreTrainedModel, labels: Sequence[str], source: str) -> list[int]:
+    known = {str(name): int(column) for column, name in model.config.id2label.items()}
+    unknown = [label for label in labels if label not in known]
+    if unknown or not labels:
+        what = f"has no label {unknown[0]!r}" if unknown else "needs the labels that count as toxic"
+        raise EntangleError(f"{source} {what}; its labels are {', '.join(known)}")
+    return [known[label] for label in labels]
+
+
+def _activation(model: PreTrainedModel) -> Literal["softmax", "sigmoid"]:
+    several = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
+    return "sigmoid" if several else "softmax"
+
+
+def _weights_hash(model: PreTrainedModel) -> str:
+    from entangle.models.fingerprint import fingerprint
+
+    return str(fingerprint(model)["weights"])[:8]

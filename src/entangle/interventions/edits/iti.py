@@ -1,0 +1,201 @@
+"""Inference-time intervention: which heads, which way, how far (Li et al. 2023, arXiv 2306.03341, section 4).
+
+    z_h  ->  z_h + alpha sigma_h theta_h          for each chosen head h
+
+theta_h is a unit direction in the head's output z, sigma_h the standard deviation of the projections z_h . theta_h,
+both from the fitting split; the heads are those whose probes do best on the selection split. Over all tokens this is a
+constant added to the output of attention at each layer, b_l = sum_h alpha sigma_h W_O^h theta_h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.interventions.base import finite, unit
+from entangle.interventions.edit import Edit
+from entangle.interventions.edits.directions import class_mask
+from entangle.interventions.forms import AffineForm, Form
+
+if TYPE_CHECKING:
+    from entangle.activations import Activations
+    from entangle.probes import ProbeGrid
+
+DirectionKind = Literal["mass_mean", "probe", "random"]
+HeadChoice = Literal["probe", "random"]
+Head = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class ITI(Edit):
+    """A fitted inference-time intervention. Make one with `ITI.fit`.
+
+    `alpha` counts standard deviations along each head's direction; positive alpha moves toward the class `toward`. The
+    names "weak", "mid" and "strong" stand for alpha 4, 8 and 12.
+
+    Attributes:
+        heads: (layer, head) of each chosen head, best first.
+        directions: theta, unit rows.
+        sigmas: standard deviation of the fitting rows' projections on each direction, in the activations' units.
+        toward: the class that positive alpha moves to.
+        direction: how the directions were found.
+        selection: how the heads were chosen.
+        seed: of the splits and of whatever was drawn at random.
+    """
+
+    heads: Sequence[Head]
+    directions: Float[Tensor, "k d_head"]
+    sigmas: Float[Tensor, k]
+    toward: int = 0
+    direction: str = "mass_mean"
+    selection: str = "probe"
+    seed: int = 0
+
+    strengths: ClassVar[Mapping[str, float]] = {"weak": 4.0, "mid": 8.0, "strong": 12.0}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", [(int(layer), int(head)) for layer, head in self.heads])
+        object.__setattr__(self, "directions", finite(self.directions, "the directions of ITI"))
+        object.__setattr__(self, "sigmas", finite(self.sigmas, "the sigmas of ITI"))
+        if (
+            self.directions.ndim != 2
+            or self.sigmas.shape != (len(self.heads),)
+            or len(self.directions) != len(self.heads)
+        ):
+            shapes = f"{list(self.directions.shape)} and {list(self.sigmas.shape)}"
+            raise EntangleError(
+                f"ITI of {len(self.heads)} heads needs directions [k, d_head] and sigmas [k], got {shapes}"
+            )
+
+    def forms(self, alpha: float = 1.0) -> list[Form]:
+        """The constant alpha sigma theta on each head."""
+        steps = alpha * self.sigmas[:, None] * self.directions
+        return [AffineForm("z", layer, head, bias=step) for (layer, head), step in zip(self.heads, steps, strict=True)]
+
+    @classmethod
+    def fit(
+        cls,
+        z: Float[Tensor, "example layer head d_head"] | Activations,
+        labels: Int[Tensor, example],
+        *,
+        top_k: int = 30,
+        direction: DirectionKind = "mass_mean",
+        heads: HeadChoice = "probe",
+        grid: ProbeGrid | None = None,
+        layers: Sequence[int] | None = None,
+        groups: Sequence[Any] | None = None,
+        toward: int = 0,
+        seed: int = 0,
+    ) -> Self:
+        """Choose heads, directions and step lengths from per-head outputs of labelled texts.
+
+        Three parts of the data do three things: directions and sigmas come from the fitting split, heads from the
+        selection split, and the report split is not looked at.
+
+        Args:
+            z: `acts["z"]`, or the whole `Activations`, which also know their layers and their model.
+            labels: two classes, such as 1 = toxic and 0 = not.
+            top_k: how many heads to steer.
+            direction: `"mass_mean"`, the difference of the class means; `"probe"`, the probe's normal; or `"random"`, a
+                control.
+            heads: `"probe"`, those whose probes are most accurate on the selection split; or `"random"`, a control.
+            grid: probes of these very activations, so as not to fit them twice; its splits are used.
+            layers: the model's layer at each index of z's layer axis; 0, 1, ... where `None`.
+            groups: one a row; rows of a group, such as paraphrases, never fall in different splits.
+            toward: the class that positive alpha steers to. 0 by default: away from what label 1 marks, as for
+                toxicity. Pass 1 to steer to it, as for truthfulness.
+            seed: of the splits and of random heads and directions.
+
+        Returns:
+            The fitted intervention, to be used with `steer`, `bake` or `export`.
+
+        Raises:
+            EntangleError: if z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
+                there are fewer heads than `top_k`, or if a head's direction is zero.
+        """
+        from entangle.probes import fit_probes
+        from entangle.probes.splits import three_way
+
+        fingerprint, layers, z = _unpacked(z, layers, grid)
+        n_layers, n_heads = z.shape[1:3]
+        if not 1 <= top_k <= n_layers * n_heads:
+            raise EntangleError(
+                f"top_k must be from 1 to the {n_layers * n_heads} heads in z, got {top_k}: choose fewer heads"
+            )
+        target = class_mask(labels, toward, len(z))
+        if direction not in ("mass_mean", "probe", "random"):
+            raise EntangleError(f'direction must be "mass_mean", "probe" or "random", got {direction!r}')
+        if heads not in ("probe", "random"):
+            raise EntangleError(f'heads must be "probe" or "random", got {heads!r}')
+        if grid is None and "probe" in (heads, direction):
+            grid = fit_probes(z, torch.as_tensor(labels), groups=groups, seed=seed, n_permutations=0, layers=layers)
+        if grid is not None:
+            _check_grid(grid, z, labels)
+        split = three_way(labels, groups=groups, seed=seed) if grid is None else grid.split
+
+        generator = torch.Generator().manual_seed(seed)
+        if grid is not None and heads == "probe":
+            chosen = [(int(i), int(j)) for i, j in grid.top(top_k)]
+        else:
+            flat = torch.randperm(n_layers * n_heads, generator=generator)[:top_k].tolist()
+            chosen = [divmod(index, n_heads) for index in flat]
+
+        rows, target = z[split.fit].double(), target[split.fit]
+        if direction == "mass_mean":
+            found = rows[target].mean(0) - rows[~target].mean(0)
+        elif grid is not None and direction == "probe":
+            found = grid.directions.double() * (1 if toward == grid.classes_[1] else -1)
+        else:
+            found = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
+        theta = [unit(found[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
+        sigma = [(rows[:, i, j] @ v).std(correction=0) for (i, j), v in zip(chosen, theta, strict=True)]
+        return cls(
+            [(layers[i], j) for i, j in chosen],
+            torch.stack(theta).float(),
+            torch.stack(sigma).float(),
+            toward,
+            direction,
+            heads,
+            seed,
+            fingerprint=fingerprint,
+        )
+
+
+def _unpacked(
+    z: Any, layers: Sequence[int] | None, grid: ProbeGrid | None
+) -> tuple[Mapping[str, Any] | None, list[int], Tensor]:
+    """The model's fingerprint where it is known, the layer of each index, and z itself, checked."""
+    fingerprint = None if grid is None else grid.fingerprint
+    if layers is None and grid is not None:
+        layers = grid.layers
+    if not isinstance(z, Tensor) and hasattr(z, "fingerprint"):
+        fingerprint, layers, z = z.fingerprint, list(z.layers("z")), z["z"]
+    z = finite(z, "z")
+    if z.ndim != 4:
+        raise EntangleError(
+            f'ITI needs z as [example, layer, head, d_head], got {list(z.shape)}: collect sites="z", tokens="last"'
+        )
+    layers = list(range(z.shape[1])) if layers is None else [int(layer) for layer in layers]
+    if len(layers) != z.shape[1]:
+        raise EntangleError(f"layers names {len(layers)} layers but z has {z.shape[1]}: name one for each")
+    return fingerprint, layers, z
+
+
+def _check_grid(grid: ProbeGrid, z: Tensor, labels: Any) -> None:
+    """Raise an `EntangleError` unless the probes were fitted on activations of z's shape with these labels."""
+    if grid.shape != tuple(z.shape[1:3]):
+        raise EntangleError(
+            f"grid has {list(grid.shape)} cells but z has {z.shape[1]} layers x {z.shape[2]} heads: pass its own"
+        )
+    same = len(grid.labels) == len(z) and all(
+        grid.classes_[code] == label
+        for code, label in zip(grid.labels.tolist(), torch.as_tensor(labels).tolist(), strict=True)
+    )
+    if not same:
+        raise EntangleError("grid was fitted with other labels than the ones given: pass the probes of these very rows")

@@ -1,0 +1,78 @@
+"""Edits under a condition: steer only the tokens a probe fires on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.interventions.base import finite_vector
+from entangle.interventions.edit import Edit
+from entangle.interventions.forms import Form, Function, FunctionForm
+
+
+@dataclass(frozen=True, eq=False)
+class When(Edit):
+    """Apply an edit to the tokens where a linear probe's score x . w + intercept is above a threshold.
+
+    Each token is judged by itself, on the activations as they reach the probe's place: after the edits that act before
+    it. The edit must act at the same place or a later layer. Not affine: it steers but has no weights.
+
+    Attributes:
+        edit: what to do there.
+        probe: w, `[d]`, of any length.
+        threshold: the score above (or below) which to act.
+        site: where the probe reads.
+        layer: the layer it reads.
+        head: the head it reads, at site `z`.
+        intercept: the probe's.
+        side: `"above"` or `"below"`.
+    """
+
+    edit: Edit
+    probe: Float[Tensor, d]
+    threshold: float = 0.0
+    site: str = "resid_post"
+    layer: int = 0
+    head: int | None = None
+    intercept: float = 0.0
+    side: Literal["above", "below"] = "above"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "probe", finite_vector(self.probe, "the probe of When"))
+        if self.side not in ("above", "below"):
+            raise EntangleError(f'side must be "above" or "below", got {self.side!r}')
+
+    def forms(self, alpha: float = 1.0) -> list[Form]:
+        """A form that looks, and the edit's own forms behind it."""
+        fired: list[Tensor] = [torch.zeros(0)]
+        sign = 1 if self.side == "above" else -1
+
+        def make_look(device: torch.device, dtype: torch.dtype) -> Function:
+            w = self.probe.to(device, torch.promote_types(dtype, torch.float32))
+
+            def look(x: Tensor) -> Tensor:
+                fired[0] = sign * (x.to(w.dtype) @ w + self.intercept - self.threshold) > 0
+                return x
+
+            return look
+
+        look = FunctionForm(self.site, self.layer, self.head, make_look, width=len(self.probe), edits=False)
+        return [look, *(self._gated(form, fired) for form in self.edit.forms(alpha))]
+
+    def _gated(self, form: Form, fired: list[Tensor]) -> Form:
+        if form.layer is None or form.layer < self.layer or (form.layer == self.layer and form.site != self.site):
+            raise EntangleError(
+                f"When reads {self.site} in layer {self.layer}, so its edit must act there or in a later layer, not at "
+                f"{form.site} in layer {form.layer}"
+            )
+
+        def make(device: torch.device, dtype: torch.dtype) -> Function:
+            edit = form.prepare(device, dtype)
+            return lambda x: torch.where(fired[0].to(x.device)[..., None], edit(x), x)
+
+        return FunctionForm(form.site, form.layer, form.head, make, width=form.size, fired=lambda: fired[0])

@@ -1,0 +1,1 @@
+"""Edits of a running model by hooks: where, and on which tokens."""

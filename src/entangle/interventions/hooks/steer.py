@@ -1,0 +1,336 @@
+"""Affine and other forms as hooks on the user's own model, for the length of a `with` block."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from entangle.errors import EntangleError
+from entangle.interventions.base import BaseEdit
+from entangle.interventions.forms import AffineForm, Form, Function, FunctionForm, merged
+from entangle.interventions.hooks.constant import attach_constant
+from entangle.interventions.hooks.scope import Pass, Scope, Timeline, Tokens
+from entangle.models.atlas import Atlas, Place
+from entangle.models.fingerprint import check_fingerprint
+from entangle.models.hooks import attach, refuse_compiled
+from entangle.models.sites import SITES
+
+
+def steer(
+    model: nn.Module,
+    edit_or_edits: BaseEdit | Sequence[BaseEdit],
+    *,
+    alpha: float | str = 1.0,
+    tokens: Tokens = "all",
+    atlas: Atlas | None = None,
+) -> Steering:
+    """Run a model with edits applied, inside a `with` block; outside it the model is untouched.
+
+    Works under `generate` with and without cache, beam search, sampling, assisted generation, padding on either side
+    and prompts of different length. Blocks may be nested and closed in any order; where they meet, the one opened first
+    acts first. An edit of strength 0 attaches nothing.
+
+    Args:
+        model: a HuggingFace model, or a TransformerLens bridge.
+        edit_or_edits: what to do; several edits act in the order given, each on the result of the one before.
+        alpha: the strength of each edit, as a multiple of its displacement (of sigma for `ITI`, which also knows
+            "weak", "mid", "strong").
+        tokens: `"all"`; `"prompt"`; `"generated"`, what follows the prompt; an integer p, tokens from position p of
+            each text on, padding not counted (negative p counts from the end of the prompt: -1 is its last token and
+            all that follows); or a bool mask `[row, column]` shaped as the prompts' input ids. Outside `generate`,
+            tokens run with an empty cache are the prompt.
+        atlas: the model's atlas, if there is one already.
+
+    Returns:
+        A context manager that yields itself: `.counts`, the token positions each edit was applied to so far, padding
+        not counted; `.remove()`, to end it early.
+
+    Raises:
+        EntangleError: if alpha is not finite, an edit was made for another model, its size, layer, head or site is not
+            there, or the model is compiled or partly offloaded. The model is left as it was.
+    """
+    edits = [edit_or_edits] if isinstance(edit_or_edits, BaseEdit) else list(edit_or_edits)
+    for edit in edits:
+        if not isinstance(edit, BaseEdit):
+            raise EntangleError(
+                f"steer takes an edit or a list of edits, got {type(edit).__name__}: wrap a vector in AddDirection(...)"
+            )
+    scope = Scope(tokens)
+    if atlas is not None:  # making one refuses them too
+        refuse_compiled(model)
+    if not scope.is_all and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise EntangleError(
+            f'an encoder-decoder has two texts, so tokens={tokens!r} is not defined on it: use tokens="all"'
+        )
+    strengths = [edit.strength(alpha) for edit in edits]
+    atlas = Atlas(model) if atlas is None else atlas
+    for edit in edits:
+        if edit.fingerprint is not None:
+            check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+    plan = planned(
+        atlas, [edit.forms(strength) if strength else [] for edit, strength in zip(edits, strengths, strict=True)]
+    )
+    return Steering(model, plan, scope, n_edits=len(edits))
+
+
+@dataclass(eq=False)
+class Stop:
+    """A place where something is done, and which edits' tokens are counted there.
+
+    Attributes:
+        place: the place.
+        forms: what to do, in order, merged.
+        counted: index of each edit that first acts here, with the condition it acts under.
+        carry: where the change must be added again. `resid_mid` is the input of the MLP's branch alone: the residual
+            stream goes round it to the end of the block.
+    """
+
+    place: Place
+    forms: list[Form]
+    counted: list[tuple[int, FunctionForm | None]] = field(default_factory=list)
+    carry: Place | None = None
+
+
+def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]:
+    """The forms of several edits gathered by place, checked against the model, merged where they can be.
+
+    Args:
+        atlas: the model's.
+        forms_by_edit: the forms of each edit.
+
+    Returns:
+        One stop for each place, in order of layers.
+
+    Raises:
+        EntangleError: if a form does not fit its place.
+    """
+    gathered: dict[tuple[str, int], list[Form]] = {}
+    places: dict[tuple[str, int], Place] = {}
+    counted: dict[tuple[str, int], list[tuple[int, FunctionForm | None]]] = {}
+    for index, forms in enumerate(forms_by_edit):
+        first: tuple[tuple[str, int], Form] | None = None
+        for form in forms:
+            key = atlas.resolve(form.site) if form.layer is None else (form.site, form.layer)
+            if key not in places:
+                places[key] = atlas.place(*key)
+            check_fits(form, places[key])
+            gathered.setdefault(key, []).append(form)
+            acts = not isinstance(form, FunctionForm) or form.edits
+            if acts and (first is None or key[1] < first[0][1]):
+                first = key, form
+        if first is not None:
+            condition = first[1] if isinstance(first[1], FunctionForm) and first[1].fired else None
+            counted.setdefault(first[0], []).append((index, condition))
+    stops = []
+    for key in sorted(gathered, key=lambda key: (key[1], SITES.index(key[0]))):
+        place = places[key]
+        forms = merged(gathered[key], head_size=place.d_head, n_heads=place.n_heads)
+        carry = atlas.place("resid_post", place.layer) if place.site == "resid_mid" else None
+        stops.append(Stop(place, forms, counted.get(key, []), carry))
+    return stops
+
+
+def check_fits(form: Form, place: Place) -> None:
+    """Raise an `EntangleError` unless the form has the place's size and one of its heads, and the place's weights are
+    there.
+    """
+    where = f"{place.site} in layer {place.layer}"
+    if form.head is not None:
+        if place.n_heads is None:
+            raise EntangleError(f"{where} has no heads, but the edit names head {form.head}: leave head out")
+        if not 0 <= form.head < place.n_heads:
+            raise EntangleError(f"{where} has heads 0 to {place.n_heads - 1}, but the edit names head {form.head}")
+    size = place.size if form.head is None else place.d_head
+    if form.size is not None and form.size != size:
+        raise EntangleError(
+            f"{where} has {size} numbers a token{'' if form.head is None else ' a head'}, but the edit has {form.size}"
+        )
+    if any(parameter.is_meta for parameter in place.module.parameters()):
+        raise EntangleError(
+            f"{place.path} is offloaded, so its device is not known before it runs: load the model on a device first"
+        )
+
+
+class Steering:
+    """Edits on a model for as long as a `with` block lasts; made by `steer`."""
+
+    def __init__(self, model: nn.Module, plan: Sequence[Stop], scope: Scope, *, n_edits: int) -> None:
+        self._model, self._plan, self._scope = model, plan, scope
+        self._counts: list[int | Tensor] = [0] * n_edits
+        self._timeline: Timeline | None = None
+        self._handles: list[Any] = []
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of token positions each edit was applied to, padding not counted.
+
+        A position counts once however many layers and heads the edit touches, and again each time the model computes it
+        anew.
+        """
+        return [int(count) for count in self._counts]
+
+    def __enter__(self) -> Self:
+        if self._timeline is not None:
+            raise EntangleError("this steer block is already open: make another with steer(...)")
+        if self._plan:
+            try:
+                self._timeline = Timeline.join(self._model, by_column=not self._scope.is_all)
+                for stop in self._plan:
+                    self._attach(stop)
+            except BaseException:
+                self.remove()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take the edits off the model now; does nothing the second time."""
+        while self._handles:
+            self._handles.pop().remove()
+        if self._timeline is not None:
+            timeline, self._timeline = self._timeline, None
+            timeline.leave(by_column=not self._scope.is_all)
+
+    def _attach(self, stop: Stop) -> None:
+        hook, place, form = self._hook(stop), stop.place, stop.forms[0]
+        if stop.carry is not None:
+            hook, carry = _carried(hook)
+            # First: what other blocks do at the end of the layer, they do to the whole of it.
+            self._handles.append(attach(stop.carry, carry, first=True))
+        constant = form.constant if len(stop.forms) == 1 and isinstance(form, AffineForm) and form.is_constant else None
+        plain = stop.carry is None and place.layout == "batch pos" and place.turn is None
+        if constant is not None and plain and self._scope.is_all:
+            self._handles.append(attach_constant(place, constant, hook, self._tally(stop)))
+        else:
+            self._handles.append(attach(place, hook))
+
+    def _hook(self, stop: Stop) -> Function:
+        apply = _Prepared(stop.forms, stop.place)
+
+        def edit_all(x: Tensor) -> Tensor:
+            edited = apply(x)
+            self._count(stop, True, x)
+            return edited
+
+        def edit_some(x: Tensor) -> Tensor:
+            keep = self._keep(x)
+            if keep is False:
+                return x
+            edited = apply(x)
+            self._count(stop, keep, x)
+            return edited if keep is True else torch.where(keep[..., None], edited, x)
+
+        if not self._scope.is_all:
+            return edit_some
+        return edit_all if stop.counted else apply
+
+    def _tally(self, stop: Stop) -> Callable[[Tensor], None] | None:
+        """What counts the tokens of x `[row pos d]` in the scope of all, by its size alone where nothing is padded;
+        `None` where there is nothing to count.
+        """
+        timeline, counts, size = self._timeline, self._counts, stop.place.size
+        indices = [index for index, _ in stop.counted]
+
+        def tally(x: Tensor) -> None:
+            if timeline is None or timeline.now is None or not timeline.now.padded:
+                for index in indices:
+                    counts[index] += x.numel() // size
+            else:
+                self._count(stop, True, x)
+
+        return tally if indices else None
+
+    @property
+    def _now(self) -> Pass | None:
+        return None if self._timeline is None else self._timeline.now
+
+    def _keep(self, x: Tensor) -> bool | Tensor:
+        """The tokens of x `[row pos d]` to edit: True for all, False for none, or a mask `[row or 1, pos]`."""
+        now = self._now
+        if now is None:
+            raise EntangleError(
+                f"tokens={self._scope.tokens!r} needs the model's own forward to be run, with input_ids"
+            )
+        keep = self._scope.keep(now, len(x), x.device)
+        if isinstance(keep, Tensor) and (x.shape[1] != now.size or keep.shape[0] not in (1, len(x))):
+            raise EntangleError(
+                f"this pass computes {now.size} tokens a row, but the place sees {list(x.shape[:-1])}: use tokens='all'"
+            )
+        return keep
+
+    def _count(self, stop: Stop, keep: bool | Tensor, x: Tensor) -> None:
+        real = None if self._now is None else self._now.real
+        for index, condition in stop.counted:
+            fired = condition.fired() if condition is not None and condition.fired is not None else None
+            masks = [mask for mask in (real, fired, keep) if isinstance(mask, Tensor)]
+            if masks and (real is None or real.shape == x.shape[:2]):
+                both = functools.reduce(torch.Tensor.__and__, [mask.to(x.device) for mask in masks])
+                self._counts[index] += both.expand(x.shape[:2]).sum()
+            else:
+                self._counts[index] += x.shape[0] * x.shape[1]
+
+
+def _carried(hook: Function) -> tuple[Function, Function]:
+    """The hook, and one that adds the change it made to a tensor met later in the same pass."""
+    change: list[Tensor] = []
+
+    def edit(x: Tensor) -> Tensor:
+        edited = hook(x)
+        change[:] = [edited - x]
+        return edited
+
+    return edit, lambda x: x + change[0]
+
+
+def _in_turn(functions: Sequence[Function]) -> Function:
+    """The functions one after the other, as one."""
+
+    def each(x: Tensor) -> Tensor:
+        for function in functions:
+            x = function(x)
+        return x
+
+    return each
+
+
+class _Prepared:
+    """The forms at one place as one function, with their tensors ready on the device and in the dtype that x comes
+    in.
+    """
+
+    def __init__(self, forms: Sequence[Form], place: Place) -> None:
+        self.forms, self.place = forms, place
+        self.device: torch.device | None = None
+        self.dtype: torch.dtype | None = None
+        self.function: Function = lambda x: x
+
+    def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        if x.dtype is not self.dtype or x.device != self.device:
+            self.device, self.dtype = x.device, x.dtype
+            with torch.inference_mode(False):  # they may be needed with gradients later
+                functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
+            self.function = functions[0] if len(functions) == 1 else _in_turn(functions)
+        return self.function(x)
+
+    def _whole(self, form: Form, function: Function) -> Function:
+        """A function of one head as a function of all of them; affine forms were widened when they were merged."""
+        if form.head is None or isinstance(form, AffineForm) or self.place.d_head is None:
+            return function
+        start, size = form.head * self.place.d_head, self.place.d_head
+
+        def on_head(x: Tensor) -> Tensor:
+            edited = function(x[..., start : start + size])
+            return torch.cat([x[..., :start], edited, x[..., start + size :]], dim=-1)
+
+        return on_head

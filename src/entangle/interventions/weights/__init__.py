@@ -1,0 +1,1 @@
+"""Edits as plain weights, as modules that models carry, and as other tools' files."""

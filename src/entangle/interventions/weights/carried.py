@@ -1,0 +1,221 @@
+"""A model that carries an edit in modules of its own: for what the weights of its stock class cannot hold.
+
+Some configurations have no switch for the biases that an edit needs (Mistral, Qwen-2), a map of the residual stream is
+no projection's weight, and a constant behind a norm (OLMo-2, Gemma) is no projection's bias. There `bake` gives a copy
+whose modules do the edit as part of their own `forward`: no hooks, so it compiles, moves and copies like any model. Its
+`save_pretrained` writes the untouched stock checkpoint and the edit beside it, and `load_baked` puts them together
+again; stock classes refuse the directory, rather than load the model without its edit.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from entangle.errors import EntangleError
+from entangle.interventions import files as store
+from entangle.interventions.base import BaseEdit
+from entangle.interventions.forms import AffineForm
+from entangle.interventions.hooks.steer import planned
+from entangle.models.atlas import Atlas, Place
+from entangle.models.hooks import on_input, on_output
+from entangle.storage.files import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+VERSION = 1
+SETTINGS, MODEL = "baked.json", "model"
+
+
+def carry(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, *, why: str) -> PreTrainedModel:
+    """Make a model do an affine edit of all tokens in its own modules.
+
+    Args:
+        model: the model; it is changed.
+        edit: an affine edit that was checked against the model.
+        alpha: its strength.
+        why: why no weights hold it, for whoever meets the model later.
+
+    Returns:
+        The model, now of a subclass of its stock class whose `save_pretrained` writes the edit too.
+
+    Raises:
+        EntangleError: if a module of the edit is several layers at once (ALBERT).
+    """
+    for stop in planned(Atlas(model), [edit.affine(alpha) if edit.strength(alpha) else []]):
+        form = stop.forms[0]  # affine forms at one place merge into one
+        if not isinstance(form, AffineForm):
+            continue
+        if stop.place.turn is not None:
+            raise EntangleError(
+                f"{stop.place.path} is several layers, so it cannot carry the edit of one: use it with steer(...)"
+            )
+        change = Change(form, model.dtype).to(model.device)
+        if stop.carry is not None:
+            change.kept = True
+            _add(stop.carry, Again(change))
+        _add(stop.place, change)
+    stock = type(model)
+    model.__class__ = type(f"Edited{stock.__name__}", (EditedModel, stock), {})
+    model.edit, model.edit_alpha, model.edit_why = edit, edit.strength(alpha), why
+    return model
+
+
+class Change(nn.Module):
+    """x -> x + (x - mean) left right + bias on `[*batch d]`, as a module; a map runs in single precision at least."""
+
+    left: Tensor | None
+    right: Tensor | None
+    constant: Tensor
+
+    def __init__(self, form: AffineForm, dtype: torch.dtype) -> None:
+        super().__init__()
+        exact = dtype if form.is_constant else torch.promote_types(dtype, torch.float32)
+        # Not persistent: the state dict stays the stock model's.
+        self.register_buffer("constant", form.constant.detach().to(exact).clone(), persistent=False)
+        self.register_buffer("left", None if form.left is None else form.left.detach().to(exact), persistent=False)
+        self.register_buffer("right", None if form.right is None else form.right.detach().to(exact), persistent=False)
+        self.kept = False
+        self.last: Tensor | None = None
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """The edited x."""
+        if self.left is None or self.right is None:
+            edited = x + self.constant.to(x.dtype)
+        else:
+            edited = x + ((x.to(self.left.dtype) @ self.left) @ self.right + self.constant).to(x.dtype)
+        if self.kept:
+            self.last = edited - x
+        return edited
+
+
+class Again(nn.Module):
+    """Adds what a `Change` added earlier in the same pass: the residual stream goes round the module it edited."""
+
+    def __init__(self, change: Change) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
+        """x and the change."""
+        last, self.change.last = self.change.last, None
+        return x if last is None else x + last
+
+
+class EditedModule(nn.Module):
+    """Mixed into the class of a module that has edits at its input or its output."""
+
+    edits_before: Sequence[tuple[Place, nn.Module]]
+    edits_after: Sequence[tuple[Place, nn.Module]]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The stock module's forward, between the edits."""
+        for place, change in self.edits_before:
+            args, kwargs = on_input(change, place, args, kwargs) or (args, kwargs)
+        output = super().forward(*args, **kwargs)
+        for place, change in self.edits_after:
+            output = on_output(change, place, output)
+        return output
+
+
+def _add(place: Place, change: nn.Module) -> None:
+    module: Any = place.module
+    if not isinstance(module, EditedModule):
+        stock = type(module)
+        module.__class__ = type(f"Edited{stock.__name__}", (EditedModule, stock), {})
+        module.edits_before, module.edits_after = (), ()
+    module.add_module(f"edit_of_{place.site}_{len(module.edits_before) + len(module.edits_after)}", change)
+    if place.side == "input":
+        module.edits_before = (*module.edits_before, (place, change))
+    else:
+        module.edits_after = (*module.edits_after, (place, change))
+
+
+class EditedModel:
+    """Mixed into the class of a model that carries an edit.
+
+    Attributes:
+        edit: what its modules do.
+        edit_alpha: at what strength.
+        edit_why: why its weights do not hold it.
+    """
+
+    edit: BaseEdit
+    edit_alpha: float
+    edit_why: str
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write the stock checkpoint, the edit and how they go together; `load_baked` reads it.
+
+        Args:
+            save_directory: the directory; `model/` in it is the model without the edit, the rest is the edit.
+            **kwargs: for the stock `save_pretrained`.
+
+        Raises:
+            EntangleError: if asked to push to the hub as well, where the stock method would leave the edit behind.
+        """
+        if kwargs.get("push_to_hub"):
+            raise EntangleError(
+                "a model that carries an edit is pushed as a folder: save it, then HfApi().upload_folder(...)"
+            )
+        folder = Path(save_directory)
+        stock: Any = copy.copy(self)
+        stock.__class__ = type(self).__mro__[2]
+        stock.save_pretrained(folder / MODEL, **kwargs)
+        store.save_pretrained(self.edit, folder, model=stock)
+        settings = {
+            "format": "entangle-baked",
+            "version": VERSION,
+            "alpha": self.edit_alpha,
+            "why": self.edit_why,
+        }
+        write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def load_baked(path: str | Path, *, device: torch.device | str | None = None) -> PreTrainedModel:
+    """Load what `bake(...).save_pretrained(path)` wrote, whether weights hold the edit or the model carries it.
+
+    Args:
+        path: the directory.
+        device: where to put the model.
+
+    Returns:
+        The model with its edit, in evaluation mode.
+
+    Raises:
+        EntangleError: if there is no baked model, or its model and its edit do not belong together.
+    """
+    folder = Path(path)
+    if not (folder / SETTINGS).is_file():
+        return _stock(folder, device)
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+    except json.JSONDecodeError as error:
+        raise EntangleError(f"{folder / SETTINGS} cannot be read ({error}): save the model again") from error
+    if settings.get("format") != "entangle-baked" or settings.get("version") != VERSION:
+        found = f"{settings.get('format')} version {settings.get('version')}"
+        raise EntangleError(f"{path} holds {found}, but this library reads entangle-baked version {VERSION}")
+    model = _stock(folder / MODEL, device)
+    edit = store.from_pretrained(folder, model=model)
+    return carry(model, edit, settings["alpha"], why=settings["why"])
+
+
+def _stock(folder: Path, device: torch.device | str | None) -> PreTrainedModel:
+    """A stock checkpoint, by the class that its configuration names."""
+    import transformers
+
+    try:
+        (architecture,) = transformers.AutoConfig.from_pretrained(folder).architectures
+        model: PreTrainedModel = getattr(transformers, architecture).from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EntangleError(f"{folder} holds no baked model: bake(...).save_pretrained writes one ({why})") from error
+    return (model if device is None else model.to(device)).eval()

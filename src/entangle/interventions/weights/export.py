@@ -1,0 +1,128 @@
+"""Edits in other tools' formats: exact, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from entangle.errors import EntangleError
+from entangle.interventions.base import BaseEdit
+from entangle.interventions.forms import AffineForm, Form, Function
+from entangle.interventions.hooks.steer import planned
+from entangle.interventions.weights.bake import constants
+from entangle.models.atlas import HOOK_NAMES, Atlas, Place
+from entangle.models.fingerprint import check_fingerprint
+from entangle.storage.files import replacing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
+    """Write an edit, at one strength, for another tool.
+
+    Args:
+        edit: an affine edit.
+        path: the file to write.
+        format: `"lm-eval"`, a steering file of lm-evaluation-harness (`--model steered --model_args
+            pretrained=...,steer_path=PATH`); or `"gguf"`, a control vector of llama.cpp (`--control-vector PATH`),
+            exact for constants at `resid_post` alone.
+        model: the model it is for.
+        alpha: the strength, which the file fixes.
+
+    Returns:
+        The path.
+
+    Raises:
+        EntangleError: if the format is unknown or cannot say what the edit does.
+    """
+    writers = {"lm-eval": _lm_eval, "gguf": _gguf}
+    if format not in writers:
+        raise EntangleError(f"format must be one of {', '.join(map(repr, writers))}, got {format!r}")
+    if edit.fingerprint is not None:
+        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+    vectors = constants(model, edit, alpha)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
+        writers[format](temporary, model, vectors)
+    return target
+
+
+def _lm_eval(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -> None:
+    """A dict from hookpoints, as `model.base_model` names its modules, to vectors for their outputs."""
+    names = {id(module): name for name, module in model.base_model.named_modules()}
+    hookpoints: dict[str, dict[str, Any]] = {}
+    for place, vector in vectors.items():
+        name = names[id(place.module)]
+        before = hookpoints[name]["steering_vector"] if name in hookpoints else 0
+        hookpoints[name] = {
+            "steering_vector": before + vector[None],
+            "steering_coefficient": 1.0,
+            "action": "add",
+            "bias": None,
+            "head_index": None,
+        }
+    torch.save(hookpoints, path)
+
+
+def _gguf(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -> None:
+    """llama.cpp's control vector: `direction.N` is added to the output of block N, counted from 0; block 0 has none."""
+    for place in vectors:
+        if place.site != "resid_post" or place.layer == 0:
+            raise EntangleError(
+                "a GGUF control vector adds to the output of whole blocks from the second on, so it cannot say this "
+                f"edit at {place.site} in layer {place.layer}: bake the edit and convert the model instead"
+            )
+    try:
+        import gguf
+    except ImportError as error:
+        raise EntangleError("writing GGUF needs the package gguf: pip install gguf") from error
+    writer = gguf.GGUFWriter(str(path), "controlvector")
+    writer.add_string("controlvector.model_hint", str(model.config.model_type))
+    writer.add_uint32("controlvector.layer_count", len(vectors))
+    for place, vector in vectors.items():
+        writer.add_tensor(f"direction.{place.layer}", vector.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def transformer_lens_hooks(
+    edit: BaseEdit, model: nn.Module, *, alpha: float | str = 1.0
+) -> list[tuple[str, Callable[..., Tensor]]]:
+    """The edit as TransformerLens hooks: `bridge.run_with_hooks(tokens, fwd_hooks=hooks)`.
+
+    Args:
+        edit: any edit.
+        model: the HuggingFace model, for its sizes.
+        alpha: the strength.
+
+    Returns:
+        (hook name, function) pairs; at `attn.hook_z` the functions take `[batch pos n_heads d_head]`.
+    """
+    names = {site: name for name, site in HOOK_NAMES.items()}
+    return [
+        (f"blocks.{stop.place.layer}.{names[stop.place.site]}", _lens_hook(form, stop.place.site == "z"))
+        for stop in planned(Atlas(model), [edit.forms(edit.strength(alpha))])
+        for form in stop.forms
+    ]
+
+
+def _lens_hook(form: Form, by_head: bool) -> Callable[..., Tensor]:
+    def hook(x: Tensor, hook: Any = None) -> Tensor:
+        function: Function = form.prepare(x.device, x.dtype)
+        if not by_head or x.ndim == 3:
+            return function(x)
+        if not isinstance(form, AffineForm) and form.head is not None:
+            x = x.clone()
+            x[..., form.head, :] = function(x[..., form.head, :])
+            return x
+        return function(x.flatten(-2)).unflatten(-1, x.shape[-2:])  # type: ignore[no-untyped-call, no-any-return]
+
+    return hook

@@ -1,0 +1,1 @@
+"""How far a probe may be believed: scores, nulls, baselines, calibration, reliability."""

@@ -1,0 +1,85 @@
+"""Online minimum description length (Voita & Titov 2020): the bits that send labels to one who has the activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from entangle.errors import EntangleError
+from entangle.probes.estimators import BLOCK_BYTES, LogisticProbe
+from entangle.probes.inputs import Cells, encode_labels
+from entangle.probes.judging.calibration import log_loss
+
+PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class CodeLength:
+    """The online code of the labels.
+
+    Attributes:
+        bits: Its length in each cell.
+        uniform: Length of the code that knows nothing: `n log2 K`.
+    """
+
+    bits: Float[Tensor, "*grid"]
+    uniform: float
+
+    @property
+    def compression(self) -> Float[Tensor, "*grid"]:
+        """How many times shorter than the uniform code: 1 is nothing known."""
+        return self.uniform / self.bits
+
+
+def online_mdl(
+    x: Any, y: Any, *, C: float = 1.0, portions: Sequence[float] = PORTIONS, seed: int = 0, progress: bool = True
+) -> CodeLength:
+    """Send the labels portion by portion, each coded by a logistic probe fitted to those before it.
+
+    The first portion is sent uniformly, as is any that follows labels of one class only.
+
+    Args:
+        x: Activations `[example, *grid, feature]`.
+        y: One label per example.
+        C: Inverse strength of the probe's penalty.
+        portions: Where portions end, as rising shares of the examples, the last of them 1.
+        seed: Seed of the order in which examples are sent.
+        progress: Show a progress bar.
+
+    Raises:
+        EntangleError: Portions that do not rise to 1, or anything `fit_probes` refuses.
+    """
+    cells = Cells(x)
+    codes, classes = encode_labels(y, cells.n_examples)
+    if list(portions) != sorted(set(portions)) or portions[0] <= 0 or portions[-1] != 1:
+        raise EntangleError(f"portions must be rising shares of the examples that end in 1, not {tuple(portions)}")
+    ends = sorted({math.ceil(portion * cells.n_examples) for portion in portions})
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(cells.n_examples))
+    sent = codes[order]
+    probe = LogisticProbe(C)
+    bits = torch.full((cells.n_cells,), ends[0] * math.log2(len(classes)), dtype=torch.float64)
+    with tqdm(total=cells.n_cells, desc="description length", unit="cell", disable=not progress) as bar:
+        for start, stop in cells.blocks(BLOCK_BYTES):
+            rows = cells.read(start, stop, order)
+            for known, end in pairwise(ends):
+                if len(set(sent[:known].tolist())) < len(classes):
+                    bits[start:stop] += (end - known) * math.log2(len(classes))
+                    continue
+                solution = probe.solver(rows[:, :known], classes)(sent[:known, None].to(rows.device))
+                scores = torch.baddbmm(
+                    solution.intercept[:, 0, None], rows[:, known:end].double(), solution.coef[:, 0].mT
+                )
+                ordered = scores.transpose(0, 1).cpu()
+                loss = log_loss(ordered[..., 0] if len(classes) == 2 else ordered, sent[known:end], len(classes))
+                bits[start:stop] += loss * (end - known) / math.log(2)
+            bar.update(stop - start)
+    return CodeLength(bits.reshape(cells.grid), cells.n_examples * math.log2(len(classes)))

@@ -1,0 +1,1 @@
+"""Solvers of every cell of a grid at once."""

@@ -1,0 +1,234 @@
+"""What the page of a composition shows: drawings and tables of the models compared over shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
+from entangle.plots import COLOURS
+from entangle.report.drawing import Drawing, Table, draw, interval, number, percent, spread
+
+Array = NDArray[np.float64]
+SIZE = (4.8, 3.1)
+
+
+def over_shares(
+    shares: Sequence[float],
+    series: Mapping[str, tuple[Array, Array, Array]],
+    *,
+    points: Mapping[str, Sequence[Sequence[float]]] | None = None,
+    ylabel: str,
+    ax: Any,
+) -> None:
+    """One line a name over the shares, with intervals, and a dot for each seed.
+
+    Args:
+        shares: shares of the added corpus.
+        series: name -> (value, low, high), each [share].
+        points: name -> the values of each seed, [share][seed].
+        ylabel: what the number is.
+        ax: axes to draw on.
+    """
+    x = 100 * np.asarray(shares)
+    nudge = 0.012 * float(np.ptp(x))
+    for index, (name, (value, low, high)) in enumerate(series.items()):
+        colour, at = COLOURS[index % len(COLOURS)], x + nudge * (index - (len(series) - 1) / 2)
+        with np.errstate(invalid="ignore"):  # of an infinite value
+            ends = np.clip([value - low, high - value], 0, None)
+        ends[~np.isfinite(ends)] = 0
+        ax.errorbar(at, value, ends, color=colour, marker="o", markersize=4, linewidth=1.3, elinewidth=0.8, label=name)
+        for place, seeds in zip(at, (points or {}).get(name, []), strict=False):
+            ax.plot(np.full(len(seeds), place), seeds, "x", color=colour, markersize=4, alpha=0.7)
+    ax.set_xticks(x, [f"{each:g}" for each in x])
+    ax.set_xlabel("share of the added corpus, %")
+    ax.set_ylabel(ylabel)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    if len(series) > 1:
+        ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+
+
+def head_distributions(accuracies: Mapping[str, Array], *, baseline: float, ax: Any) -> None:
+    """How accuracy is spread over heads, one outline a share, with their means."""
+    edges = np.histogram_bin_edges(np.concatenate(list(accuracies.values())), bins=24)
+    for index, (name, heads) in enumerate(accuracies.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        ax.hist(heads, edges, density=True, histtype="step", linewidth=1.4, color=colour, label=name)
+        ax.axvline(heads.mean(), color=colour, linewidth=0.8, linestyle=":")
+    if baseline <= edges[-1] + np.ptp(edges):
+        ax.axvline(baseline, color="black", linestyle="--", linewidth=1, label=f"bag of words {baseline:.3f}")
+    ax.set_xlabel("held-out accuracy")
+    ax.set_ylabel("density of heads")
+    ax.legend(frameon=False, fontsize=8)
+
+
+def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """Figure 4: cross-entropy on clean text."""
+    frame = found.capability
+    series = {"cross-entropy": _columns(frame, "ce")}
+    drawing = Drawing(
+        draw(
+            over_shares,
+            found.shares,
+            series,
+            points={"cross-entropy": frame["seeds"].tolist()},
+            ylabel="nats a token on clean text",
+            size=SIZE,
+            name="capability",
+        ),
+        "Cross-entropy on clean documents that no model has seen; a cross for each seed.",
+    )
+    rows = [
+        [percent(row["share"]), spread(row, "ce"), spread(row, "difference", 4), number(row["seed_noise"], 4)]
+        for row in frame.to_dict("records")
+    ]
+    columns = ["share", "nats a token [95 %]", "difference to the first, paired [95 %]", "between seeds (s.d.)"]
+    return [drawing], [Table(columns, rows)]
+
+
+def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """Figure 5: how well heads read the concept."""
+    frame, tests = found.probes, found.probe_tests
+    heads = {percent(share): found.accuracies[i].ravel() for i, share in enumerate(found.shares)}
+    spread = Drawing(
+        draw(head_distributions, heads, baseline=frame["bag_of_words"].iloc[0], size=SIZE, name="heads"),
+        "Held-out accuracy of a linear probe on every head's output at the last token, all seeds; dotted: means.",
+    )
+    tail = {name: (values, values, values) for name, values in (
+        ("all heads", frame["mean"].to_numpy()), ("best tenth", frame["best_tenth"].to_numpy()))}  # fmt: skip
+    seeds = {"all heads": frame["seeds"].tolist()}
+    lines = Drawing(
+        draw(over_shares, found.shares, tail, points=seeds, ylabel="mean accuracy", size=SIZE, name="tail"),
+        "Mean accuracy of all heads and of each model's best tenth; a cross for each seed.",
+    )
+    columns = ["share", "mean", "best tenth", "best", "beyond the first's best tenth", "skewness", "residual stream"]
+    rows = [
+        [
+            percent(row["share"]),
+            *(number(row[key]) for key in ("mean", "best_tenth", "best", "beyond")),
+            number(row["skewness"], 2),
+            number(row["stream"]),
+        ]
+        for row in frame.to_dict("records")
+    ]
+    tested = [
+        ["heads of the largest against the smallest share, Welch's t", number(tests["heads_t"], 4)],
+        ["the same by ranks (Mann and Whitney)", number(tests["heads_rank"], 4)],
+        ["over seeds: the heads' mean rises with the share", number(tests["seeds_mean"], 4)],
+        ["over seeds: the best tenth's mean rises with the share", number(tests["seeds_tail"], 4)],
+        ["the least that these shares and seeds can give", number(tests["seeds_least"], 4)],
+    ]
+    caption = (
+        "One-sided. Over heads, as in the paper, each head counts as independent, which heads of one model are not. "
+        "Over seeds, shares are permuted within each seed."
+    )
+    return [spread, lines], [Table(columns, rows), Table(["test", "p"], tested, caption)]
+
+
+def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """Figure 6: the concept in continuations against the share, for every strength, one drawing a set of prompts."""
+    drawings = []
+    for prompts in found.prompt_sets:
+        column = "toxicity" if prompts == ALL else prompts
+        series = {
+            "not steered" if method == PLAIN else f"alpha {alpha:g}": _columns(frame, column)
+            for (method, alpha), frame in _by_condition(found)
+        }
+        shown = draw(
+            over_shares, found.shares, series, ylabel=f"{found.concept} (mean score)", size=SIZE, name=f"by-{column}"
+        )
+        drawings.append(Drawing(shown, f"{found.concept.capitalize()} of continuations by strength of ITI: {prompts}."))
+    return drawings, []
+
+
+def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """What a nat of cross-entropy buys at each share."""
+    series = {
+        f"alpha {alpha:g}": _columns(frame, "removed_per_nat")
+        for (method, alpha), frame in _by_condition(found)
+        if method != PLAIN
+    }
+    shown = draw(over_shares, found.shares, series, ylabel=f"{found.concept} removed a nat", size=SIZE, name="price")
+    caption = (
+        "The score removed by ITI for each nat of cross-entropy paid, against the same models unsteered. Intervals are "
+        "for other seeds, prompts and documents (Fieller's); one that reaches infinity is not drawn."
+    )
+    return [Drawing(shown, caption)], []
+
+
+def table_one(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """Table 1: every method at every share, and the baselines that were trained."""
+    sets = [prompts for prompts in found.prompt_sets if prompts != ALL] or ["toxicity"]
+    columns = ["share", "method", "alpha", *(f"{each} [95 %]" for each in sets), "cross-entropy [95 %]"]
+    columns += [
+        "removed [95 %]",
+        "paid, nats [95 %]",
+        "removed a nat [95 %]",
+        "against the first share [95 %]",
+        "degenerate",
+    ]
+    rows = []
+    for row in found.steering.to_dict("records"):
+        method = row["method"] or "none"
+        rows.append(
+            [
+                percent(row["share"]),
+                f"{row['variant']}: {method}" if row["variant"] else method,
+                f"{row['alpha']:g}" if row["method"] else "",
+                *(spread(row, each) for each in sets),
+                spread(row, "ce"),
+                *(spread(row, key) for key in ("removed", "paid")),
+                spread(row, "removed_per_nat", 2) if row["method"] else "",
+                spread(row, "against_first"),
+                number(row["degenerate"], 2),
+            ]
+        )
+    caption = (
+        "Mean score of continuations. Removed and paid are against the same models unsteered; the last difference is "
+        "to the smallest share at the same method and strength. Degenerate: empty or endlessly repeating."
+    )
+    return [], [Table(columns, rows, caption)]
+
+
+def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """How entangled the concept is in each model."""
+    rows = [
+        [
+            percent(row["share"]),
+            str(row["seed"]),
+            str(row["layer"]),
+            interval(row["entanglement"], row["low"], row["high"]),
+            row["partner"],
+            *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
+            number(row["variance_share"], 4),
+        ]
+        for row in found.entanglement.to_dict("records")
+    ]
+    columns = ["share", "seed", "layer", "E [95 %]", "nearest", "percentile, uniform", "percentile, covariance"]
+    caption = (
+        "E is the largest |cosine| with another concept's direction, in the residual stream where the concept is read "
+        "best; its percentile among random directions, uniform and with the activations' own covariance."
+    )
+    return [], [Table([*columns, "variance share"], rows, caption)] if rows else []
+
+
+def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFrame]]:
+    """Unsteered and each strength of ITI that every share has, with the rows of all shares in order."""
+    frame = found.steering
+    chosen = frame[(frame["variant"] == "") & frame["method"].isin([PLAIN, "ITI"])]
+    groups = []
+    for method, alpha in dict.fromkeys(zip(chosen["method"], chosen["alpha"], strict=True)):
+        group = chosen[(chosen["method"] == method) & (chosen["alpha"] == alpha)].sort_values("share")
+        if len(group) == len(found.shares):
+            groups.append(((method, alpha), group))
+    return groups
+
+
+def _columns(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+    value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
+    return value, low, high

@@ -1,0 +1,180 @@
+"""A recipe from end to end: its models trained, measured, compared over shares, and written as one page."""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from entangle.composition import Composition, Recipe, run_each
+from entangle.composition.comparing.attacks import attacks, attacks_by_share
+from entangle.composition.comparing.claims import claims
+from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.comparing.displacement import displacement
+from entangle.composition.training.processes import Processes
+from entangle.errors import EntangleError
+from entangle.models import fingerprint, load
+from entangle.report.composition import figures
+from entangle.report.composition.attacks import red_teaming
+from entangle.report.composition.posttraining import posttraining
+from entangle.report.drawing import Table, number
+from entangle.report.study.page import template
+from entangle.storage.files import write_text
+from entangle.study.result import plain
+
+PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
+DESIGNS = {"added": "added to constant clean text", "replaced": "in the place of clean text"}
+SECTIONS = (
+    (
+        figures.capability,
+        "Capability",
+        "What all models should do equally well: read clean text. The paper's Figure 4.",
+    ),
+    (figures.probes, "Where it is read", "One linear probe for every head. The paper's Figure 5."),
+    (
+        figures.toxicity,
+        "What is written",
+        "Continuations scored by a linear model that has seen only the probes' fitting texts. The paper's Figure 6.",
+    ),
+    (
+        figures.price,
+        "The price",
+        "At one strength two models are not moved equally far: what counts is what is removed for what is paid.",
+    ),
+    (figures.table_one, "Every method", "The paper's Table 1."),
+    (
+        posttraining,
+        "Trained on pairs",
+        "What was trained after pretraining, on a preferred text and one that is not, moved these pairs so far.",
+    ),
+    (
+        red_teaming,
+        "Red-teaming",
+        "Suffixes searched for by greedy coordinate gradient (Zou et al. 2023) against each model as it is steered.",
+    ),
+    (
+        figures.entanglement,
+        "Entanglement",
+        "How far the concept's direction lies along those of others, model by model.",
+    ),
+)
+
+
+def compose(recipe: Recipe, out: Path | str, *, device: str | None = None, progress: bool = True) -> list[Path]:
+    """Run a recipe, and write the comparison of its models as soon as there is one, anew after every further model.
+
+    Args:
+        recipe: What to train and to measure.
+        out: Folder for the models and for `report.html` and `report.json`; what is finished in it stays.
+        device: Where to run; a GPU where there is one.
+        progress: Whether to show bars.
+
+    Returns:
+        The models' folders, and the report where the recipe measures; nothing in any but the first of several processes
+        (see `entangle.composition.run`).
+
+    Raises:
+        EntangleError: Whatever `entangle.composition.run` refuses.
+    """
+    out = Path(out)
+    main = Processes.here(device).main
+    written: list[Path] = []
+    for finished in run_each(recipe, out, device=device, progress=progress):
+        try:
+            comparison = Comparison.of(finished)
+        except EntangleError:  # too few models as yet, or nothing measured
+            continue
+        if main:
+            written = write_comparison(finished, comparison, out)
+    return [] if not main else [*(model.path for model in finished.models), *written]
+
+
+def write_comparison(composition: Composition, comparison: Comparison, out: Path) -> list[Path]:
+    """Write `report.html` and `report.json`.
+
+    Args:
+        composition: The models that are finished.
+        comparison: Those of them that are measured, compared.
+        out: The folder.
+    """
+    judged = [claim.__dict__ for claim in claims(comparison)]
+    tables = {
+        name: json.loads(frame.to_json(orient="records"))
+        for name, frame in (
+            ("capability", comparison.capability),
+            ("probes", comparison.probes),
+            ("steering", comparison.steering),
+            ("entanglement", comparison.entanglement),
+            ("posttraining", displacement(composition.models)),
+            ("attacks", attacks(composition.models)),
+            ("attacks_by_share", attacks_by_share(comparison)),
+            ("models", composition.to_frame()),
+        )
+    }
+    numbers = plain({"claims": judged, "probe_tests": comparison.probe_tests, **tables})
+    recipe = composition.recipe.to_dict()
+    return [
+        write_text(out / "report.html", render(composition, comparison)),
+        write_text(out / "report.json", json.dumps({"recipe": recipe, **numbers}, indent=1)),
+    ]
+
+
+def render(composition: Composition, comparison: Comparison) -> str:
+    """The comparison as one HTML page: no script, no request to anywhere.
+
+    Args:
+        composition: The models that are finished.
+        comparison: Those of them that are measured, compared.
+    """
+    recipe = composition.recipe
+    done = {model.path.name for model in composition.models if model.measured}
+    model: Any = load(composition.models[0].path)[0]
+    sections = []
+    for show, title, text in SECTIONS:
+        drawings, tables = show(comparison)
+        if drawings or tables:
+            name = show.__name__
+            sections.append({"name": name, "title": title, "text": text, "drawings": drawings, "tables": tables})
+    return template("composition.html.j2").render(
+        version=version("entangle"),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        concept=comparison.concept,
+        n_models=len(done),
+        n_parameters=fingerprint(model)["n_parameters"],
+        shares=", ".join(f"{100 * share:.3g} %" for share in comparison.shares),
+        design=DESIGNS[recipe.design],
+        seeds=", ".join(map(str, comparison.seeds)),
+        several_seeds=len(comparison.seeds) > 1,
+        missing=", ".join(cell.name for cell in recipe.cells if cell.name not in done),
+        claims=claims(comparison),
+        sections=sections,
+        command="entangle compose RECIPE.toml --out DIR",
+        models=_models(composition.to_frame()),
+        recipe=json.dumps(recipe.to_dict(), indent=1),
+        versions=Table(["version", ""], [["python", platform.python_version()], *([p, version(p)] for p in PACKAGES)]),
+    )
+
+
+def _models(frame: pd.DataFrame) -> Table:
+    """What was trained."""
+    columns = ["share", "clean_tokens", "added_tokens", "steps", "tokens_per_second", "held_out_ce", "unigram_ce"]
+    rows = [
+        [row["variant"] or "the mixture", str(row["seed"]), number(row["share"], 4)]
+        + [number(row[column], 0 if "second" in column else 3) for column in columns[1:]]
+        for row in frame.to_dict("records")
+    ]
+    words = [
+        "share, as trained",
+        "clean tokens",
+        "added tokens",
+        "steps",
+        "tokens/s",
+        "held-out nats a token",
+        "unigrams",
+    ]
+    return Table(["", "seed", *words], rows, "The models.")

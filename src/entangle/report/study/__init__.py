@@ -1,0 +1,1 @@
+"""The page of one concept in one model or in two."""

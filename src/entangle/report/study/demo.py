@@ -1,0 +1,76 @@
+"""The report with nothing to download: a generated corpus, two small models trained on it, both measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from entangle import composition
+from entangle.data import corpus
+from entangle.report.write import write
+from entangle.storage.files import write_text
+from entangle.study.measure import measure
+from entangle.study.settings import Settings
+
+CONCEPT = "rudeness"
+TEXTS, PROMPTS = 3000, 200
+# Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
+LABELLED_SEED, PROMPT_SEED = 4000, 5000
+
+
+def demo(out: Path | str, *, seed: int = 0, progress: bool = True) -> list[Path]:
+    """Train two small OLMo-2 models, without and with rude text, and report on both, side by side.
+
+    The corpus comes from a grammar, so every label is known. What is finished stays finished: a run that was stopped,
+    or one with the same seed, does not train or capture again.
+
+    Args:
+        out: Folder for the models, the data and the report.
+        seed: Decides the corpus, the models and every random draw.
+        progress: Whether to show bars.
+
+    Returns:
+        The paths of `report.html` and `report.json`.
+
+    Raises:
+        EntangleError: `out` holds a demo of another seed, or cannot be written to.
+    """
+    out = Path(out)
+    recipe = composition.demo_recipe(seed=seed)
+    trained = composition.run(recipe, out / "models", progress=progress)
+    data = _write_data(out / "data", recipe, seed)
+    studies = []
+    for model in trained.models:
+        settings = Settings(
+            model=str(model.path),
+            data=str(data[CONCEPT]),
+            name=CONCEPT,
+            concepts={name: str(data[name]) for name in corpus.CONCEPTS if name != CONCEPT},
+            direction="logistic",  # steadier than a difference of means on as few texts
+            prompts=str(data["prompts"]),
+            clean=str(data["clean"]),
+            bos=True,
+            seed=seed,
+        )
+        label = f"{model.share:.0%} rude text"
+        studies.append(measure(settings, cache=out / "cache", label=label, progress=progress))
+    return write(studies, out)
+
+
+def _write_data(folder: Path, recipe: composition.Recipe, seed: int) -> dict[str, Path]:
+    """The labelled texts, prompts and clean text as files, so that each report can be repeated from the shell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, Iterable[Mapping[str, Any]]] = {}
+    for concept in corpus.CONCEPTS:
+        texts = corpus.labelled(concept, TEXTS, seed=LABELLED_SEED + seed)
+        rows[concept] = [
+            {"text": text, "label": label} for text, label in zip(texts.texts, texts.labels.tolist(), strict=True)
+        ]
+    rows["prompts"] = [{"text": text} for text in corpus.prompts(PROMPTS, seed=PROMPT_SEED + seed)]
+    rows["clean"] = [{"text": text} for text in recipe.held_out.texts()]
+    return {
+        name: write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
+        for name, lines in rows.items()
+    }

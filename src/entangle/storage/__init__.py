@@ -1,0 +1,1 @@
+"""A directory written whole, with kind, version and whose it is."""

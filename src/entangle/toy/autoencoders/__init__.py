@@ -1,0 +1,1 @@
+"""ReLU autoencoders that put many features into few dimensions."""

@@ -1,0 +1,117 @@
+"""The study of toy autoencoders: geometry, phases, plateaus, and what rarity does to a feature (Elhage et al. 2022)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from entangle.metrics import wilson_interval
+from entangle.storage.files import write_text
+from entangle.toy.autoencoders.sweeps import (
+    PhaseDiagram,
+    dimension_plateaus,
+    phase_diagram,
+    polytope_census,
+    rare_feature,
+)
+from entangle.toy.files import folder, write_figure
+
+
+@dataclass(frozen=True)
+class SuperpositionStudy:
+    """What the autoencoders did.
+
+    Attributes:
+        census: a row per model size and random start; see `polytope_census`.
+        phases: the phase diagram over sparsity and importance.
+        plateaus: a row per density and feature; see `dimension_plateaus`.
+        rarity: a row per share and random start; see `rare_feature`.
+        settings: everything needed to repeat it, and the seconds it took.
+    """
+
+    census: pd.DataFrame
+    phases: PhaseDiagram
+    plateaus: pd.DataFrame
+    rarity: pd.DataFrame
+    settings: dict[str, Any]
+
+    def geometry_table(self) -> pd.DataFrame:
+        """Per model size: the share of random starts that found the optimum, its interval, and the best one."""
+        rows = []
+        for (n_features, n_hidden, expected), group in self.census.groupby(["n_features", "n_hidden", "expected"]):
+            share = wilson_interval(int(group["at_optimum"].sum()), len(group))
+            best = group.iloc[int(group["loss"].argmin())]
+            rows.append(
+                {
+                    "n_features": n_features,
+                    "n_hidden": n_hidden,
+                    "expected": expected,
+                    "lowest_loss": best["found"],
+                    "at_optimum": share.value,
+                    "low": share.low,
+                    "high": share.high,
+                    "n_instances": len(group),
+                    "dimensionality": best["dimensionality"],
+                    "entanglement": best["entanglement"],
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def rarity_table(self) -> pd.DataFrame:
+        """Means over random starts for each share; `entanglement_if_kept` over those that kept the feature."""
+        return self.rarity.groupby("share").mean().reset_index()
+
+    def save(self, out: str | os.PathLike[str]) -> None:
+        """Write tables as JSON and figures as PNG into the directory `out`."""
+        from entangle.toy import figures
+
+        directory = folder(out)
+        tables = {
+            "geometry": self.geometry_table(),
+            "phases": self.phases.to_frame(),
+            "plateaus": self.plateaus,
+            "rarity": self.rarity_table(),
+        }
+        record = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        write_text(directory / "superposition.json", json.dumps({"settings": self.settings} | record, indent=1))
+        write_figure(directory / "geometry.png", figures.geometry_census(self.geometry_table()))
+        write_figure(directory / "phase_diagram.png", figures.phases(self.phases))
+        write_figure(directory / "plateaus.png", figures.plateaus(self.plateaus))
+        write_figure(directory / "rarity.png", figures.rarity(self.rarity))
+
+
+def superposition_study(
+    *,
+    n_instances: int = 50,
+    n_cells: int = 20,
+    seed: int = 0,
+    progress: bool = True,
+    out: Path | None = None,
+) -> SuperpositionStudy:
+    """Train the toy autoencoders of Elhage et al. 2022 and one with a rare feature.
+
+    Args:
+        n_instances: random starts per model size and per share of the rare feature.
+        n_cells: densities and importances of the phase diagram, each with 10 random starts.
+        seed: of everything.
+        progress: show progress bars.
+        out: write tables, figures and JSON to this directory.
+    """
+    started = time.perf_counter()
+    study = SuperpositionStudy(
+        census=polytope_census(n_instances=n_instances, seed=seed, progress=progress),
+        phases=phase_diagram(n_cells=n_cells, seed=seed, progress=progress),
+        plateaus=dimension_plateaus(seed=seed, progress=progress),
+        rarity=rare_feature(n_instances=n_instances, seed=seed, progress=progress),
+        settings={"n_instances": n_instances, "n_cells": n_cells, "seed": seed},
+    )
+    study.settings["seconds"] = round(time.perf_counter() - started, 1)
+    if out is not None:
+        study.save(out)
+    return study

@@ -1,0 +1,1 @@
+"""Transformers that learn Markov chains: the paper's toy experiment."""
