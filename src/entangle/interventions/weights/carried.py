@@ -13,24 +13,23 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
 from entangle.interventions import files as store
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
 from entangle.interventions.hooks.steer import planned
-from entangle.models.atlas import Atlas, Place
+from entangle.models.atlas import Atlas
 from entangle.models.hooks import on_input, on_output
 from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
+from entangle.models.place import Place
 from entangle.storage.files import write_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 VERSION = 1
 SETTINGS, MODEL = "baked.json", "model"
