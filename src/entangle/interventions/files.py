@@ -37,7 +37,7 @@ def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None
         EntangleError: if the edit holds something that has no file format, or was made for another model.
     """
     if model is not None and edit.fingerprint is not None:
-        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}", active=False)
     tensors: dict[str, Tensor] = {}
     settings = {
         "format": "entangle-edit",
@@ -91,7 +91,7 @@ def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revisio
             f"{path} holds {found}, but this library reads entangle-edit version {VERSION}: save it again"
         )
     if model is not None and settings["fingerprint"] is not None:
-        check_fingerprint(settings["fingerprint"], model, what=f"the edit in {path}")
+        check_fingerprint(settings["fingerprint"], model, what=f"the edit in {path}", active=False)
     edit = _decoded(settings["edit"], tensors, path)
     if not isinstance(edit, BaseEdit):
         raise EntangleError(f"{path} holds no edit but a {type(edit).__name__}: save it again")

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator, Mapping
 from functools import partial
+from types import MethodType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
-from entangle.storage.digest import digest
-from entangle.storage.modules import settings_of, tensors_of, unwrapped
+from entangle.storage.digest import digest, weights_hash
+from entangle.storage.modules import settings_of, unwrapped
 
 VERSION = 2
 SIZE_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 # Entries of a configuration that say where it came from, what is returned or how it is run, not what is computed.
 NOT_COMPUTED = frozenset(
-    """architectures auto_map dtype torch_dtype transformers_version name_or_path use_cache output_attentions
-    output_hidden_states return_dict torchscript""".split()
+    [
+        *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "name_or_path"),
+        *("use_cache", "output_attentions", "output_hidden_states", "return_dict", "torchscript"),
+    ]
+)
+TOKENIZER_SETTINGS = (
+    *("special_tokens_map", "chat_template", "padding_side", "truncation_side", "model_max_length"),
+    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token"),
+    *("add_prefix_space", "legacy"),
 )
 LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # hooks of theirs are part of how a model is run
 
@@ -50,7 +58,6 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
-    tensors = tensors_of(model)
     first = next(model.parameters(), None)
     return {
         "version": VERSION,
@@ -61,7 +68,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         "dtype": None if first is None else str(first.dtype).removeprefix("torch."),
         "configuration": digest(_computed(config)),
         "structure": digest(settings_of(model)),
-        "weights": digest(tensors),
+        "weights": weights_hash(model),
         "active": _active(model),
     }
 
@@ -115,8 +122,8 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
         tokenizer: A HuggingFace tokenizer, fast or slow, or any object with content.
 
     Returns:
-        32 hexadecimal digits; of the vocabulary, merges, normaliser, template of special tokens and decoder, the special
-        tokens, the chat template, the sides and the length that it pads and truncates at.
+        32 hexadecimal digits: of the vocabulary, merges, normaliser, template of special tokens and decoder, the
+        special tokens, the chat template, the sides and the length that it pads and truncates at.
     """
     if tokenizer is None or not hasattr(tokenizer, "special_tokens_map"):
         return digest(tokenizer)
@@ -124,24 +131,19 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return digest([type(tokenizer).__name__, _words(tokenizer), settings])
 
 
-TOKENIZER_SETTINGS = (
-    "special_tokens_map chat_template padding_side truncation_side model_max_length model_input_names "
-    "clean_up_tokenization_spaces split_special_tokens add_bos_token add_eos_token add_prefix_space legacy"
-).split()
-
-
 def _words(tokenizer: Any) -> Any:
     """How a tokenizer cuts a text."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        import json
-
-        # What the last call asked for is no part of the tokenizer.
-        return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("padding", "truncation")}
+        # Before its tokens it says how the last call padded and truncated, which is no part of it. Reading a vocabulary
+        # of 262,144 as JSON to leave that out would take seconds.
+        said = str(backend.to_str())
+        return said[max(0, said.find('"added_tokens":')) :]
     pieces = getattr(tokenizer, "sp_model", None)
-    model = pieces.serialized_model_proto() if hasattr(pieces, "serialized_model_proto") else None
+    model = None if pieces is None else pieces.serialized_model_proto()
     merges = getattr(tokenizer, "bpe_ranks", None)
-    return [tokenizer.get_vocab(), model, merges, str(getattr(tokenizer, "added_tokens_decoder", None))]
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return [words, model, merges, str(getattr(tokenizer, "added_tokens_decoder", None))]
 
 
 def _computed(config: Any) -> Any:
@@ -169,18 +171,30 @@ def _active(model: nn.Module) -> str | None:
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
-    everywhere = torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks
-    for path, pre_hooks, hooks in [("everywhere", *everywhere)] + [
-        (path, module._forward_pre_hooks, module._forward_hooks) for path, module in model.named_modules()
-    ]:
-        for kind, registered in (("before", pre_hooks), ("after", hooks)):
-            for hook in registered.values():
-                inner = hook
-                while isinstance(inner, partial):
-                    inner = inner.func
-                where = getattr(inner, "__module__", None) or type(inner).__module__
-                if where.partition(".")[0] not in LIBRARIES and getattr(inner, "content", True) is not None:
-                    yield path, kind, hook
+    """Every hook and every forward put in another's place, with the path of its module, but those of libraries."""
+    found: list[tuple[str, str, Any]] = [
+        ("everywhere", kind, hook)
+        for kind, registered in (
+            ("before", torch_module._global_forward_pre_hooks),
+            ("after", torch_module._global_forward_hooks),
+        )
+        for hook in registered.values()
+    ]
+    for path, module in model.named_modules():
+        found += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
+        found += [(path, "after", hook) for hook in module._forward_hooks.values()]
+        forward = vars(module).get("forward")
+        # PEFT puts a module's own back; accelerate's runs it.
+        own = forward is None or forward == MethodType(type(module).forward, module)
+        if not own and not hasattr(module, "_hf_hook"):
+            yield path, "instead", forward
+    for path, kind, hook in found:
+        inner = hook
+        while isinstance(inner, partial):
+            inner = inner.func
+        where = str(getattr(inner, "__module__", None) or type(inner).__module__)
+        if where.partition(".")[0] not in LIBRARIES and getattr(inner, "content", True) is not None:
+            yield path, kind, hook
 
 
 def _content(hook: Any) -> str:

@@ -16,18 +16,21 @@ import torch
 from torch import nn
 
 from entangle.errors import EntangleError
-from entangle.storage.modules import settings_of, tensors_of
+from entangle.storage.modules import VERSIONED, settings_of, tensors_of
 from entangle.storage.tensors import tensor_hash
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic, torch.dtype, torch.device, enum.Enum)
-SCALARS = (*PLAIN, os.PathLike)
+SCALARS = (
+    *(type(None), bool, int, float, complex, str, bytes, os.PathLike),
+    *(np.generic, torch.dtype, torch.device, enum.Enum),
+)
 
 
 def digest(value: Any) -> str:
     """32 hexadecimal digits that change with any number, name, weight or line of code inside `value`.
 
     A function is known by its code, what it closes over, its defaults and those globals of its own file that it names;
-    a module by its weights and settings; any other object by its fields, or by what it would be pickled as. An object
+    a module by its weights and settings; any other object by its fields and the code of its methods, or by what it would
+    be pickled as. An object
     that is not known by its fields alone, such as one that stands for a file, says by what in `content()`.
 
     Args:
@@ -47,18 +50,18 @@ def digest(value: Any) -> str:
         ) from None
 
 
-def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:
+def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:  # noqa: PLR0912 (a case for each kind)
     """The content of a value; `inside` are the functions and objects that it is part of, which it may name again."""
     kind = type(value).__qualname__.encode()
     if isinstance(value, SCALARS):
         return kind + b":" + repr(value).encode()
+    if isinstance(value, torch.Tensor):  # a parameter as the tensor it is
+        return b"Tensor:" + tensor_hash(value).encode()
     if id(value) in inside:
         return b"again:" + str(inside[::-1].index(id(value))).encode()
     inside = (*inside, id(value))
     part = partial(_part, inside=inside)
     match value:
-        case torch.Tensor():
-            body = tensor_hash(value).encode()
         case np.ndarray() if value.dtype.hasobject:
             body = part(value.tolist())
         case np.ndarray():
@@ -66,7 +69,7 @@ def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:
         case _ if callable(getattr(value, "content", None)) and not isinstance(value, type):
             body = part(value.content())
         case nn.Module():
-            body = part(tensors_of(value)) + part(settings_of(value))
+            body = part(weights_hash(value)) + part(settings_of(value))
         case Mapping():
             body = b"".join(part(key) + part(value[key]) for key in sorted(value, key=repr))
         case Set():
@@ -76,6 +79,7 @@ def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             fields = dataclasses.fields(value)
             body = b"".join(part(field.name) + part(getattr(value, field.name)) for field in fields)
+            body += _methods(type(value), part)
         case types.FunctionType():
             body = _function(value, part)
         case types.MethodType():
@@ -87,11 +91,31 @@ def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:
             body = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}".encode()
         case partial():
             body = part((value.func, value.args, value.keywords))
-        case _ if getattr(value, "__dict__", None):
-            body = part(vars(value))
+        case _ if hasattr(value, "__dict__"):
+            body = part(vars(value)) + _methods(type(value), part)
         case _:
             body = _reduced(value, part)
     return kind + b":" + body
+
+
+def weights_hash(module: nn.Module) -> str:
+    """A hash of every bit that `tensors_of` finds in a module, each tensor read once however many names it has."""
+    known: dict[Any, str] = {}
+    parts = {}
+    for name, x in tensors_of(module).items():
+        key = _where(x)
+        parts[name] = known.get(key) or digest(x() if isinstance(x, partial) else x)
+        if key is not None:
+            known[key] = parts[name]
+    return digest(parts)
+
+
+def _where(x: Any) -> Any:
+    """What tells that two tensors are the same memory read in the same way; `None` where that is not known."""
+    if type(x) not in (torch.Tensor, nn.Parameter) or x.layout is not torch.strided or x.is_meta or not x.numel():
+        return None
+    flags = x.is_conj(), x.is_neg(), x.is_quantized
+    return x.data_ptr(), x.dtype, tuple(x.shape), x.stride(), x.device, flags
 
 
 def _part(value: Any, inside: tuple[int, ...]) -> bytes:
@@ -107,13 +131,25 @@ def _function(function: types.FunctionType, part: Callable[[Any], bytes]) -> byt
             closure.append(cell.cell_contents)
         except ValueError:  # not yet filled
             closure.append(None)
+    known = {} if str(function.__module__).partition(".")[0] in VERSIONED else function.__globals__
     named = {
-        name: function.__globals__[name]
+        name: known[name]
         for name in sorted(_names(function.__code__))
-        if name in function.__globals__ and _is_own(function.__globals__[name], function.__module__)
+        if name in known and _is_own(known[name], function.__module__)
     }
     settings = (function.__defaults__, function.__kwdefaults__, closure, named)
     return f"{function.__module__}.{function.__qualname__}".encode() + _code(function.__code__, part) + part(settings)
+
+
+def _methods(kind: type, part: Callable[[Any], bytes]) -> bytes:
+    """The code of an object's methods, but for those of packages whose version tells it."""
+    written = [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in VERSIONED]
+    return b"".join(
+        part(name) + _code(method.__code__, part)
+        for base in written
+        for name, method in sorted(vars(base).items())
+        if isinstance(method, types.FunctionType)
+    )
 
 
 def _is_own(value: Any, module: str) -> bool:
@@ -150,6 +186,6 @@ def _reduced(value: Any, part: Callable[[Any], bytes]) -> bytes:
         if arguments or any(each is not None for each in rest):
             return part((arguments, rest))
     raise EntangleError(
-        f"a {kind.__qualname__} has no content that can be compared; use a dataclass of numbers and texts, or give it a "
-        "content() that says what decides it"
+        f"a {kind.__qualname__} has no content that can be compared; use a dataclass of numbers and texts, or give it "
+        "a content() that says what decides it"
     )

@@ -15,10 +15,15 @@ from entangle.errors import EntangleError
 INTERNAL = frozenset(vars(nn.Module()))
 # What running, loading or training leaves behind without changing what is computed.
 LEFT_BEHIND = frozenset(
-    """_is_hf_initialized _weight_conversions all_tied_weights_keys compute_type_is_set device_map gradient_checkpointing
-    hf_device_map is_loaded_in_4bit is_loaded_in_8bit is_parallelizable is_quantized kernel_config loss_type
-    max_seq_len_cached model_parallel name_or_path quantization_method warnings_issued""".split()
+    [
+        *("_gradient_checkpointing_func", "_is_hf_initialized", "_old_forward", "_weight_conversions", "forward"),
+        *("all_tied_weights_keys", "compute_type_is_set", "conv1d_state", "device_map", "generate"),
+        *("gradient_checkpointing", "hf_device_map", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_parallelizable"),
+        *("is_quantized", "kernel_config", "loss_type", "max_seq_len_cached", "model_parallel", "name_or_path"),
+        *("quantization_method", "recurrent_states", "warnings_issued"),
+    ]
 )
+FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial)
 # Wrappers that hold a model and compute the same, and what they call it.
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 # Packages whose code their version tells; of any other class the code of `forward` is looked at.
@@ -36,7 +41,7 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
     """Every parameter, buffer and plain tensor attribute by its name, tied ones at each of theirs.
 
     What a part adds to its state dict besides, such as the scales of a quantised weight, is among them, as it is. A
-    weight that accelerate has offloaded is read from where it lies.
+    weight that accelerate has offloaded is a function that reads it.
     """
     tensors: dict[str, Any] = {}
     for path, part in unwrapped(module).named_modules(remove_duplicate=False):
@@ -44,8 +49,9 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
         own: dict[str, Any] = {**part._parameters, **part._buffers}
         for name in _recomputed(part):
             own.pop(name, None)
-        own = {name: _offloaded(part, name) if x.is_meta else x for name, x in own.items() if x is not None}
-        own |= {name: x for name, x in vars(part).items() if isinstance(x, Tensor) and name not in INTERNAL}
+        own = {name: partial(_offloaded, part, name) if x.is_meta else x for name, x in own.items() if x is not None}
+        kept = (name for name, x in vars(part).items() if isinstance(x, Tensor) and name not in INTERNAL | LEFT_BEHIND)
+        own |= {name: vars(part)[name] for name in kept}
         tensors |= {f"{path}.{name}" if path else name: x for name, x in {**extra, **own}.items()}
     return tensors
 
@@ -53,7 +59,7 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
 def settings_of(module: nn.Module) -> dict[str, Any]:
     """The class and the plain settings of every part by its path: numbers, names, functions and lists of these."""
     return {
-        path: (type(part).__qualname__, _code(type(part)), attributes(part))
+        path: (type(part).__qualname__, _code(type(part).forward), attributes(part))
         for path, part in unwrapped(module).named_modules(remove_duplicate=False)
     }
 
@@ -61,15 +67,14 @@ def settings_of(module: nn.Module) -> dict[str, Any]:
 def attributes(module: nn.Module) -> dict[str, Any]:
     """What a module has been set to, by name: not its tensors and parts, nor what running it leaves behind."""
     hf_model = hasattr(module, "from_pretrained")
-    dispatched = "_hf_hook" in vars(module)
     return {
-        name: value
+        name: _function(value) if isinstance(value, FUNCTIONS) else _listed(value)
         for name, value in vars(module).items()
         if name not in INTERNAL
         and name not in LEFT_BEHIND
-        and not (hf_model and name.startswith("_"))  # how it is loaded and spread out
-        and not (dispatched and name in ("forward", "_old_forward"))  # accelerate's
-        and _is_plain(value)
+        # How it is loaded and spread out.
+        and not (hf_model and (name.startswith("_") or isinstance(value, FUNCTIONS)))
+        and (isinstance(value, FUNCTIONS) or _is_plain(value))
     }
 
 
@@ -78,18 +83,33 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
         value = [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set | frozenset):
         return depth < 4 and all(_is_plain(item, depth + 1) for item in value)
-    functions = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial)
-    return value is None or isinstance(value, (bool, int, float, str, torch.dtype, *functions)) or (
-        depth > 0 and isinstance(value, Tensor)
-    )  # fmt: skip
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype | (Tensor if depth else bool))
 
 
-def _code(kind: type) -> Any:
-    """The code that a class outside well-known packages runs, since no version tells it."""
-    forward = getattr(kind, "forward", None)
-    if kind.__module__.partition(".")[0] in VERSIONED or not isinstance(forward, types.FunctionType):
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which they become in a configuration that was saved."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _function(value: Any) -> tuple[Any, ...]:
+    """A function that a module was given, such as its activation: its name, its code and what it is bound to."""
+    if isinstance(value, partial):
+        plain = {str(key): item for key, item in (*enumerate(value.args), *value.keywords.items()) if _is_plain(item)}
+        return (*_function(value.func), plain)
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}", _code(
+        value
+    )
+
+
+def _code(function: Any) -> tuple[Any, ...] | None:
+    """The code of a function outside well-known packages, since no version tells it."""
+    code = getattr(function, "__code__", None)
+    if code is None or str(function.__module__).partition(".")[0] in VERSIONED:
         return None
-    return forward.__code__.co_code, forward.__code__.co_names, repr(forward.__code__.co_consts).partition(" at 0x")[0]
+    constants = [each.co_code if isinstance(each, types.CodeType) else repr(each) for each in code.co_consts]
+    return code.co_code, code.co_names, constants
 
 
 def _extra_state(part: nn.Module) -> dict[str, Any]:
@@ -98,14 +118,18 @@ def _extra_state(part: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {}
     if kind.get_extra_state is not nn.Module.get_extra_state:
         state["_extra_state"] = part.get_extra_state()
-    if kind._save_to_state_dict is nn.Module._save_to_state_dict or _is_offloaded(part):
-        return state
-    try:
+    for name, parameter in part._parameters.items():
+        # bitsandbytes' scales; asking for its state dict would repack the weights of a model that has run.
+        scales = getattr(parameter, "quant_state", None)
+        if scales is not None:
+            state[f"{name}.scales"] = scales.as_dict()
+        scales = getattr(parameter, "SCB", None)
+        scales = getattr(getattr(part, "state", None), "SCB", None) if scales is None else scales
+        if scales is not None:
+            state[f"{name}.scales"] = scales
+    own = kind._save_to_state_dict is not nn.Module._save_to_state_dict
+    if own and kind.__module__.partition(".")[0] != "bitsandbytes" and not _is_offloaded(part):
         part._save_to_state_dict(state, "", False)
-    except NotImplementedError:  # quantised embeddings cannot be saved
-        for name, parameter in part._parameters.items():
-            quant_state = getattr(parameter, "quant_state", None)
-            state[f"{name}.scales"] = getattr(parameter, "SCB", None) if quant_state is None else quant_state.as_dict()
     return state
 
 

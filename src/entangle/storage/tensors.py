@@ -54,7 +54,7 @@ def _update(hasher: Any, x: Tensor) -> None:
         _update(hasher, part)
 
 
-def _parts(x: Tensor) -> tuple[str, list[Tensor], Any] | None:
+def _parts(x: Tensor) -> tuple[str, list[Tensor], Any] | None:  # noqa: PLR0911 (one for each kind)
     """What a tensor that is no plain array of numbers is made of: its kind, tensors, and the rest; else `None`."""
     if x.is_nested:
         return "nested", list(x.unbind()), None

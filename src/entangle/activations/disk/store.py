@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.models.fingerprint import check_same
+from entangle.storage.digest import digest
 from entangle.storage.files import replacing
 
 FORMAT, VERSION = "entangle-activations", 1
@@ -59,14 +61,14 @@ class Store:
         """
         target = Path(directory)
         content = {"bounds": [list(b) for b in bounds], "layers": dict(layers), "fingerprint": dict(fingerprint)}
-        identity = json.dumps([content, dict(meta), [list(row) for row in input_ids], rows.tolist()], sort_keys=True)
-        key = hashlib.sha256(identity.encode()).hexdigest()
+        key = digest([content, json.dumps(dict(meta), sort_keys=True), [list(row) for row in input_ids], rows])
         if (target / MANIFEST).is_file():
             store = cls.open(target)
             if store.manifest["key"] != key:
+                now = {**content, "meta": dict(meta)}
                 raise EntangleError(
-                    f"{target} holds activations of another model, other texts or settings: choose another directory, "
-                    "or delete it"
+                    f"{target} holds activations of another model, other texts or settings "
+                    f"({_difference(store.manifest, now)}): choose another directory, or delete it"
                 )
             return store
         if target.exists() and not (target.is_dir() and {p.name for p in target.iterdir()} <= _begun(target)):
@@ -201,6 +203,17 @@ class ShardedData(Mapping[str, Tensor]):
         if not parts:
             parts = [self._files[0].get_slice(site)[0:0]]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What makes a store another than the one asked for, in a few words."""
+    try:
+        check_same(saved["fingerprint"], now["fingerprint"], what="they")
+    except EntangleError as error:
+        return str(error).partition(":")[0]
+    settings = [name for name, value in now["meta"].items() if saved["meta"].get(name) != value]
+    names = settings + [name for name in ("layers", "bounds") if saved[name] != now[name]]
+    return f"the {', '.join(names)} differ" if names else "the texts or the tokens selected of them differ"
 
 
 @contextmanager

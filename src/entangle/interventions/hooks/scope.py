@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
+from entangle.models.hooks import tell
 
 Tokens = str | int | Tensor
 Keep = bool | Tensor
@@ -225,8 +226,8 @@ class Timeline:
             self.now = None
 
         self._handles = [
-            decoder.register_forward_pre_hook(before, with_kwargs=True),
-            decoder.register_forward_hook(after, always_call=True),
+            decoder.register_forward_pre_hook(tell(before, None), with_kwargs=True),
+            decoder.register_forward_hook(tell(after, None), always_call=True),
         ]
 
     def _look_away(self) -> None:
