@@ -44,6 +44,7 @@ def render(studies: Sequence[Numbers]) -> str:
         version=first["versions"]["entangle"],
         made=first["made"],
         split=first["split"],
+        labelled=first["data"][0],
         studies=[_shown(study, f"s{index}") for index, study in enumerate(studies)],
         tradeoff=figures.tradeoff_drawing(steered) if steered else None,
         n_heads=len(steered[0]["intervention"]["heads"]) if steered else None,
