@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Template
 
 from entangle.report.drawing import interval, number
 from entangle.report.study import figures
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Numbers = Mapping[str, Any]
 
