@@ -19,9 +19,10 @@ from entangle.interventions.hooks.constant import attach_constant
 from entangle.interventions.hooks.passes import Pass
 from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
-from entangle.models.atlas import Atlas, Place
+from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import attach, refuse_compiled
+from entangle.models.place import Place
 from entangle.models.sites import SITES
 
 
