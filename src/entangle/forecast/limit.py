@@ -8,7 +8,7 @@ everything else that the model says: large where it is cheap to steer.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -17,10 +17,9 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from entangle.forecast.contrast import Contrast
-    from entangle.forecast.metric import ShiftMetric
+from entangle.forecast.contrast import Contrast
+from entangle.forecast.samples import Samples
+from entangle.forecast.spectrum import Spectrum
 
 FOLDS = 10
 
@@ -42,7 +41,7 @@ class Limit(NamedTuple):
     reached: float
 
 
-def limit_of(metric: ShiftMetric, contrast: Contrast, *, level: float = 0.95, seed: int = 0) -> Limit:
+def limit_of(metric: Samples, contrast: Contrast, *, level: float = 0.95, seed: int = 0) -> Limit:
     """The limit of all the metric's places together.
 
     Args:
@@ -70,7 +69,7 @@ def limit_of(metric: ShiftMetric, contrast: Contrast, *, level: float = 0.95, se
     return Limit(middle, max(middle - half, 0.0), middle + half, _reached(metric, contrast, seed))
 
 
-def limits(metric: ShiftMetric, contrast: Contrast, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def limits(metric: Samples, contrast: Contrast, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """The limit at each of the metric's places.
 
     Returns:
@@ -92,10 +91,8 @@ def limits(metric: ShiftMetric, contrast: Contrast, *, level: float = 0.95, seed
     return pd.DataFrame(rows)
 
 
-def _squared(metric: ShiftMetric, contrast: Contrast, shrinkage: float | None = None) -> float:
+def _squared(metric: Samples, contrast: Contrast, shrinkage: float | None = None) -> float:
     """g' F^-1 g without the part that noise in g adds: pairs of different texts only (a U-statistic)."""
-    from entangle.forecast.spectrum import Spectrum
-
     spectrum = (
         metric.spectrum()
         if shrinkage is None
@@ -113,7 +110,7 @@ def _pairs(x: Float[Tensor, "text d"]) -> float:
     return float((x.sum(0).square().sum() - x.square().sum()) / (n * (n - 1)))
 
 
-def _reached(metric: ShiftMetric, contrast: Contrast, seed: int) -> float:
+def _reached(metric: Samples, contrast: Contrast, seed: int) -> float:
     """Cross-fitted, both ways round."""
     values = []
     metrics, contrasts = metric.halves(seed), contrast.halves(seed)

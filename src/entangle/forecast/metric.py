@@ -8,8 +8,7 @@ backward passes on clean text; it knows no concept, so the price of any shift ca
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from typing import Any, Self
 
 import pandas as pd
@@ -23,57 +22,21 @@ from entangle.forecast.contrast import Contrast
 from entangle.forecast.limit import limit_of, limits
 from entangle.forecast.price import Price, priced
 from entangle.forecast.rows import Scope, rows_of
+from entangle.forecast.samples import PER_TEXT, Samples
 from entangle.forecast.scores import row_scores
-from entangle.forecast.span import Key, Span, forms_by_place, slices
-from entangle.forecast.spectrum import Spectrum
+from entangle.forecast.span import Key, Span, forms_by_place
 from entangle.interventions import Edit
 from entangle.interventions.forms import AffineForm
 from entangle.models import check_fingerprint, fingerprint
 from entangle.storage.record import read, write
 
 KIND, VERSION = "ShiftMetric", 1
-_WIDE = ("scores", "observed", "means", "local_scores", "local_activations")
-_TENSORS = (*_WIDE, "counted", "shifted", "squares")
 FEWEST = 8
 """Texts that an interval needs."""
 
 
-@dataclass(frozen=True, eq=False)
-class ShiftMetric:
-    """The metric of shifts at some places of a model; made by `ShiftMetric.fit`.
-
-    Attributes:
-        keys: Site and layer of each place.
-        sizes: Width of each place; a shift of all places is one vector of `d = sum(sizes)` numbers.
-        scores: Scores of each text, one per draw: the mean of their outer products, per predicted token, is F.
-        observed: Gradient of each text's own log-probability.
-        means: Mean activation of each text.
-        local_scores: Scores of single tokens, for shifts that differ from token to token.
-        local_activations: The activations of those tokens.
-        counted: Predicted tokens of each text.
-        shifted: Shifted tokens of each text.
-        squares: Mean square of an activation at each place, per text.
-        heads: Number of heads and their size, of the places that have heads.
-        settings: How it was fitted.
-        fingerprint: Of the model.
-        digests: Of the texts, so that an edit that was fitted on some of them is not priced on the same.
-    """
-
-    keys: tuple[Key, ...]
-    sizes: tuple[int, ...]
-    scores: Float[Tensor, "text draw d"]
-    observed: Float[Tensor, "text d"]
-    means: Float[Tensor, "text d"]
-    local_scores: Float[Tensor, "text draw position d"]
-    local_activations: Float[Tensor, "text position d"]
-    counted: Int[Tensor, " text"]
-    shifted: Int[Tensor, " text"]
-    squares: Float[Tensor, "text place"]
-    heads: Mapping[Key, tuple[int, int]]
-    settings: Mapping[str, Any]
-    digests: tuple[str, ...]
-    fingerprint: Mapping[str, Any] | None = None
-    _spectra: dict[tuple[Key, ...], Spectrum] = field(default_factory=dict, repr=False)
+class ShiftMetric(Samples):
+    """The metric of shifts at some places of a model; made by `ShiftMetric.fit`. What it holds, `Samples` says."""
 
     @classmethod
     def fit(
@@ -159,18 +122,6 @@ class ShiftMetric:
             fingerprint=fingerprint(model),
         )
 
-    def __repr__(self) -> str:
-        sites = ", ".join(dict.fromkeys(site for site, _ in self.keys))
-        return (
-            f"ShiftMetric({sites} of {len({layer for _, layer in self.keys})} layers, d={sum(self.sizes)}, "
-            f"{len(self.counted)} texts x {self.scores.shape[1]} draws, tokens={self.settings['tokens']!r})"
-        )
-
-    def matrix(self, site: str, layer: int) -> Float[Tensor, "d d"]:
-        """F at one place, in nats per token per unit of shift squared: KL is `d @ F @ d / 2`."""
-        part = self.scores[..., self._part((site, layer))].flatten(0, 1).double()
-        return part.T @ part / (self.scores.shape[1] * float(self.counted.sum()))
-
     def price(
         self, edit: Edit, alpha: float | str = 1.0, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0
     ) -> Price:
@@ -208,41 +159,8 @@ class ShiftMetric:
                 raise EntangleError(
                     f"this {type(edit).__name__} moves each token otherwise, so it is no constant shift: ask its price"
                 )
-            vector[self._part(key)] = form.constant.double()
+            vector[self.part(key)] = form.constant.double()
         return vector
-
-    def at(self, sites: str | Sequence[str] | None = None, layers: Sequence[int] | None = None) -> ShiftMetric:
-        """The metric of some of the places.
-
-        Raises:
-            EntangleError: None of its places is meant.
-        """
-        names = None if sites is None else [sites] if isinstance(sites, str) else list(sites)
-        chosen = [
-            key for key in self.keys if (names is None or key[0] in names) and (layers is None or key[1] in layers)
-        ]
-        if not chosen:
-            raise EntangleError(f"the metric knows {self._known()}; got sites={sites}, layers={layers}")
-        return self._only(chosen)
-
-    def on(self, rows: Sequence[int] | Int[Tensor, " row"]) -> ShiftMetric:
-        """The metric of some of the texts, by number."""
-        index = torch.as_tensor(rows)
-        chosen: dict[str, Any] = {name: getattr(self, name)[index] for name in _TENSORS}
-        chosen |= {"digests": tuple(self.digests[i] for i in index.tolist()), "_spectra": {}}
-        return replace(self, **chosen)
-
-    def halves(self, seed: int = 0) -> tuple[ShiftMetric, ShiftMetric]:
-        """Two metrics of half the texts each: one to choose a shift by, one to price it by."""
-        order = torch.randperm(len(self.counted), generator=torch.Generator().manual_seed(seed))
-        half = len(order) // 2
-        return self.on(order[:half].sort().values), self.on(order[half:].sort().values)
-
-    def spectrum(self) -> Spectrum:
-        """F of all its places together, shrunk as far as held-out texts want; for its inverse."""
-        if self.keys not in self._spectra:
-            self._spectra[self.keys] = Spectrum.of(self.scores, self.counted, self.sizes)
-        return self._spectra[self.keys]
 
     def limit(self, contrast: Contrast, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
         """The most of a contrast that a shift can buy, place by place; see `entangle.forecast.limit`.
@@ -258,18 +176,13 @@ class ShiftMetric:
         Between -1 and 1, but for the noise of the estimate; the same at every strength.
         """
         keys = [key for key in self.keys if key in self._maps(edit, 1.0)]
-        shift = torch.cat([self.shift(edit)[self._part(key)] for key in keys])
-        here = self._only(keys)
+        shift = torch.cat([self.shift(edit)[self.part(key)] for key in keys])
+        here = self.only(keys)
         return contrast.at(keys).buys(shift) / (here.length(shift) * limit_of(here, contrast).value)
-
-    def length(self, shift: Float[Tensor, " d"]) -> float:
-        """sqrt(d' F d): the length of a shift in the metric; half its square is its price."""
-        along = self.scores.double() @ shift.double()
-        return float((along.square().mean(1).sum() / self.counted.double().sum()).sqrt())
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write it to a directory."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors = {name: getattr(self, name) for name in PER_TEXT}
         meta = {
             "keys": self.keys,
             "sizes": self.sizes,
@@ -294,7 +207,7 @@ class ShiftMetric:
         tensors, meta = read(directory, KIND, VERSION)
         if model is not None and meta["fingerprint"] is not None:
             check_fingerprint(meta["fingerprint"], model, what=f"the metric in {directory}")
-        kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        kept: dict[str, Any] = {name: tensors[name] for name in PER_TEXT}
         return cls(
             keys=tuple((site, layer) for site, layer in meta["keys"]),
             sizes=tuple(meta["sizes"]),
@@ -304,29 +217,6 @@ class ShiftMetric:
             fingerprint=meta["fingerprint"],
             **kept,
         )
-
-    def _only(self, chosen: Sequence[Key]) -> ShiftMetric:
-        if len(chosen) == len(self.keys):
-            return self
-        columns = torch.cat([torch.arange(part.start, part.stop) for part in map(self._part, chosen)])
-        numbers = [self.keys.index(key) for key in chosen]
-        changed: dict[str, Any] = {name: getattr(self, name)[..., columns] for name in _WIDE}
-        numbers = [self.keys.index(key) for key in chosen]
-        changed |= {"keys": tuple(chosen), "sizes": tuple(self.sizes[number] for number in numbers), "_spectra": {}}
-        changed["squares"] = self.squares[:, numbers]
-        changed["heads"] = {key: value for key, value in self.heads.items() if key in chosen}
-        return replace(self, **changed)
-
-    def _part(self, key: Key) -> slice:
-        if key not in self.keys:
-            raise EntangleError(f"the metric knows {self._known()}; got {key[0]} of layer {key[1]}")
-        return slices(self.sizes)[self.keys.index(key)]
-
-    def _known(self) -> str:
-        layers: dict[str, list[int]] = {}
-        for site, layer in self.keys:
-            layers.setdefault(site, []).append(layer)
-        return " and ".join(f"{site} of layers {', '.join(map(str, each))}" for site, each in layers.items())
 
     def _maps(self, edit: Edit, alpha: float | str) -> dict[Key, AffineForm]:
         if (

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from entangle.forecast.samples import Samples
 from entangle.forecast.span import Key, displacement, slices
 from entangle.interventions import AffineForm
 from entangle.metrics import bootstrap_counts
-
-if TYPE_CHECKING:
-    from entangle.forecast.metric import ShiftMetric
 
 REACH = 0.5
 """A shift longer than this share of the activations' own root mean square is further than a quadratic sees."""
@@ -43,7 +41,7 @@ class Price(NamedTuple):
     holds: bool
 
 
-def priced(metric: ShiftMetric, maps: Mapping[Key, AffineForm], *, n_resamples: int, level: float, seed: int) -> Price:
+def priced(metric: Samples, maps: Mapping[Key, AffineForm], *, n_resamples: int, level: float, seed: int) -> Price:
     """What affine maps at some places cost; see `ShiftMetric.price`."""
     costs, gains = text_costs(metric, maps)
     tokens = metric.counted.double()
@@ -58,7 +56,7 @@ def priced(metric: ShiftMetric, maps: Mapping[Key, AffineForm], *, n_resamples: 
 
 
 def text_costs(
-    metric: ShiftMetric, maps: Mapping[Key, AffineForm]
+    metric: Samples, maps: Mapping[Key, AffineForm]
 ) -> tuple[Float[Tensor, " text"], Float[Tensor, " text"]]:
     """KL of each text, and what its own log-probability gains to first order, both summed over its tokens."""
     n_texts, n_draws, n_positions, _ = metric.local_scores.shape
@@ -83,7 +81,7 @@ def text_costs(
     return costs / 2, gains
 
 
-def _length(metric: ShiftMetric, maps: Mapping[Key, AffineForm]) -> float:
+def _length(metric: Samples, maps: Mapping[Key, AffineForm]) -> float:
     lengths = []
     weights = metric.shifted.double() / metric.shifted.double().sum()
     for number, (key, part) in enumerate(zip(metric.keys, slices(metric.sizes), strict=True)):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,9 +12,7 @@ from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError
 from entangle.forecast import ShiftMetric
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
+from entangle.interventions import Edit
 
 FACTOR = 8.0
 """How far one reading may lie from the one before."""
@@ -92,7 +89,7 @@ def solved(
         raise EntangleError(f"a price is a positive number of nats per token; got kl={kl}")
     if getattr(edit, "alphas", None) is not None:
         raise EntangleError(
-            f"{type(edit).__name__} is measured at strengths of its own, so none can be solved for a price: give alphas="
+            f"{type(edit).__name__} has strengths of its own, so none can be solved for a price: give alphas="
         )
 
     def price(alpha: float) -> float:
