@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied, check_finite
-from entangle.models.batching import token_batches
+from entangle.models.rows import token_batches
 
 if TYPE_CHECKING:
     from entangle.interventions import Edit
