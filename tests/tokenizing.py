@@ -8,30 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "moon", "fox", "dog", "ran", "very", "far", "away"]
-WORDS += ["from", "old", "house", "by", "river"]
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "looked",
-    "at",
-    "moon",
-    "fox",
-    "dog",
-    "ran",
-    "very",
-    "far",
-    "away",
-    "from",
-    "old",
-    "house",
-    "by",
-    "river",
-]
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "moon", "fox", "dog", "ran", "very", "far"]
+WORDS += ["away", "from", "old", "house", "by", "river"]
 SPECIAL = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "[CLS]": 4, "[SEP]": 5, "<en>": 6}
 TEMPLATES = {
     "bos": ("<s> $A", {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}),

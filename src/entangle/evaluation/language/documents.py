@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,10 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Method, Subject
+from entangle.interventions import Edit
 from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
 
 
 class PerDocument(NamedTuple):
