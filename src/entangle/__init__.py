@@ -40,6 +40,7 @@ from entangle.probes import (
     RidgeProbe,
     fit_probes,
 )
+from entangle.study import Study, study
 from entangle.verify import VerifyReport, verify
 
 __version__ = "0.2.0.dev0"
@@ -73,6 +74,7 @@ __all__ = [
     "SAEFeature",
     "Scale",
     "Set",
+    "Study",
     "Tradeoff",
     "Turn",
     "VerifyReport",
@@ -87,6 +89,7 @@ __all__ = [
     "metrics",
     "probes",
     "steer",
+    "study",
     "toy",
     "tradeoff",
     "verify",

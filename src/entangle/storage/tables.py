@@ -1,4 +1,4 @@
-"""Tables of a recipe file to dataclasses and back: what is unknown, missing or of another kind is refused by name."""
+"""Tables of a file to dataclasses and back: what is unknown, missing or of another kind is refused by name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = ()) 
         EntangleError: where a name is unknown or missing, or a value is of another kind.
     """
     if not isinstance(fields, Mapping):
-        raise EntangleError(f"{what!r} in a recipe is a table, not {fields!r}")
+        raise EntangleError(f"{what!r} is a table, not {fields!r}")
     known = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
     unknown = sorted(set(fields) - set(known))
     if unknown:
