@@ -12,8 +12,8 @@ The rules, each a sentence with its number and its 95 % interval:
 4. **Does steering remove it?** At the strongest ITI that was measured: "lowers it" where the whole interval of what is
    removed is above zero, "raised it" where it is all below, else "did not lower it". Where continuations that are empty
    or loop became commoner by .05 or more, the sentence adds it. Left out where steering was not measured.
-5. **At what price?** The nats per token paid there, "costs" where the interval is above zero, "costs nothing that can be
-   seen" where it is not. Left out where steering was not measured.
+5. **At what price?** The nats per token paid there, "costs" where the interval is above zero, "costs nothing that can
+   be seen" where it is not. Left out where steering was not measured.
 6. **What it does not show**, with how many texts and prompts the intervals are over.
 """
 
@@ -89,8 +89,8 @@ def _against_words(study: Numbers) -> str:
     low, high = words["difference_low"], words["difference_high"]
     verdict = "better than" if low > 0 else "worse than" if high < 0 else "no better than"
     return (
-        f"That is {verdict} from the words alone: a bag of words on the same texts gets {_of(words, 'accuracy')}, so the "
-        f"probe's difference is {_of(words, 'difference')}."
+        f"That is {verdict} from the words alone: a bag of words on the same texts gets {_of(words, 'accuracy')}, so "
+        f"the probe's difference is {_of(words, 'difference')}."
     )
 
 
@@ -118,13 +118,9 @@ def _steered(study: Numbers) -> list[str]:
         return []
     plain = next(each for each in study["tradeoff"] if each["alpha"] == 0)
     lowers = row["removed_low"] > 0
-    verdict = (
-        "Steering lowers it"
-        if lowers
-        else "Steering raised it"
-        if row["removed_high"] < 0
-        else "Steering did not lower it"
-    )
+    verdict = "Steering lowers it" if lowers else "Steering did not lower it"
+    if row["removed_high"] < 0:
+        verdict = "Steering raised it"
     broken = ""
     if row["degenerate"] >= plain["degenerate"] + BROKEN:
         broken = (
@@ -157,10 +153,9 @@ def headline(study: Numbers) -> list[dict[str, Any]]:
     """The numbers that give the answer, a row each: quantity, where, value, low, high, reference and its name."""
     rows: list[dict[str, Any]] = []
 
-    def add(
-        quantity: str, where: str, row: Numbers, key: str, reference: Any = None, against: str = "", **ends: str
-    ) -> None:
-        low, high = (row.get(ends.get(end, f"{key}_{end}")) for end in ("low", "high"))
+    def add(quantity: str, where: str, row: Numbers, key: str, reference: Any = None, against: str = "") -> None:
+        prefix = "" if key == "entanglement" else f"{key}_"
+        low, high = (row.get(f"{prefix}{end}") for end in ("low", "high"))
         rows.append(
             {
                 "quantity": quantity,
@@ -185,8 +180,7 @@ def headline(study: Numbers) -> list[dict[str, Any]]:
     own = own_row(study)
     if own:
         where = f"after layer {own['layer']}"
-        ends = {"low": "low", "high": "high"}
-        add(f"E, nearest {own['partner']}", where, own, "entanglement", own["null_high"], "97.5 % of random", **ends)
+        add(f"E, nearest {own['partner']}", where, own, "entanglement", own["null_high"], "97.5 % of random")
         add("variance share", where, own, "variance_share")
     for row in study["tradeoff"] or ():
         if row["error"] or (row["alpha"] == 0 and row["method"] != "ITI"):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from entangle.activations import Activations
+from entangle.concepts import EntanglementReport
 from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
-from entangle.evaluation import Scorer
+from entangle.evaluation import Scorer, Tradeoff
+from entangle.interventions import ITI
 from entangle.models import Atlas, fingerprint, load, load_tokenizer
-from entangle.probes import bag_of_words
-from entangle.study.numbers import data_numbers
+from entangle.probes import ProbeGrid, Split, bag_of_words
+from entangle.study.numbers import data_numbers, nearest_layer
 from entangle.study.question import LayerChoice, Question
 from entangle.study.result import Study
 from entangle.study.settings import Settings
@@ -57,6 +61,7 @@ def study(
     scorer: Scorer | Sequence[Scorer] | None = None,
     alphas: Sequence[float] | None = None,
     costs: Sequence[float] | None = None,
+    positive: Any = None,
     name: str = "concept",
     label: str | None = None,
     methods: Sequence[str] = Question.methods,
@@ -94,6 +99,7 @@ def study(
             shown.
         alphas: Strengths of the interventions in standard deviations; 0, 4, 8 and 12 by default. 0 is always measured.
         costs: Strengths by what they cost, in nats per token, instead of `alphas`.
+        positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data` decide.
         name: The concept's name: what label 1 says.
         label: What tables call the model; by default the last part of its path, or its class.
         methods: Interventions to measure, with "ITI" among them (see `entangle.evaluation.baseline_methods`).
@@ -137,7 +143,7 @@ def study(
         n_permutations=n_permutations,
         seed=seed,
     )
-    given = StudyTexts.of(name, texts, labels, concepts=concepts, prompts=prompts, clean=clean)
+    given = StudyTexts.of(name, texts, labels, positive=positive, concepts=concepts, prompts=prompts, clean=clean)
     given.check()
     shown = label or _name(model)
     model, tokenizer = _loaded(model, tokenizer)
@@ -200,63 +206,36 @@ def run(
     studied.check(texts)
     with clock("capture"):
         captured = {question.name: studied.activations(data, *SITES)}
-        acts = captured[question.name]
     split = split_of(data, question.seed)
-    probes, stopped = {}, ""
     with clock("probe"):
-        for site in SITES:
-            grid, unfitted = probe(site, acts, data.labels, split, studied)
-            missing |= {f"probes on {site} in layer {layer}": why for layer, why in unfitted.items()}
-            stopped = stopped or next(iter(unfitted.values()), "")
-            if grid is not None:
-                probes[site] = grid
-        if not probes:
-            raise EntangleError(stopped)
+        probes = _probes(captured[question.name], data, split, studied, missing)
         resampling = {"n_resamples": question.n_resamples, "seed": question.seed}
         words = missing.unless("bag of words", lambda: bag_of_words(data.texts, data.labels, split, **resampling))
-    notes: list[str] = []
+    best = Study(question, studied.name, probes, words, {}, None, None).best_layer
+    with clock("entangle"):
+        reports = _entanglement(captured, texts, best, studied, missing)
+    notes = list(data.notes)
+    notes += [note for rows in texts.concepts.values() for note in rows.notes]
     if not studied.can_generate:
         notes.append("This model does not generate text, so the price of steering is not measured.")
-    found = Study(question, studied.name, probes, words, {}, None, None)
-    with clock("entangle"):
-        layers = acts.layers("resid_post") if question.layers == "all" else [found.best_layer]
-        only = None if question.layers == "all" else layers
-        concepts = {question.name: (acts, data)}
-        for other, rows in texts.concepts.items():
-            captured[other] = studied.activations(rows, "resid_post", layers=only)
-            concepts[other] = (captured[other], rows)
-        reports = {}
-        if len(concepts) > 1:
-            for layer in layers:
-                what = f"entanglement after layer {layer}"
-                report = missing.unless(what, lambda at=layer: entangle_layer(at, concepts, question))  # type: ignore[misc]
-                if report is not None:
-                    reports[layer] = report
-        if reports:
-            notes += noise_note(reports, min(reports, key=lambda layer: abs(layer - found.best_layer)))
+    if reports:
+        notes += noise_note(reports, nearest_layer(reports, best))
     iti, sweep, judge = None, None, scorer
-    if texts.steers and "z" not in probes:
-        missing["steering"] = "no probe of a head could be fitted, so there are none to steer"
-    elif texts.steers:
+    if texts.steers:
         with clock("steer"):
             judge = scorer_of(data, split, question.seed) if scorer is None else scorer
-            iti = missing.unless("steering", lambda: intervention(acts, probes["z"], data.labels, question))
-            if iti is not None:
-                methods = methods_of(acts, probes["z"], data.labels, iti, question) | dict(more or {})
-                steered = missing.unless("steering", lambda: steer_out(methods, texts, judge, studied))
-                sweep, why = steered or (None, "")
-                if why:
-                    missing["steering"] = why
+            iti, sweep = _steering(captured[question.name], probes, texts, judge, studied, missing, more or {})
             notes += bos_note(texts.clean, studied)
     table = studied.atlas.table()
     first = judge if callable(judge) else next(iter(judge or ()), None)
+    rows_of = {question.name: data, **texts.concepts}
     return Study(
         question=question,
         label=studied.name,
         probes=probes,
         words=words,
         entanglement=reports,
-        iti=iti if sweep is not None else None,
+        iti=iti,
         tradeoff=sweep,
         notes=tuple(notes),
         missing=dict(missing),
@@ -266,10 +245,7 @@ def run(
             "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
             "fingerprint": fingerprint(studied.model),
             "atlas": {"columns": list(table.columns), "rows": table.to_numpy().tolist()},
-            "data": [
-                data_numbers(concept, texts.sources.get(concept, rows.name), rows)
-                for concept, (_, rows) in concepts.items()
-            ],
+            "data": [data_numbers(name, texts.sources.get(name, rows.name), rows) for name, rows in rows_of.items()],
             "scorer": sweep and {"name": sweep.scorers[0], **getattr(first, "report", {})},
             **dict(about or {}),
             "seconds": clock.seconds,
@@ -278,9 +254,74 @@ def run(
     )
 
 
+def _probes(
+    acts: Activations, data: LabelledTexts, split: Split, studied: StudiedModel, missing: _Missing
+) -> dict[str, ProbeGrid]:
+    """The probes of every site; what cannot be fitted is told.
+
+    Raises:
+        EntangleError: None could be fitted at all.
+    """
+    probes: dict[str, ProbeGrid] = {}
+    reason = ""
+    for site in SITES:
+        grid, unfitted = probe(site, acts, data.labels, split, studied)
+        missing |= {f"probes on {site} in layer {layer}": why for layer, why in unfitted.items()}
+        reason = reason or next(iter(unfitted.values()), "")
+        if grid is not None:
+            probes[site] = grid
+    if not probes:
+        raise EntangleError(reason)
+    return probes
+
+
+def _entanglement(
+    captured: dict[str, Activations], texts: StudyTexts, best: int, studied: StudiedModel, missing: _Missing
+) -> dict[int, EntanglementReport]:
+    """The reports of every layer that is asked for; the other concepts' activations join `captured`."""
+    question = studied.question
+    if not texts.concepts:
+        return {}
+    layers = captured[question.name].layers("resid_post") if question.layers == "all" else [best]
+    concepts = {question.name: (captured[question.name], texts.labelled)}
+    for name, rows in texts.concepts.items():
+        captured[name] = studied.activations(rows, "resid_post", layers=None if question.layers == "all" else layers)
+        concepts[name] = (captured[name], rows)
+    reports = {
+        layer: missing.unless(f"entanglement after layer {layer}", partial(entangle_layer, layer, concepts, question))
+        for layer in layers
+    }
+    return {layer: report for layer, report in reports.items() if report is not None}
+
+
+def _steering(
+    acts: Activations,
+    probes: Mapping[str, ProbeGrid],
+    texts: StudyTexts,
+    scorer: Scorer | Sequence[Scorer],
+    studied: StudiedModel,
+    missing: _Missing,
+    more: Mapping[str, Any],
+) -> tuple[ITI | None, Tradeoff | None]:
+    """The intervention and its price, both or neither; why, where it is not all, is told."""
+    question, labels = studied.question, texts.labelled.labels
+    if "z" not in probes:
+        missing["steering"] = "no probe of a head could be fitted, so there is none to steer"
+        return None, None
+
+    def measured() -> tuple[ITI, Tradeoff | None, str]:
+        iti = intervention(acts, probes["z"], labels, question)
+        methods = methods_of(acts, probes["z"], labels, iti, question) | dict(more)
+        return iti, *steer_out(methods, texts, scorer, studied)
+
+    iti, sweep, why = missing.unless("steering", measured) or (None, None, "")
+    if why:
+        missing["steering"] = why
+    return (None, None) if sweep is None else (iti, sweep)
+
+
 def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
-    """The model and its tokenizer, read where they are paths; a model that is given is put in evaluation mode by whoever
-    measures it."""
+    """The model and its tokenizer, read where they are paths."""
     if isinstance(model, str | PathLike):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, beside = load(Path(model) if isinstance(model, PathLike) else model, device=device)

@@ -44,6 +44,8 @@ def data_numbers(name: str, source: str, data: LabelledTexts) -> dict[str, Any]:
         "n": len(data),
         "n_positive": int(data.labels.sum()),
         "label_names": data.label_names,
+        "positive": data.positive,
+        "rule": data.rule,
         "sha256": data.sha256,
     }
 
@@ -88,7 +90,7 @@ def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid, n_resamples:
     if words is not None:
         hits, theirs = (
             ((scores > 0).long() == grid.report_labels).double()
-            for scores in (grid.report_scores[(slice(None), *grid.top(1)[0])], words.scores)
+            for scores in (grid.report_scores.flatten(1)[:, _flat(grid)], words.scores)
         )
         difference = paired_difference(hits, theirs, n_resamples=n_resamples, seed=seed)
         numbers["bag_of_words"] = {
@@ -103,8 +105,15 @@ def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid, n_resamples:
     return {**numbers, "commoner_class": {**constant, **no_ends}}
 
 
-def entanglement_numbers(reports: Mapping[int, EntanglementReport], best_layer: int) -> dict[str, Any]:
-    """E of every concept and layer beside its nulls, and the cosines."""
+def nearest_layer(reports: Mapping[int, EntanglementReport], layer: int) -> int:
+    """The layer, or the nearest one to it that was measured."""
+    return min(reports, key=lambda other: abs(other - layer))
+
+
+def entanglement_numbers(reports: Mapping[int, EntanglementReport], best_layer: int) -> dict[str, Any] | None:
+    """E of every concept and layer beside its nulls, and the cosines; None without any."""
+    if not reports:
+        return None
     first = next(iter(reports.values()))
     n, d = len(first.names), first.settings["n_dims"]
     null = {"null_low": 0.025, "null_high": 0.975}
@@ -113,7 +122,7 @@ def entanglement_numbers(reports: Mapping[int, EntanglementReport], best_layer: 
     return {
         "names": first.names,
         "layers": list(reports),
-        "best_layer": best_layer,
+        "best_layer": nearest_layer(reports, best_layer),
         "settings": first.settings,
         "rows": rows,
         "cosine": [report.cosine.value for report in reports.values()],
@@ -163,6 +172,11 @@ def sample_numbers(sweep: Tradeoff, seed: int) -> list[dict[str, Any]]:
         }
         for i in drawn
     ]
+
+
+def _flat(grid: ProbeGrid) -> int:
+    """The cell that the selection rows choose, as a number along the flat grid."""
+    return int(np.ravel_multi_index(grid.top(1)[0], grid.shape))
 
 
 def _ends(name: str, estimate: Estimate) -> dict[str, Any]:

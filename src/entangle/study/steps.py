@@ -85,7 +85,7 @@ class StudiedModel:
         question = self.question
         sampling = Sampling(question.samples, question.max_new_tokens, prepend_bos=question.prepend_bos)
         prompt_rows(Subject(self.model, self.tokenizer), texts.every_prompt, sampling)
-        reading = {"max_length": question.max_length, "prepend_bos": question.prepend_bos}
+        reading: dict[str, Any] = {"max_length": question.max_length, "prepend_bos": question.prepend_bos}
         document_rows(self.model, self.tokenizer, texts.clean, **reading)
 
     @property

@@ -11,10 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from entangle.data import LabelledTexts, load_labelled, load_texts
+from entangle.data import LabelledTexts, load_labelled, load_texts, read_labels
 from entangle.errors import EntangleError
 from entangle.probes import Split, three_way
-from entangle.probes.inputs import encode_labels
 
 PARTS = {"train": "fit", "valid": "select", "test": "report"}
 
@@ -49,6 +48,7 @@ class StudyTexts:
         texts: Texts | LabelledTexts,
         labels: Any = None,
         *,
+        positive: Any = None,
         concepts: Concepts | None = None,
         prompts: Prompts | None = None,
         clean: Texts | None = None,
@@ -59,6 +59,7 @@ class StudyTexts:
             name: The concept's name.
             texts: Texts, a file of them with labels, or `LabelledTexts`.
             labels: One label of two kinds per text; None where `texts` come with theirs.
+            positive: The label that counts as 1, all others as 0.
             concepts: Further concepts: name -> `(texts, labels)`, `LabelledTexts` or a file; or a list of
                 `LabelledTexts`, which have names.
             prompts: Texts to continue, a file of them, or several sets by name.
@@ -67,7 +68,7 @@ class StudyTexts:
         Raises:
             EntangleError: One line for whatever cannot be used.
         """
-        own = labelled(name, texts if labels is None else (texts, labels))
+        own = labelled(name, texts if labels is None else (texts, labels), positive)
         others = dict(_named(name, concepts))
         sets = prompts if isinstance(prompts, Mapping) else {} if prompts is None else {"prompts": prompts}
         sources = {name: str(texts)} if _is_path(texts) else {}
@@ -102,8 +103,13 @@ class StudyTexts:
             )
 
 
-def labelled(name: str, data: Any) -> LabelledTexts:
+def labelled(name: str, data: Any, positive: Any = None) -> LabelledTexts:
     """Labelled texts of one concept, from a file, a pair of lists, or as they are.
+
+    Args:
+        name: The concept's name.
+        data: The texts.
+        positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data` decide.
 
     Raises:
         EntangleError: Not as many labels as texts, texts that are none or occur twice, or other than two labels.
@@ -111,7 +117,7 @@ def labelled(name: str, data: Any) -> LabelledTexts:
     if isinstance(data, LabelledTexts):
         return data
     if _is_path(data):
-        return load_labelled(data)
+        return load_labelled(data, positive=positive)
     if not (isinstance(data, Sequence) and len(data) == 2):
         raise EntangleError(
             f"{name} needs texts and labels; got {type(data).__name__}: give (texts, labels), a file, or LabelledTexts"
@@ -120,22 +126,22 @@ def labelled(name: str, data: Any) -> LabelledTexts:
     wrong = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
     if wrong:
         raise EntangleError(f"{name}: text {wrong[0]} is {texts[wrong[0]]!r}: give texts that say something")
-    if len(texts) != len(labels):
-        raise EntangleError(
-            f"{name} needs one label per text; got {len(texts)} texts and {len(labels)} labels: make them match"
-        )
-    codes, classes = encode_labels(labels, len(texts))
-    if len(classes) != 2:
-        shown = ", ".join(map(repr, classes.tolist()[:5]))
-        raise EntangleError(f"{name} needs labels of two kinds; got {len(classes)} ({shown}): 1 for it and 0 for not")
+    classes = read_labels(labels, len(texts), positive=positive, two=True, what=f"the labels of {name}")
+    if len(classes.classes) < 2:
+        raise EntangleError(f"the labels of {name} are all {classes.names[0]!r}: two classes are needed")
     seen: dict[str, int] = {}
     for i, text in enumerate(texts):
         if seen.setdefault(text, i) != i:
             raise EntangleError(
                 f"{name}: texts {seen[text]} and {i} are the same, and could end up on both sides of a split: keep one"
             )
-    names = tuple(map(str, classes.tolist()))
-    return LabelledTexts.of(texts, codes.numpy(), name=name, label_names=(names[0], names[1]))
+    return LabelledTexts.of(
+        texts,
+        classes.codes,
+        name=name,
+        label_names=(classes.names[0], classes.names[1]),
+        rule=classes.rule,
+    )
 
 
 def split_of(data: LabelledTexts, seed: int) -> Split:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from entangle.study.answer import headline, strongest
 from entangle.study.page import figures
-from entangle.study.page.drawing import Table, template
+from entangle.study.page.drawing import Panel, Table, template
 from entangle.study.wording import interval, number
 
 Numbers = Mapping[str, Any]
@@ -33,6 +33,7 @@ def render(studies: Sequence[Numbers]) -> str:
         version=first["versions"]["entangle"],
         made=first["made"],
         split=first["split"],
+        labelled=first["data"][0],
         studies=[_shown(study, f"s{index}") for index, study in enumerate(studies)],
         tradeoff=price.drawn("tradeoff") if price else None,
         n_heads=len(steered[0]["intervention"]["heads"]) if steered else None,
@@ -76,7 +77,7 @@ def _notes(study: Numbers) -> list[str]:
 def _shown(study: Numbers, name: str) -> dict[str, Any]:
     """One study's part of each section; None where it was not measured."""
 
-    def drawn(panels: Mapping[str, figures.Panel]) -> list[Any]:
+    def drawn(panels: Mapping[str, Panel]) -> list[Any]:
         return [panel.drawn(f"{name}-{key}") for key, panel in panels.items()]
 
     return {
