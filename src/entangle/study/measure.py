@@ -24,7 +24,7 @@ from entangle.evaluation import Scorer, Tradeoff
 from entangle.interventions import ITI
 from entangle.models import Atlas, fingerprint, load, load_tokenizer
 from entangle.probes import ProbeGrid, Split, bag_of_words
-from entangle.study.numbers import data_numbers, nearest_layer
+from entangle.study.numbers import data_numbers, nearest_layer, plain
 from entangle.study.question import LayerChoice, Question
 from entangle.study.result import Study
 from entangle.study.settings import Settings
@@ -239,17 +239,24 @@ def run(
         tradeoff=sweep,
         notes=tuple(notes),
         missing=dict(missing),
-        about={
-            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "command": "",
-            "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
-            "fingerprint": fingerprint(studied.model),
-            "atlas": {"columns": list(table.columns), "rows": table.to_numpy().tolist()},
-            "data": [data_numbers(name, texts.sources.get(name, rows.name), rows) for name, rows in rows_of.items()],
-            "scorer": sweep and {"name": sweep.scorers[0], **getattr(first, "report", {})},
-            **dict(about or {}),
-            "seconds": clock.seconds,
-        },
+        about=plain(
+            {
+                "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+                "command": "",
+                "versions": {
+                    "python": platform.python_version(),
+                    **{package: version(package) for package in PACKAGES},
+                },
+                "fingerprint": fingerprint(studied.model),
+                "atlas": {"columns": list(table.columns), "rows": table.to_numpy().tolist()},
+                "data": [
+                    data_numbers(name, texts.sources.get(name, rows.name), rows) for name, rows in rows_of.items()
+                ],
+                "scorer": sweep and {"name": sweep.scorers[0], **getattr(first, "report", {})},
+                **dict(about or {}),
+                "seconds": clock.seconds,
+            }
+        ),
         captured=captured,
     )
 
