@@ -89,7 +89,7 @@ class Settings:
         Raises:
             EntangleError: A name that is not known, a value of another kind, or one that is missing.
         """
-        return build(cls, values, what)
+        return build(cls, values, what, file="the settings")
 
     @property
     def concept(self) -> str:
