@@ -9,8 +9,7 @@ from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.forecast.scores import Row
-from entangle.models.batching import encode
-from entangle.models.context import context_length
+from entangle.models.rows import context_length, encode
 from entangle.storage.digest import digest
 
 Scope = Literal["all", "prompt", "generated"]

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from entangle.errors import EntangleError
 from entangle.forecast.span import Span
-from entangle.models.batching import accepts, pad, pad_id, token_batches
 from entangle.models.hooks import hooked
+from entangle.models.rows import accepts, pad, pad_id, token_batches
 
 LOGITS = 2**26
 """Numbers of one batch's logits: 256 MB in single precision."""
