@@ -7,6 +7,7 @@ it is, the files it names are there and belong together; only files that it name
 from __future__ import annotations
 
 import errno
+import filecmp
 import hashlib
 import json
 import os
@@ -98,7 +99,7 @@ def write(
             mine = _ours(target, kind) | {name: {} for name in over}
             theirs = [name for name in kind.for_people if _is_somebodys(target, name, mine, kind)]
             names = _prepare(room / NEW, kind, content, fill, theirs)
-            _refuse_foreign(target, names, mine, kind)
+            _refuse_foreign(target, [name for name in names if not _same(room / NEW / name, target / name)], mine, kind)
             put(room, names, [name for name in mine if name not in theirs])
     return target
 
@@ -254,6 +255,11 @@ def _refuse_foreign(folder: Path, names: Collection[str], mine: Collection[str],
             )
         if there and not (folder / name).is_symlink() and (folder / name).is_dir():
             raise EntangleError(f"{folder / name} is a folder where {kind.what} has a file: choose another directory")
+
+
+def _same(new: Path, there: Path) -> bool:
+    """Whether a file is there already, as it would be written: nothing would be lost."""
+    return there.is_file() and not there.is_symlink() and filecmp.cmp(new, there, shallow=False)
 
 
 def _is_somebodys(folder: Path, name: str, mine: Mapping[str, Mapping[str, Any]], kind: Kind) -> bool:
