@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import enum
 import hashlib
@@ -29,9 +30,9 @@ def digest(value: Any) -> str:
     """32 hexadecimal digits that change with any number, name, weight or line of code inside `value`.
 
     A function is known by its code, what it closes over, its defaults and those globals of its own file that it names;
-    a module by its weights and settings; any other object by its fields and the code of its methods, or by what it would
-    be pickled as. An object
-    that is not known by its fields alone, such as one that stands for a file, says by what in `content()`.
+    a module by its weights and settings; any other object by its fields and the code of its methods, or by what it
+    would be pickled as. An object that is not known by its fields alone, such as one that stands for a file, says by
+    what in `content()`.
 
     Args:
         value: Anything that has content.
@@ -176,13 +177,13 @@ def _reduced(value: Any, part: Callable[[Any], bytes]) -> bytes:
     """What an object without fields would be pickled as; nothing is pickled."""
     kind = type(value)
     try:
-        reduced = value.__reduce_ex__(4)
+        own = copyreg.dispatch_table.get(kind)
+        reduced = value.__reduce_ex__(4) if own is None else own(value)
     except Exception:  # each refuses in its own way
         reduced = None
     if reduced is not None and not isinstance(reduced, str):
         arguments = [each for each in reduced[1] if each is not kind]
-        rest = [list(each) if isinstance(each, types.GeneratorType) or hasattr(each, "__next__") else each
-                for each in reduced[2:]]  # fmt: skip
+        rest = [each if each is None or not hasattr(each, "__next__") else list(each) for each in reduced[2:]]
         if arguments or any(each is not None for each in rest):
             return part((arguments, rest))
     raise EntangleError(
