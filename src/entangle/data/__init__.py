@@ -3,7 +3,7 @@
 from entangle.data import corpus
 from entangle.data.labels import Labels, plain, read_labels, same_index
 from entangle.data.loading import load_described, load_labelled, load_pairs, load_texts
-from entangle.data.texts import LabelledTexts
+from entangle.data.texts import LabelledTexts, texts_of
 
 __all__ = [
     "LabelledTexts",
@@ -16,4 +16,5 @@ __all__ = [
     "plain",
     "read_labels",
     "same_index",
+    "texts_of",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from entangle.data import texts_of
 from entangle.errors import EntangleError
 
 UNLIMITED = 1_000_000  # tokenizers without a limit say 1e30
@@ -39,10 +40,8 @@ def encode(
         EntangleError: an empty text, a text longer than the context, or no beginning-of-sequence token; it names the
             text.
     """
-    texts = list(texts)
+    texts = texts_of(texts)
     for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise EntangleError(f"texts must be strings, but text {i} is a {type(text).__name__}")
         if not text.strip():
             raise EntangleError(f"text {i} is empty: remove it, so that every example has a token to look at")
     if not texts:

@@ -26,7 +26,7 @@ from entangle.study.result import (
     tradeoff_numbers,
 )
 from entangle.study.settings import Settings
-from entangle.study.steps import Subject, bos_note, entangle, noise_note, probe, read, split_of, steer_out
+from entangle.study.steps import Subject, bos_note, data_notes, entangle, noise_note, probe, read, split_of, steer_out
 
 FORMAT = 1
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
@@ -66,8 +66,9 @@ def measure(
         )
     probes = {site: grid_numbers(grid, activations.layers(site)) for site, grid in grids.items()}
     numbers: dict[str, Any] = {"intervention": None, "scorer": None, "tradeoff": None, "samples": [], "notes": []}
+    numbers["notes"] += data_notes(inputs, settings.seed)
     if not subject.model.can_generate():
-        numbers["notes"] = ["This model does not generate text, so the price of steering is not measured."]
+        numbers["notes"] += ["This model does not generate text, so the price of steering is not measured."]
     with clock("entangle"):
         reports = entangle({settings.concept: (activations, inputs.data), **others}, settings) if others else None
     best_layer = probes["resid_post"]["best"]["layer"]

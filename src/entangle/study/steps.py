@@ -28,7 +28,7 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject as Steerable
 from entangle.interventions import ITI
 from entangle.models import Atlas, load
-from entangle.probes import ProbeGrid, Split, fit_probes, three_way
+from entangle.probes import ProbeGrid, Split, fit_probes, named_split
 from entangle.probes.estimators import PROBES
 from entangle.study.cache import captured
 from entangle.study.settings import Settings
@@ -36,7 +36,8 @@ from entangle.study.settings import Settings
 MOST_HEADS = 30  # what the paper takes of 384
 BOS_DOCUMENTS = 32
 NOISY = 0.5  # a split-half cosine below which a direction is more noise than signal
-PARTS = {"train": "fit", "valid": "select", "test": "report"}
+LEAST_REPORTED = 10  # of n right answers in n, Wilson's 95 % interval begins at n / (n + 3.84)
+LEAST_OF_A_CLASS = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def read(settings: Settings) -> Inputs:
     }
     fields: dict[str, Any] = {"text": settings.text, "label": settings.label, "positive": settings.positive}
     data = load_labelled(settings.data, where=settings.where, **fields, **rows)
+    refuse_few(data, settings.seed)
     concepts = {
         name: load_labelled(source, positive=settings.concept_positives.get(name), **rows)
         for name, source in settings.concepts.items()
@@ -135,11 +137,34 @@ class Subject:
 
 
 def split_of(data: LabelledTexts, seed: int) -> Split:
-    """The data's own train / valid / test as fit / select / report where it names all three, else a stratified draw."""
-    if data.splits is None or set(data.splits) != set(PARTS):
-        return three_way(data.labels, seed=seed)
-    names = np.array(data.splits)
-    return Split(**{part: torch.from_numpy(np.flatnonzero(names == name)) for name, part in PARTS.items()})
+    """The data's own parts as fit / select / report where they are named, else a stratified draw."""
+    return named_split(data.labels, data.splits, seed=seed)[0]
+
+
+def refuse_few(data: LabelledTexts, seed: int) -> None:
+    """Refuse data of which too few are left to report on.
+
+    Raises:
+        EntangleError: How many there are, and how many it takes.
+    """
+    reported = data.labels[split_of(data, seed).report.numpy()]
+    fewest = min(int((reported == value).sum()) for value in (0, 1))
+    if len(reported) < LEAST_REPORTED or fewest < LEAST_OF_A_CLASS:
+        raise EntangleError(
+            f"{data.name} leaves {len(reported)} texts to report on, {fewest} of the rarer label: give at least "
+            f"{LEAST_REPORTED}, {LEAST_OF_A_CLASS} of each label, or {5 * LEAST_REPORTED} in all, of which a fifth is "
+            "reported on; of fewer even a faultless probe's 95 % interval would reach below .7"
+        )
+
+
+def data_notes(inputs: Inputs, seed: int) -> list[str]:
+    """What a reader should know of how the labelled texts were read and split."""
+    every = [inputs.data, *inputs.concepts.values()]
+    notes = [note for data in every for note in data.notes]
+    for data in every:
+        note = named_split(data.labels, data.splits, seed=seed)[1]
+        notes += [f"{data.name}: {note}"] if note else []
+    return notes
 
 
 def probe(site: str, activations: Activations, data: LabelledTexts, split: Split, subject: Subject) -> ProbeGrid:
