@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED = {
-    "activations.batching": "models.batching",
+    "activations.batching": "models.rows",
     "activations.chat": "activations.inputs.chat",
     "activations.columns": "activations.inputs.columns",
     "activations.examples": "activations.inputs.examples",
@@ -43,7 +43,7 @@ MOVED = {
     "evaluation.bench": "evaluation.price.bench",
     "evaluation.choice": "evaluation.price.choice",
     "evaluation.classifier": "evaluation.scoring.classifier",
-    "evaluation.context": "models.context",
+    "evaluation.context": "models.rows",
     "evaluation.crosstalk": "concepts.crosstalk",
     "evaluation.digest": "storage.digest",
     "evaluation.entanglement": "concepts.report",
@@ -79,6 +79,8 @@ MOVED = {
     "interventions.sae": "interventions.edits.sae",
     "interventions.scope": "interventions.hooks.scope",
     "interventions.store": "interventions.files",
+    "models.batching": "models.rows",
+    "models.context": "models.rows",
     "models.probe": "models.probe_inputs",
     "probes.baselines": "probes.judging.baselines",
     "probes.calibration": "probes.judging.calibration",

@@ -21,11 +21,15 @@ def renamed(world: dict[str, Path], folder: Path, names: tuple[object, object], 
     return path
 
 
+def words_of(world: dict[str, Path], data: Path, out: Path) -> list[str]:
+    fast = ["--resamples", "100", "--permutations", "20"]
+    return ["report", str(world["model"]), str(data), "--out", str(out), *fast]
+
+
 def report(world: dict[str, Path], data: Path, *words: str) -> tuple[dict[str, Any], str]:
     out = data.parent / "out"
     with pytest.raises(SystemExit) as left:
-        main(["report", str(world["model"]), str(data), "--out", str(out), *["--resamples", "100", "--permutations", "20"],
-              *words])  # fmt: skip
+        main([*words_of(world, data, out), *words])
     assert left.value.code in (0, None)
     return json.loads((out / "report.json").read_text())["studies"][0], (out / "report.html").read_text()
 

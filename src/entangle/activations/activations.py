@@ -54,12 +54,23 @@ class Activations:
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site} in {len(layers)} layers" for site, layers in self.site_layers.items())
-        return f"Activations({len(self)} rows of {sites}; {len(self.input_ids)} examples)"
+        pooled = "" if self.special_tokens == "as selected" else f"; special tokens {self.special_tokens}"
+        return f"Activations({len(self)} rows of {sites}; {len(self.input_ids)} examples{pooled})"
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that were collected."""
         return tuple(self.site_layers)
+
+    @property
+    def special_tokens(self) -> str:
+        """What was done with beginning, end, separators and padding.
+
+        `"left out"` of the mean or of all tokens (`meta["special_ids"]` lists their ids), `"kept"` there, or `"as
+        selected"` by a rule that is taken literally. What versions before 0.2 collected kept them.
+        """
+        pooled = self.meta.get("tokens") in ("mean", "all")
+        return str(self.meta.get("special_tokens", "kept" if pooled else "as selected"))
 
     def layers(self, site: str) -> list[int]:
         """The layers along the second axis of `acts[site]`, in order."""
@@ -141,7 +152,9 @@ class Activations:
         fields = interop.from_cache(cache, input_ids, attention_mask)
         model = getattr(cache, "model", None)
         mark = fingerprint(underlying(model)) if isinstance(model, nn.Module) else {}
-        return cls(**fields, fingerprint=mark, meta={"sites": list(fields["data"]), "tokens": "all"})
+        return cls(
+            **fields, fingerprint=mark, meta={"sites": list(fields["data"]), "tokens": "all", "special_tokens": "kept"}
+        )
 
     def save(self, directory: str | Path) -> Path:
         """Write to a directory, whole or not at all; earlier activations there stay until these are complete.
