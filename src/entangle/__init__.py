@@ -42,6 +42,7 @@ from entangle.probes import (
     RidgeProbe,
     fit_probes,
 )
+from entangle.study import Study, study
 from entangle.verify import VerifyReport, verify
 
 __version__ = "0.2.0.dev0"
@@ -78,6 +79,7 @@ __all__ = [
     "Scale",
     "Set",
     "ShiftMetric",
+    "Study",
     "Tradeoff",
     "Turn",
     "VerifyReport",
@@ -93,6 +95,7 @@ __all__ = [
     "probes",
     "steer",
     "strength_for",
+    "study",
     "toy",
     "tradeoff",
     "verify",
