@@ -12,7 +12,7 @@ from torch import nn
 
 from entangle.activations import Activations, collect
 from entangle.data import LabelledTexts
-from entangle.models import fingerprint
+from entangle.models import fingerprint, tokenizer_fingerprint
 from entangle.storage.digest import digest
 
 # What finished studies hold; when the last that holds it goes, so does it.
@@ -56,7 +56,7 @@ def captured(
     }
     if is_hooked(model):  # what hooks change, such as a steered model's activations, no key could tell
         return collect(model, tokenizer, data.texts, **settings, **options)
-    key = digest([fingerprint(model), data.texts, tokenizer_state(tokenizer), settings])
+    key = digest([fingerprint(model), data.texts, tokenizer_fingerprint(tokenizer), settings])
     activations = _HELD.get(key)
     folder = cache and cache / key
     if activations is None and folder and folder.is_dir():
