@@ -90,6 +90,7 @@ class Block:
             "selection_scores": self._squeeze(self._scores(best, self.select)[:, :, 0]),
             "report_scores": self._squeeze(self._scores(best, self.report)[:, :, 0]),
             "null": self._null(probes, chosen, shuffles),
+            "constant": (self.fitted == self.fitted[:, :1]).all(2).all(1).cpu(),
         }
 
     def _null(
