@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from entangle.errors import EntangleError
-from entangle.storage.files import replacing_together
+from entangle.storage import folder
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import read_object
 from entangle.study import Study, render
 
 NAMES = ("report.html", "report.json")
@@ -38,19 +40,27 @@ def write_pages(out: Path, contents: Mapping[str, str]) -> list[Path]:
 
     Args:
         out: The folder; made if it is not there.
-        contents: Name -> text. The last one is there only while the others belong to it.
+        contents: Name -> text. The last one is JSON, an object, and names the others.
 
     Raises:
-        EntangleError: The folder cannot be written to.
+        EntangleError: The folder cannot be written to, or files of these names in it are not of a report.
     """
-    paths = [out / name for name in contents]
+    *pages, numbers = contents
+    kind = Kind("a report", numbers, "entangle-report", remedy="write it again, to another folder")
+
+    def fill(new: Path) -> None:
+        for name in pages:
+            (new / name).write_text(contents[name], encoding="utf-8")
+
+    over = [*contents] if _is_older(out / numbers) else []
+    folder.write(out, kind, json.loads(contents[numbers]), fill, over=over)
+    return [out / name for name in contents]
+
+
+def _is_older(numbers: Path) -> bool:
+    """Whether a file holds the numbers of a report from before they said so themselves."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing_together(*paths) as temporaries:
-            for temporary, text in zip(temporaries, contents.values(), strict=True):
-                temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EntangleError(
-            f"cannot write the report to {out}: {error.strerror or error}; choose another folder with --out"
-        ) from error
-    return paths
+        found = read_object(numbers, "a report", remedy="")
+    except EntangleError:
+        return False
+    return "kind" not in found and ("studies" in found or {"recipe", "claims"} <= found.keys())

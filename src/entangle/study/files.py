@@ -16,12 +16,14 @@ from entangle.interventions import ITI
 from entangle.metrics import Estimate
 from entangle.models import check_fingerprint
 from entangle.probes import BaselineResult, ProbeGrid
-from entangle.storage.files import replacing, write_text
+from entangle.storage import folder as folders
+from entangle.storage.folder import Kind
 from entangle.storage.record import read, write
+from entangle.storage.sealed import decoding, read_object
 from entangle.study.question import Question
 
-FORMAT = 1
 STUDY = "study.json"
+KIND = Kind("a study", STUDY, "Study", remedy="save it again, to another folder")
 WORDS, PROBES, ENTANGLEMENT, INTERVENTION, TRADEOFF = "words", "probes", "entanglement", "iti", "tradeoff.json"
 
 
@@ -39,36 +41,29 @@ def write_study(folder: Path, parts: Mapping[str, Any]) -> None:
         raise EntangleError(f"{folder} holds something else than a study: save to another folder")
     sweep: Tradeoff | None = parts["tradeoff"]
     words: BaselineResult | None = parts["words"]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(folder) as new:
-            new.mkdir()
-            for site, grid in parts["probes"].items():
-                grid.save(new / PROBES / site)
-            for layer, report in parts["entanglement"].items():
-                report.save(new / ENTANGLEMENT / str(layer))
-            if parts["iti"] is not None:
-                parts["iti"].save_pretrained(new / INTERVENTION)
-            if words is not None:
-                ends = {"accuracy": list(map(float, words.accuracy)), "auroc": list(map(float, words.auroc))}
-                write(new / WORDS, "BaselineResult", 1, {"scores": words.scores}, {"name": words.name, **ends})
-            if sweep is not None:
-                conditions = [condition.to_json() for condition in (sweep.plain, *sweep.changed)]
-                rest = {"prompts": sweep.prompts, "scorers": sweep.scorers, "settings": dict(sweep.settings)}
-                write_text(new / TRADEOFF, json.dumps({"conditions": conditions, **rest}))
-            own = {
-                "kind": "Study",
-                "version": FORMAT,
-                "question": asdict(parts["question"]),
-                **{name: parts[name] for name in ("label", "notes", "missing", "about")},
-                "sites": list(parts["probes"]),
-                "layers": list(parts["entanglement"]),
-            }
-            write_text(new / STUDY, json.dumps(own, indent=1))
-    except OSError as error:
-        raise EntangleError(
-            f"cannot write the study to {folder}: {error.strerror or error}; choose another folder"
-        ) from error
+
+    def fill(new: Path) -> None:
+        for site, grid in parts["probes"].items():
+            grid.save(new / PROBES / site)
+        for layer, report in parts["entanglement"].items():
+            report.save(new / ENTANGLEMENT / str(layer))
+        if parts["iti"] is not None:
+            parts["iti"].save_pretrained(new / INTERVENTION)
+        if words is not None:
+            ends = {"accuracy": list(map(float, words.accuracy)), "auroc": list(map(float, words.auroc))}
+            write(new / WORDS, "BaselineResult", 1, {"scores": words.scores}, {"name": words.name, **ends})
+        if sweep is not None:
+            conditions = [condition.to_json() for condition in (sweep.plain, *sweep.changed)]
+            rest = {"prompts": sweep.prompts, "scorers": sweep.scorers, "settings": dict(sweep.settings)}
+            (new / TRADEOFF).write_text(json.dumps({"conditions": conditions, **rest}))
+
+    own = {
+        "question": asdict(parts["question"]),
+        **{name: parts[name] for name in ("label", "notes", "missing", "about")},
+        "sites": list(parts["probes"]),
+        "layers": list(parts["entanglement"]),
+    }
+    folders.write(folder, KIND, own, fill)
 
 
 def read_study(folder: Path, model: Any = None) -> dict[str, Any]:
@@ -81,20 +76,13 @@ def read_study(folder: Path, model: Any = None) -> dict[str, Any]:
     Raises:
         EntangleError: No study is there, it is damaged or of another version, or it is of another model.
     """
-    try:
-        own = json.loads((folder / STUDY).read_text())
-        sweep = json.loads((folder / TRADEOFF).read_text()) if (folder / TRADEOFF).exists() else None
-    except FileNotFoundError:
-        raise EntangleError(
-            f"{folder} holds no study: {STUDY} is missing; give a folder that Study.save wrote"
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise EntangleError(f"the study in {folder} cannot be read ({error}): save it again") from error
-    kind = (own.get("kind"), own.get("version")) if isinstance(own, dict) else (None, None)
-    if kind != ("Study", FORMAT):
-        raise EntangleError(
-            f"{folder} holds {kind[0]} version {kind[1]}, but this library reads Study version {FORMAT}: save it again"
-        )
+    own = folders.read(folder, KIND)
+    with decoding(folder, KIND.what, remedy=KIND.remedy):
+        return _parts(folder, own, model)
+
+
+def _parts(folder: Path, own: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    sweep = read_object(folder / TRADEOFF, "a sweep", remedy=KIND.remedy) if (folder / TRADEOFF).exists() else None
     if model is not None:
         check_fingerprint(own["about"]["fingerprint"], model, what=f"the study in {folder}")
     words = None
