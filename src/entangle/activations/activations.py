@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from entangle.activations import interop
-from entangle.activations.disk.store import MANIFEST, ShardedData, Store, writing
+from entangle.activations.disk.store import KIND, MANIFEST, ShardedData, Store, refuse_others, write_examples, writing
 from entangle.errors import EntangleError
 from entangle.models.atlas import underlying
 from entangle.models.fingerprint import check_fingerprint, fingerprint
-from entangle.storage.files import replacing
+from entangle.storage import folder
+from entangle.storage.sealed import decoding
 
 
 @dataclass(frozen=True)
@@ -163,22 +164,23 @@ class Activations:
             EntangleError: the directory holds something else, or cannot be written.
         """
         target = Path(directory)
-        if target.exists() and not (target / MANIFEST).is_file():
-            raise EntangleError(f"{target} exists and holds no activations: choose another directory")
+        if not (target / MANIFEST).is_file():
+            refuse_others(target)
+        content = Store.describe(
+            input_ids=self.input_ids,
+            rows=self.rows,
+            bounds=[(0, len(self.input_ids))],
+            layers=self.site_layers,
+            fingerprint=self.fingerprint,
+            meta=self.meta,
+        )
+
+        def fill(new: Path) -> None:
+            write_examples(new, self.input_ids, self.rows)
+            Store(target, content).write_shard(new, 0, {site: self[site] for site in self.sites})
+
         with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                store = Store.create(
-                    temporary,
-                    input_ids=self.input_ids,
-                    rows=self.rows,
-                    bounds=[(0, len(self.input_ids))],
-                    layers=self.site_layers,
-                    fingerprint=self.fingerprint,
-                    meta=self.meta,
-                )
-                store.write(0, {site: self[site] for site in self.sites})
-        return target
+            return folder.write(target, KIND, content, fill)
 
     @classmethod
     def load(cls, directory: str | Path, *, model: nn.Module | None = None, check: bool = True) -> Activations:
@@ -199,13 +201,15 @@ class Activations:
             store.check()
         examples = store.examples()
         rows = examples["rows"]
-        ends = torch.tensor([0, *(end for _, end in store.manifest["bounds"])])
-        starts = torch.searchsorted(rows[:, 0].contiguous(), ends).tolist()
+        with decoding(store.directory, KIND.what, remedy=KIND.remedy):
+            ends = torch.tensor([0, *(end for _, end in store.manifest["bounds"])])
+            starts = torch.searchsorted(rows[:, 0].contiguous(), ends).tolist()
+            input_ids = [row.tolist() for row in torch.split(examples["tokens"], examples["lengths"].tolist())]
         return cls(
             data=ShardedData(store, starts),
             site_layers=store.manifest["layers"],
             rows=rows,
-            input_ids=[row.tolist() for row in torch.split(examples["tokens"], examples["lengths"].tolist())],
+            input_ids=input_ids,
             fingerprint=store.manifest["fingerprint"],
             meta=store.manifest["meta"],
         )
