@@ -19,8 +19,7 @@ from entangle.evaluation.language.gcg import Suffix, gcg
 from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
 from entangle.evaluation.scoring.scorers import Scorer
-from entangle.models.batching import encode
-from entangle.models.context import context_length
+from entangle.models.rows import context_length, encode
 from entangle.probes import three_way
 from entangle.storage.files import write_text
 
@@ -98,7 +97,7 @@ def check_attack(
     targets = found_targets(texts, measurement, attack, scorer)
     said = max(len(row) for row in encode(tokenizer, targets, add_special_tokens=False)) + 1
     for prompt in attacked_prompts(texts, measurement, attack):
-        (row,) = encode(tokenizer, [prompt], prepend_bos=bos)
+        (row,) = encode(tokenizer, [prompt], prepend_bos=bos, closed=False)
         needed = len(row) + attack.suffix + max(said, measurement.max_new_tokens)
         if needed > context:
             raise EntangleError(

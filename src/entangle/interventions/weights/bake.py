@@ -26,7 +26,7 @@ from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
 from entangle.interventions.hooks.steer import Stop, planned, steer
 from entangle.interventions.hooks.timeline import Timeline
-from entangle.interventions.weights.carried import EditedModel, carry
+from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import refuse_compiled
@@ -93,6 +93,7 @@ def _in_weights(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, plan
     if difference is not None:
         raise NoWeightsError(f"no weights hold it exactly: baked into them, {difference}")
     _switch_biases_on(model, baked)
+    saves_whole(baked)
     return baked
 
 
