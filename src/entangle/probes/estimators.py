@@ -75,7 +75,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             else:
                 X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
                 check_classification_targets(y)
-        codes, self.classes_ = encode_labels(y)
+        codes, self.classes_ = encode_labels(y, in_sorted_order=True)
         cells = Cells(X)
         self.n_features_in_ = cells.n_features
         if len(codes) != cells.n_examples:

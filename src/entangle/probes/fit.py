@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm import tqdm
 
+from entangle.data import same_index
 from entangle.errors import EntangleError
 from entangle.probes.estimators import BLOCK_BYTES, make_probe
 from entangle.probes.grid import METRICS, ProbeGrid
@@ -28,6 +29,7 @@ def fit_probes(
     x: Float[Tensor, "example *grid feature"] | npt.ArrayLike,
     y: Sequence[Any] | npt.ArrayLike | Tensor,
     *,
+    positive: Any = None,
     probe: str | Any = "logistic",
     groups: Sequence[Any] | npt.ArrayLike | Tensor | None = None,
     seed: int = 0,
@@ -46,7 +48,9 @@ def fit_probes(
 
     Args:
         x: Activations; anything that can be sliced will do, and is read a block of cells at a time.
-        y: One label per example: bools, strings or whole numbers.
+        y: One label per example: names, bools or whole numbers. Which of two is class 1, the one that scores above 0
+            speak for and that directions point to, is decided by the rules of `entangle.data.labels`.
+        positive: The label that is class 1 instead, all others being class 0.
         probe: "logistic", "mean_difference", "lda", "ridge", "svm", one of their estimators with parameters of your
             own, or any linear scikit-learn classifier (fitted cell by cell).
         groups: A group per example (author, document, template...), which stays on one side of the split.
@@ -79,7 +83,8 @@ def fit_probes(
     cells = Cells(x, device=device)
     if layers is not None and (not cells.grid or len(layers) != cells.grid[0]):
         raise EntangleError(f"layers must number the first axis of the grid {cells.grid}; got {list(layers)}")
-    codes, classes = encode_labels(y, cells.n_examples)
+    same_index(x=x, y=y, groups=groups)
+    codes, classes = encode_labels(y, cells.n_examples, positive=positive)
     units = encode_groups(groups, cells.n_examples)
     split = split if split is not None else three_way(codes, groups=units, seed=seed)
     split.check(codes, units)
@@ -106,6 +111,7 @@ def fit_probes(
         for name in parts[0]
     }
 
+    constant = found.pop("constant").nonzero()[:, 0].tolist()
     outputs = () if n_outputs == 1 else (n_outputs,)
     shapes = {
         "coef_": (*cells.grid, *outputs, cells.n_features),
@@ -119,6 +125,7 @@ def fit_probes(
         "C": penalties,
         "seed": seed,
         "n_resamples": n_resamples,
+        "constant_cells": [[int(i) for i in np.unravel_index(cell, cells.grid)] for cell in constant],
     }
     return ProbeGrid(
         **{name: found[name].reshape(shape) for name, shape in shapes.items()},
@@ -181,6 +188,7 @@ class _Block:
             "selection_scores": self._squeeze(self._scores(best, self.select)[:, :, 0]),
             "report_scores": self._squeeze(self._scores(best, self.report)[:, :, 0]),
             "null": null,
+            "constant": (self.fitted == self.fitted[:, :1]).all(2).all(1).cpu(),
         }
 
     def _null(self, solve: Any, shuffles: Tensor, names: Sequence[str]) -> Float[Tensor, "permutation cell"]:

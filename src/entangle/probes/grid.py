@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from entangle.errors import EntangleError
@@ -36,7 +36,7 @@ class ProbeGrid:
     Attributes:
         coef_: Of the raw features, `[*grid, feature]`; for more than two classes `[*grid, class, feature]`.
         intercept_: The same without the feature axis.
-        classes_: The labels, sorted; a score above 0 means the second.
+        classes_: The labels; a score above 0 means the second, which directions point to (see `entangle.data.labels`).
         split: Which examples were fitted, selected and reported on.
         labels: Class number of every example.
         groups: Group number of every example, if there were groups.
@@ -72,6 +72,14 @@ class ProbeGrid:
     def shape(self) -> tuple[int, ...]:
         """Of the grid: `(n_layers, n_heads)`, say."""
         return tuple(self.gap.shape)
+
+    @property
+    def constant(self) -> Bool[Tensor, "*grid"]:
+        """Cells whose activations never vary, such as a head that is always 0: chance is all that can be read there."""
+        cells = torch.zeros(self.shape, dtype=torch.bool)
+        for cell in self.settings.get("constant_cells", []):
+            cells[tuple(cell)] = True
+        return cells
 
     @property
     def n_classes(self) -> int:
@@ -190,6 +198,7 @@ class ProbeGrid:
         if len(self.null):
             values |= {"null_mean": self.null.mean(0), "p_value": self.p_values}
         values |= {f"selection_{self.metric}": getattr(self, f"selection_{self.metric}"), "C": self.C}
+        values["constant"] = self.constant
         return pd.DataFrame(columns | {name: np.asarray(value).reshape(-1) for name, value in values.items()})
 
     def plot(self, *, top: int = 0, ax: Any = None) -> Any:

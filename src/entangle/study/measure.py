@@ -39,7 +39,7 @@ from entangle.study.steps import (
     scorer_of,
     steer_out,
 )
-from entangle.study.texts import Concepts, Prompts, StudyTexts, Texts, split_of
+from entangle.study.texts import Concepts, Prompts, StudyTexts, Texts, split_notes, split_of
 
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
 SITES = ("z", "resid_post")
@@ -214,8 +214,8 @@ def run(
     best = Study(question, studied.name, probes, words, {}, None, None).best_layer
     with clock("entangle"):
         reports = _entanglement(captured, texts, best, studied, missing)
-    notes = list(data.notes)
-    notes += [note for rows in texts.concepts.values() for note in rows.notes]
+    every = [data, *texts.concepts.values()]
+    notes = [note for rows in every for note in (*rows.notes, *split_notes(rows, question.seed))]
     if not studied.can_generate:
         notes.append("This model does not generate text, so the price of steering is not measured.")
     if reports:

@@ -282,7 +282,7 @@ class Steering:
                 f"tokens={self._scope.tokens!r} needs the model's own forward to be run, with input_ids"
             )
         keep = self._scope.keep(now, len(x), x.device)
-        if isinstance(keep, Tensor) and (x.shape[1] != now.size or keep.shape[0] not in (1, len(x))):
+        if x.shape[1] != now.size or (isinstance(keep, Tensor) and keep.shape[0] not in (1, len(x))):
             raise EntangleError(
                 f"this pass computes {now.size} tokens a row, but the place sees {list(x.shape[:-1])}: use tokens='all'"
             )
