@@ -21,7 +21,7 @@ from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
-from entangle.models.hooks import attach, refuse_compiled
+from entangle.models.hooks import attach, refuse_compiled, tell
 from entangle.models.place import Place
 from entangle.models.sites import SITES
 
@@ -76,7 +76,7 @@ def steer(
     atlas = Atlas(model) if atlas is None else atlas
     for edit in edits:
         if edit.fingerprint is not None:
-            check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+            check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}", active=False)
     plan = planned(
         atlas, [edit.forms(strength) if strength else [] for edit, strength in zip(edits, strengths, strict=True)]
     )
@@ -222,9 +222,14 @@ class Steering:
             timeline.leave(by_column=not self._scope.is_all)
 
     def _attach(self, stop: Stop) -> None:
-        hook, place, form = self._hook(stop), stop.place, stop.forms[0]
+        place, form = stop.place, stop.forms[0]
+
+        def content() -> Any:
+            return place.site, place.layer, place.path, stop.forms, self._scope.tokens
+
+        hook = tell(self._hook(stop), content)
         if stop.carry is not None:
-            hook, carry = _carried(hook)
+            hook, carry = (tell(each, content) for each in _carried(hook))
             # First: what other blocks do at the end of the layer, they do to the whole of it.
             self._handles.append(attach(stop.carry, carry, first=True))
         constant = form.constant if len(stop.forms) == 1 and isinstance(form, AffineForm) and form.is_constant else None

@@ -18,7 +18,8 @@ from entangle.interventions.hooks.generation import Announcement, Generation
 from entangle.interventions.hooks.passes import Pass
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
-from entangle.models.atlas import underlying
+from entangle.models.fingerprint import underlying
+from entangle.models.hooks import tell
 
 
 @dataclass
@@ -325,6 +326,10 @@ class Timeline:
             return method(*args, **kwargs)
 
         return refusing
+
+
+for _look in (Timeline._enter, Timeline._exit, Timeline._before, Timeline._after):
+    tell(_look, None)  # they change nothing, so they are no part of what the model computes
 
 
 def _lost(size: int, mask: Tensor | None, why: str) -> Pass:
