@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,13 +66,6 @@ def captured(
         activations.save(folder)
     _HELD[key] = activations
     return activations
-
-
-def tokenizer_state(tokenizer: Any) -> str:
-    """What decides how the tokenizer cuts a text: all of a fast tokenizer, else the class and the vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    whole = str(backend.to_str()) if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return "\n".join([type(tokenizer).__name__, str(tokenizer.bos_token_id), whole])
 
 
 def is_hooked(model: nn.Module) -> bool:

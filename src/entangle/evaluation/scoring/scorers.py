@@ -206,8 +206,8 @@ def _content(scorer: Scorer) -> str:
         return digest([name, scorer])
     except EntangleError as error:
         raise EntangleError(
-            f"scores of {name!r} cannot be kept, since nothing tells it from another scorer of that name ({error}): give "
-            "it a content() that returns what decides its scores"
+            f"scores of {name!r} cannot be kept, since nothing tells it from another scorer of that name ({error}): "
+            "give it a content() that returns what decides its scores"
         ) from error
 
 
