@@ -28,7 +28,7 @@ from entangle.evaluation import (
 from entangle.evaluation.price.conditions import Condition
 from entangle.probes import ProbeGrid, bag_of_words, fit_probes, three_way
 from entangle.probes.estimators import PROBES
-from entangle.storage.files import write_text
+from entangle.storage.sealed import read_sealed, write_sealed
 
 MEASURED = "measured.json"
 TOLD = "prefix"
@@ -55,7 +55,7 @@ def measure(
     key = measurement_key(measurement, texts, told if needs_telling else f"also {told}", steered)
     path = fitted.folder / MEASURED
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
+        found: dict[str, Any] = read_sealed(path, "what was measured", remedy="delete it, and it is measured again")
         if found["key"] == key:
             return found
     data, acts = texts.labelled, fitted.acts
@@ -86,7 +86,7 @@ def measure(
         "entanglement": _entanglement(fitted, grids["resid_post"]),
         **_sweep_numbers(sweep, texts.prompts),
     }
-    write_text(path, json.dumps(found))
+    write_sealed(path, found, indent=None)
     return found
 
 
