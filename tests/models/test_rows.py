@@ -155,7 +155,7 @@ def test_a_tokenizer_is_left_as_it_was(kind):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("the \ud83d cat", "text 1 holds half a character .*ud83d' at 4"), (["the"], "is a list")]
+    ("text", "message"), [("the \ud83d cat", "text 1 holds half a character .*ud83d.* at 4"), (["the"], "is a list")]
 )
 def test_what_no_tokenizer_reads_is_refused_by_name(text, message):
     with pytest.raises(EntangleError, match=message):

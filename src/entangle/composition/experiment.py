@@ -39,7 +39,10 @@ CELL = Kind(
     MANIFEST,
     "trained-model",
     remedy="delete the folder, and it is trained again",
-    receipted=r"(measured|attacked)\.json|sweep-[0-9a-f]{12}/(settings|condition-[^/]*)\.json",
+    receipted=(
+        r"(measured|attacked)\.json|sweep-[0-9a-f]{12}/(settings|condition-[^/]*)\.json|"
+        r"study/(study|tradeoff)\.json|study/(words|iti|probes/[^/]+|entanglement/\d+)/[^/]+\.(json|safetensors|md)"
+    ),
 )
 OLDER = (
     "*.safetensors",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from entangle.data import refuse_half_characters
 from entangle.errors import EntangleError
 from entangle.models.tokens import (
     UNLIMITED,
@@ -168,14 +169,7 @@ def check_texts(texts: Sequence[Any], what: str = "text") -> None:
             raise EntangleError(f"{what}s must be strings, but {what} {i} is a {type(text).__name__}{hint}")
         if not text.strip():
             raise EntangleError(f"{what} {i} is empty: remove it, so that every example has a token to look at")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise EntangleError(
-                    f"{what} {i} holds half a character ({text[error.start]!a} at {error.start}, a lone surrogate), "
-                    "which no tokenizer reads: replace it, text.encode(errors='replace').decode()"
-                ) from error
+        refuse_half_characters(text, f"{what} {i}")
 
 
 def _tokenised(tokenizer: Any, texts: Sequence[str], limit: int | None, special: bool) -> list[list[int]]:

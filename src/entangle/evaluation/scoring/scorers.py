@@ -19,6 +19,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
+from entangle.data import texts_of
 from entangle.errors import EntangleError
 
 
@@ -48,6 +49,7 @@ def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
     Raises:
         EntangleError: The scorer returned another number of scores, one that is NaN, or one outside [0, 1].
     """
+    texts = texts_of(texts)
     speaking = [i for i, text in enumerate(texts) if text.strip()]
     scores = np.zeros(len(texts))
     if not speaking:
@@ -94,6 +96,7 @@ class CachedScorer:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Scores, asking the scorer only for texts not seen before."""
+        texts = texts_of(texts)
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if self._find(key) is None}
         if new:
