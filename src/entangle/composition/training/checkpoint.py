@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +14,7 @@ from transformers import PreTrainedModel
 from entangle.composition.recipe.training import Training
 from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest
 from entangle.storage.files import replacing
 
 CHECKSUM = "sha256"
@@ -25,11 +23,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 def training_key(stream: Stream, training: Training, seed: int) -> str:
     """A hash of everything that decides how a training goes on, other than the weights."""
-    digest = hashlib.sha256(json.dumps([asdict(training), seed], sort_keys=True).encode())
-    digest.update(stream.tokens.numpy().tobytes())
-    if stream.scored is not None:
-        digest.update(stream.scored.numpy().tobytes() + str(stream.cooldown).encode())
-    return digest.hexdigest()
+    return digest([training, seed, stream.tokens, stream.scored, stream.cooldown])
 
 
 def save_checkpoint(
