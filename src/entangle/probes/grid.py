@@ -49,6 +49,7 @@ class ProbeGrid:
         metric: "accuracy" or "auroc": what `top` ranks by and what the null and the p-values are of.
         settings: Everything needed to repeat it.
         layers: The layer number of each index of the grid's first axis.
+        converged: Which cells' probes reached their minimum; the others are in no choice.
         fingerprint: Of the model the activations come from.
     """
 
@@ -66,7 +67,12 @@ class ProbeGrid:
     metric: str
     settings: Mapping[str, Any]
     layers: Sequence[int] | None = None
+    converged: Bool[Tensor, "*grid"] = None  # type: ignore[assignment]
     fingerprint: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.converged is None:  # as in grids saved before cells that do not converge were kept
+            object.__setattr__(self, "converged", torch.ones_like(self.gap, dtype=torch.bool))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -174,13 +180,18 @@ class ProbeGrid:
     def top(self, k: int) -> list[tuple[int, ...]]:
         """The `k` cells that did best on the select part, best first, as indices of the grid.
 
+        Cells that did not converge are not among them.
+
         Raises:
-            EntangleError: There are fewer than `k` cells.
+            EntangleError: There are fewer than `k` cells that converged.
         """
         ranking: Tensor = getattr(self, f"selection_{self.metric}")
-        if not 1 <= k <= ranking.numel():
-            raise EntangleError(f"top(k) needs k from 1 to the {ranking.numel()} cells of the grid, not {k}")
-        best = ranking.flatten().sort(descending=True, stable=True).indices[:k]
+        usable = self.converged & ranking.isfinite()
+        if not 1 <= k <= int(usable.sum()):
+            raise EntangleError(
+                f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged; got {k}"
+            )
+        best = ranking.masked_fill(~usable, -torch.inf).flatten().sort(descending=True, stable=True).indices[:k]
         return [tuple(int(i) for i in np.unravel_index(int(cell), self.shape)) for cell in best]
 
     def to_frame(self) -> pd.DataFrame:
@@ -198,7 +209,7 @@ class ProbeGrid:
         if len(self.null):
             values |= {"null_mean": self.null.mean(0), "p_value": self.p_values}
         values |= {f"selection_{self.metric}": getattr(self, f"selection_{self.metric}"), "C": self.C}
-        values["constant"] = self.constant
+        values |= {"converged": self.converged, "constant": self.constant}
         return pd.DataFrame(columns | {name: np.asarray(value).reshape(-1) for name, value in values.items()})
 
     def plot(self, *, top: int = 0, ax: Any = None) -> Any:
@@ -230,7 +241,7 @@ class ProbeGrid:
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write it as safetensors and JSON."""
-        tensors = {name: getattr(self, name) for name in TENSOR_FIELDS}
+        tensors = {name: getattr(self, name) for name in (*TENSOR_FIELDS, "converged")}
         tensors |= {f"split.{name}": getattr(self.split, name) for name in PARTS}
         if self.groups is not None:
             tensors["groups"] = self.groups
@@ -259,6 +270,7 @@ class ProbeGrid:
                 classes_=np.array(meta["classes"], dtype=meta["classes_dtype"]),
                 split=Split(*(tensors[f"split.{name}"] for name in PARTS)),
                 groups=tensors.get("groups"),
+                converged=tensors.get("converged"),  # type: ignore[arg-type]
                 settings=meta["settings"],
             )
 

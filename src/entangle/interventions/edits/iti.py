@@ -10,7 +10,7 @@ constant added to the output of attention at each layer, b_l = sum_h alpha sigma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -47,6 +47,8 @@ class ITI(Edit):
         selection: how the heads were chosen.
         seed: of the splits and of whatever was drawn at random.
         label_names: what classes 0 and 1 were called; `None` where that is not known.
+        of_layers: how many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
+            then it fits a model of that many layers alone.
     """
 
     heads: Sequence[Head]
@@ -57,6 +59,7 @@ class ITI(Edit):
     selection: str = "probe"
     seed: int = 0
     label_names: tuple[str, str] | None = None
+    of_layers: int | None = field(default=None, kw_only=True)
 
     strengths: ClassVar[Mapping[str, float]] = {"weak": 4.0, "mid": 8.0, "strong": 12.0}
 
@@ -80,7 +83,10 @@ class ITI(Edit):
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """The constant alpha sigma theta on each head."""
         steps = alpha * self.sigmas[:, None] * self.directions
-        return [AffineForm("z", layer, head, bias=step) for (layer, head), step in zip(self.heads, steps, strict=True)]
+        return [
+            AffineForm("z", layer, head, bias=step, of_layers=self.of_layers)
+            for (layer, head), step in zip(self.heads, steps, strict=True)
+        ]
 
     @classmethod
     def fit(
@@ -104,7 +110,7 @@ class ITI(Edit):
         selection split, and the report split is not looked at.
 
         Args:
-            z: `acts["z"]`, or the whole `Activations`, which also know their layers and their model.
+            z: the `Activations`, which know their layers and their model; or `acts["z"]` alone.
             labels: two classes: one name, bool or whole number for each example, such as 1 = toxic and 0 = not (see
                 `entangle.data.labels`).
             top_k: how many heads to steer.
@@ -112,7 +118,8 @@ class ITI(Edit):
                 control.
             heads: `"probe"`, those whose probes are most accurate on the selection split; or `"random"`, a control.
             grid: probes of these very activations, so as not to fit them twice; its splits are used.
-            layers: the model's layer at each index of z's layer axis; 0, 1, ... where `None`.
+            layers: the model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
+                the grid names them, z must hold all layers of the model, or `steer`, `bake` and `export` refuse it.
             groups: one a row; rows of a group, such as paraphrases, never fall in different splits.
             toward: the class that positive alpha steers to: one of the labels; or, where no label is called so, 0 for
                 the class that is not the positive one and 1 for that. 0 by default: away from what label 1 marks, as
@@ -125,12 +132,14 @@ class ITI(Edit):
 
         Raises:
             EntangleError: if z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
-                there are fewer heads than `top_k`, or if a head's direction is zero.
+                there are fewer heads than `top_k`, if a head's direction is zero, or if z, `layers` and `grid` name
+                different layers.
         """
         from entangle.probes import fit_probes
         from entangle.probes.splits import three_way
 
-        fingerprint, layers, z = _unpacked(z, layers, grid)
+        fingerprint, named, z = _unpacked(z, layers, grid)
+        layers = list(range(z.shape[1])) if named is None else named
         n_layers, n_heads = z.shape[1:3]
         if not 1 <= top_k <= n_layers * n_heads:
             raise EntangleError(
@@ -145,7 +154,7 @@ class ITI(Edit):
         if heads not in ("probe", "random"):
             raise EntangleError(f'heads must be "probe" or "random", got {heads!r}')
         if grid is None and "probe" in (heads, direction):
-            grid = fit_probes(z, labels, positive=positive, groups=groups, seed=seed, n_permutations=0, layers=layers)
+            grid = fit_probes(z, labels, positive=positive, groups=groups, seed=seed, n_permutations=0, layers=named)
         if grid is not None:
             _check_grid(grid, z, read)
         split = three_way(codes, groups=groups, seed=seed) if grid is None else grid.split
@@ -175,28 +184,32 @@ class ITI(Edit):
             heads,
             seed,
             (read.names[0], read.names[1]),
+            of_layers=z.shape[1] if named is None else None,
             fingerprint=fingerprint,
         )
 
 
 def _unpacked(
     z: Any, layers: Sequence[int] | None, grid: ProbeGrid | None
-) -> tuple[Mapping[str, Any] | None, list[int], Tensor]:
-    """The model's fingerprint where it is known, the layer of each index, and z itself, checked."""
+) -> tuple[Mapping[str, Any] | None, list[int] | None, Tensor]:
+    """The model's fingerprint and the layer of each index, where they are known, and z itself, checked."""
     fingerprint = None if grid is None else grid.fingerprint
-    if layers is None and grid is not None:
-        layers = grid.layers
+    named = {"layers": layers, "the grid": None if grid is None else grid.layers}
     if not isinstance(z, Tensor) and hasattr(z, "fingerprint"):
-        fingerprint, layers, z = z.fingerprint, list(z.layers("z")), z["z"]
+        fingerprint, named["the activations"], z = z.fingerprint, z.layers("z"), z["z"]
     z = finite(z, "z")
     if z.ndim != 4:
         raise EntangleError(
             f'ITI needs z as [example, layer, head, d_head], got {list(z.shape)}: collect sites="z", tokens="last"'
         )
-    layers = list(range(z.shape[1])) if layers is None else [int(layer) for layer in layers]
-    if len(layers) != z.shape[1]:
-        raise EntangleError(f"layers names {len(layers)} layers but z has {z.shape[1]}: name one for each")
-    return fingerprint, layers, z
+    known = {who: [int(layer) for layer in theirs] for who, theirs in named.items() if theirs is not None}
+    for who, theirs in known.items():
+        if len(theirs) != z.shape[1]:
+            raise EntangleError(f"{who} names {len(theirs)} layers but z has {z.shape[1]}: name one for each")
+    if len({tuple(theirs) for theirs in known.values()}) > 1:
+        said = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
+        raise EntangleError(f"z has one layer at each index, but they are named differently ({said}): name them once")
+    return fingerprint, next(iter(known.values()), None), z
 
 
 def _check_grid(grid: ProbeGrid, z: Tensor, labels: Labels) -> None:

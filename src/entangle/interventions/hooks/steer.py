@@ -124,6 +124,7 @@ def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]
             if key not in places:
                 places[key] = atlas.place(*key)
             check_fits(form, places[key])
+            check_layers(form, atlas)
             gathered.setdefault(key, []).append(form)
             acts = not isinstance(form, FunctionForm) or form.edits
             if acts and (first is None or key[1] < first[0][1]):
@@ -158,6 +159,19 @@ def check_fits(form: Form, place: Place) -> None:
     if any(parameter.is_meta for parameter in place.module.parameters()):
         raise EntangleError(
             f"{place.path} is offloaded, so its device is not known before it runs: load the model on a device first"
+        )
+
+
+def check_layers(form: Form, atlas: Atlas) -> None:
+    """Raise an `EntangleError` if the form's layer is an index into layers that are not all of the model's."""
+    n, every = form.of_layers, atlas.layers(form.site) if form.of_layers is not None else []
+    if n is not None and len(every) == atlas.n_layers == n:
+        return
+    if n is not None:
+        raise EntangleError(
+            f"this edit was fitted on a bare tensor of {n} layers, but the model has {atlas.n_layers} "
+            f"({len(every)} of them with {form.site}), so which layers they are is not known: fit it on the "
+            "activations themselves, such as ITI.fit(acts, labels), or name them with layers=acts.layers(site)"
         )
 
 
@@ -273,7 +287,7 @@ class Steering:
                 f"tokens={self._scope.tokens!r} needs the model's own forward to be run, with input_ids"
             )
         keep = self._scope.keep(now, len(x), x.device)
-        if isinstance(keep, Tensor) and (x.shape[1] != now.size or keep.shape[0] not in (1, len(x))):
+        if x.shape[1] != now.size or (isinstance(keep, Tensor) and keep.shape[0] not in (1, len(x))):
             raise EntangleError(
                 f"this pass computes {now.size} tokens a row, but the place sees {list(x.shape[:-1])}: use tokens='all'"
             )
