@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
 
 def _checksum(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of all tensors and their names."""
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        hasher.update(name.encode())
+        hasher.update(state[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()
