@@ -13,7 +13,7 @@ from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
-from entangle.models.hooks import refuse_compiled
+from entangle.models.hooks import refuse_compiled, refuse_meta
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.sites import SITES, Found, Layout, Missing, Side, find_sites
 from entangle.models.stacks import Stack, find_stacks
@@ -52,7 +52,8 @@ class Place:
         n_heads: of `z` only.
         d_head: of `z` only.
         layout: how the module gets its tokens; `attach` hands every function `[batch pos size]`.
-        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `root` this layer is.
+        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `within` this layer is.
+        within: the innermost module one call of which runs all these layers.
         block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
         root: the model.
     """
@@ -67,6 +68,7 @@ class Place:
     d_head: int | None = None
     layout: Layout = "batch pos"
     turn: int | None = None
+    within: nn.Module | None = field(default=None, repr=False)
     block: nn.Module | None = field(default=None, repr=False)
     root: nn.Module | None = field(default=None, repr=False)
 
@@ -143,6 +145,7 @@ class Atlas:
     ) -> None:
         refuse_compiled(model)
         model = self.model = underlying(model)
+        refuse_meta(model)
         survey = _survey(model, stack, inputs) if modules is None else _given(model, modules, n_heads, inputs)
         self.stack = survey.stack
         self._found = survey.sites
@@ -182,6 +185,7 @@ class Atlas:
             d_head=found.size // found.n_heads if found.n_heads else None,
             layout=found.layout,
             turn=found.turn,
+            within=None if found.turn is None else self.model.get_submodule(found.within),
             block=self.blocks[layer],
             root=self.model,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,7 @@ class Found:
         size: last dimension of the tensor.
         layout: its other dimensions.
         turn: for a module that runs several times in a forward, which of its calls this is.
+        within: then, name of the innermost module one call of which makes them all.
         n_heads: of `z`.
         note: how `z` differs from what the attention kernel returned.
     """
@@ -35,6 +37,7 @@ class Found:
     size: int
     layout: Layout = "batch pos"
     turn: int | None = None
+    within: str = ""
     n_heads: int | None = None
     note: str = ""
 
@@ -69,7 +72,7 @@ class _Block:
         self.stream = next(((x.detach(), y) for x in block.inputs for y in outputs if x.shape == y.shape), None)
 
     def sites(self) -> dict[str, Found | Missing]:
-        projection = find_projection(self.trace.kernels_within(self.block), self.calls)
+        projection = find_projection(self.trace.kernels_within(self.block), self.calls, self.block)
         if any(self.block.start < time < self.block.end for time in self.trace.fused):
             projection = (
                 "attention and its output projection run as one function (torch's multi_head_attention_forward)"
@@ -159,7 +162,8 @@ class _Block:
         turns = [other for other in self.trace.calls if other.module is call.module]
         turn = turns.index(call) if len(turns) > 1 else None
         heads = (None, "") if projection is None else (projection.n_heads, projection.note)
-        return Found(call.path, side, x.shape[-1], layout, turn, *heads)
+        within = "" if turn is None else _around(turns)
+        return Found(call.path, side, x.shape[-1], layout, turn, within, *heads)
 
     def _layout(self, x: Tensor) -> Layout | None:
         batch = self.trace.batch
@@ -170,6 +174,14 @@ class _Block:
         if x.ndim == 2 and self.stream is not None and x.shape[0] == self.stream[0].shape[:-1].numel():
             return "batch*pos"
         return None
+
+
+def _around(calls: Sequence[Call]) -> str:
+    """The path of the innermost call that all calls were made in."""
+    around = calls[0].parent
+    while around is not None and not all(call.inside(around) for call in calls):
+        around = around.parent
+    return "" if around is None else around.path
 
 
 def _linear_source(call: Call, calls: list[Call]) -> Call | None:
