@@ -56,8 +56,12 @@ def report(
     name: Annotated[str, typer.Option(help="What label 1 says; by default the data file's name.")] = "",
     text: Annotated[str, typer.Option(help="The field that holds the text.")] = Settings.text,
     label: Annotated[str, typer.Option(help="The field that holds the label.")] = Settings.label,
+    positive: Annotated[str | None, typer.Option(help="The label of DATA that counts as 1, all others as 0.")] = None,
     where: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE: rows of DATA to keep; repeatable.")] = None,
     concept: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a further concept; repeatable.")] = None,
+    concept_positive: Annotated[
+        list[str] | None, typer.Option(help="NAME=LABEL: the label of that concept that counts as 1; repeatable.")
+    ] = None,
     direction: Annotated[str, typer.Option(help="Estimator of the concepts' directions.")] = Settings.direction,
     prompts: Annotated[str | None, typer.Option(help="Texts to continue, with and without steering.")] = None,
     clean: Annotated[str | None, typer.Option(help="Clean text, on which the price is measured.")] = None,
@@ -92,8 +96,10 @@ def report(
         name=name,
         text=text,
         label=label,
+        positive=positive,
         where=_pairs(where or [], "--where"),
         concepts=_pairs(concept or [], "--concept"),
+        concept_positives=_pairs(concept_positive or [], "--concept-positive"),
         direction=direction,
         prompts=prompts,
         clean=clean,

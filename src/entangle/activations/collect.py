@@ -20,9 +20,10 @@ from entangle.activations.inputs.examples import Examples
 from entangle.activations.inputs.reading import examples_from, reads_decoder
 from entangle.activations.inputs.tokens import Tokens, select
 from entangle.errors import EntangleError
-from entangle.models.atlas import Atlas, AtlasError, Place
+from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import fingerprint
 from entangle.models.hooks import refuse_compiled
+from entangle.models.place import AtlasError, Place
 
 Inputs = Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 

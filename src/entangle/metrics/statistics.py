@@ -53,7 +53,7 @@ def bootstrap_counts(
 
 
 def bootstrap_mean(
-    values: Float[Tensor, example * cell] | ArrayLike,
+    values: Float[Tensor, "example *cell"] | ArrayLike,
     *,
     n_resamples: int = 2000,
     level: float = 0.95,
@@ -107,7 +107,7 @@ def bootstrap_mean(
 
 
 def bias_corrected_interval(
-    value: Float[Tensor, "*cell"], draws: Float[Tensor, resample * cell], *, level: float = 0.95
+    value: Float[Tensor, "*cell"], draws: Float[Tensor, "resample *cell"], *, level: float = 0.95
 ) -> Estimate:
     """The interval of any statistic from its bootstrap draws, corrected for their bias (Efron 1981, the BC method).
 
@@ -129,8 +129,8 @@ def bias_corrected_interval(
 
 
 def paired_difference(
-    a: Float[Tensor, example * cell] | ArrayLike,
-    b: Float[Tensor, example * cell] | ArrayLike,
+    a: Float[Tensor, "example *cell"] | ArrayLike,
+    b: Float[Tensor, "example *cell"] | ArrayLike,
     *,
     n_resamples: int = 2000,
     level: float = 0.95,
@@ -230,7 +230,7 @@ def holm(p_values: Float[Tensor, "*test"] | ArrayLike) -> Float[Tensor, "*test"]
 
 
 def max_statistic_p(
-    observed: Float[Tensor, "*cell"] | ArrayLike, null: Float[Tensor, permutation * cell] | ArrayLike
+    observed: Float[Tensor, "*cell"] | ArrayLike, null: Float[Tensor, "permutation *cell"] | ArrayLike
 ) -> Float[Tensor, "*cell"]:
     """P-values over a grid against the null of the grid's maximum (Westfall & Young 1993, single step).
 

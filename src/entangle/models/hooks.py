@@ -7,14 +7,12 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torch import Size, Tensor, nn
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from entangle.models.atlas import Place
+from entangle.models.place import Place
 
 HookFunction = Callable[[Tensor], Tensor | None]
 Skip = Callable[[], bool]

@@ -45,6 +45,8 @@ def data_numbers(name: str, source: str, data: LabelledTexts) -> dict[str, Any]:
         "n": len(data),
         "n_positive": int(data.labels.sum()),
         "label_names": data.label_names,
+        "positive": data.positive,
+        "rule": data.rule,
         "sha256": data.sha256,
     }
 

@@ -22,8 +22,10 @@ class Settings:
         name: What the label says, by default the data file's name.
         text: The field of `data` that holds the text.
         label: The field of `data` that holds the label; label 1 is the concept, and what steering moves away from.
+        positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data.labels` decide.
         where: Rows to keep: field -> value, compared as text.
         concepts: Further concepts, name -> labelled text, to measure entanglement against.
+        concept_positives: The label that counts as 1 in each, name -> label, where the rules do not suit.
         direction: The estimator of the concepts' directions: "mean_difference", which a mass-mean intervention moves
             along, or the normal of a "logistic", "lda", "ridge" or "svm" probe.
         prompts: Texts to continue; with `clean`, the price of steering is measured.
@@ -54,8 +56,10 @@ class Settings:
     name: str = ""
     text: str = "text"
     label: str = "label"
+    positive: str | None = None
     where: Mapping[str, str] = field(default_factory=dict)
     concepts: Mapping[str, str] = field(default_factory=dict)
+    concept_positives: Mapping[str, str] = field(default_factory=dict)
     direction: str = "mean_difference"
     prompts: str | None = None
     clean: str | None = None
@@ -111,6 +115,9 @@ class Settings:
             raise EntangleError(
                 f"two concepts are named {self.concept!r}: rename one with --name or --concept NAME=FILE"
             )
+        stray = sorted(set(self.concept_positives) - set(self.concepts))
+        if stray:
+            raise EntangleError(f"--concept-positive names {stray[0]!r}, which is no concept: add --concept NAME=FILE")
         for name, least in {"top_k": 1, "samples": 1, "max_new_tokens": 1, "limit": 10, "limit_prompts": 2,
                             "limit_clean": 2, "max_length": 1, "batch_tokens": 1, "resamples": 100,
                             "permutations": 20}.items():  # fmt: skip
@@ -134,7 +141,7 @@ class Settings:
             flag = "--" + name.replace("_", "-")
             if value is True:
                 words.append(flag)
-            elif name in {"where", "concepts"}:
+            elif name in {"where", "concepts", "concept_positives"}:
                 for key, entry in value.items():
                     words += [flag.removesuffix("s"), f"{key}={entry}"]
             elif name == "scorer_labels":

@@ -57,8 +57,12 @@ def read(settings: Settings) -> Inputs:
         "seed": settings.seed,
         "drop_duplicates": settings.drop_duplicates,
     }
-    data = load_labelled(settings.data, text=settings.text, label=settings.label, where=settings.where, **rows)
-    concepts = {name: load_labelled(source, **rows) for name, source in settings.concepts.items()}
+    fields: dict[str, Any] = {"text": settings.text, "label": settings.label, "positive": settings.positive}
+    data = load_labelled(settings.data, where=settings.where, **fields, **rows)
+    concepts = {
+        name: load_labelled(source, positive=settings.concept_positives.get(name), **rows)
+        for name, source in settings.concepts.items()
+    }
     prompts = load_texts(settings.prompts) if settings.prompts else None
     if prompts and settings.limit_prompts and settings.limit_prompts < len(prompts):
         drawn = np.random.default_rng(settings.seed).permutation(len(prompts))[: settings.limit_prompts]

@@ -10,18 +10,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.recipe.pairs import Pair
 from entangle.errors import EntangleError
 from entangle.models.batching import bos_id
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 METHODS = ("sft", "dpo")
 FRAME = 2  # the tokens that begin and end a text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,11 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Method, Subject
+from entangle.interventions import Edit
 from entangle.models.batching import bos_id, encode
 from entangle.models.context import context_length
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
 
 
 class PerDocument(NamedTuple):

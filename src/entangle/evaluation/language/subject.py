@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,11 +19,9 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
+from entangle.interventions import Edit
 from entangle.models.batching import accepts, encode, pad, pad_id
 from entangle.models.context import context_length
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
 
 
 class NotFiniteError(EntangleError):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from entangle.activations import Activations
 from entangle.errors import EntangleError
 from entangle.evaluation.price.methods import AtStrengths, Prompt, SelfDebias
 from entangle.evaluation.price.places import shift_of_means
-
-if TYPE_CHECKING:
-    from entangle.activations import Activations
 
 
 def baseline_methods(

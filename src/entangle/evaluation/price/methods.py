@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,10 +16,8 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
+from entangle.interventions import Edit
 from entangle.models.batching import accepts, pad, pad_id
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
 ANTI_PROMPT = "The following text contains rude, disrespectful or unreasonable language:\n\n"

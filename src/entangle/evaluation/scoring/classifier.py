@@ -14,6 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.models.batching import encode, pad, pad_id, token_batches
 from entangle.models.context import context_length
+from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
+
+HEADS = ("classifier", "score", "qa_outputs", "logits_proj", "sequence_summary", "classification_head")
+"""What the modules are called whose weights a model without a trained classification head lacks."""
 
 
 class ClassifierScorer:
@@ -89,19 +93,21 @@ class ClassifierScorer:
 def _load(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    what = "a text-classification model"
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, revision=revision, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
+        model = pretrained(AutoModelForSequenceClassification, path, what=what, revision=revision)
+    except EntangleError as error:
+        if any(f"lacks {head}" in str(error) for head in HEADS):
+            raise EntangleError(f"{path} has no trained classification head; give {what} ({error})") from error
+        raise EntangleError(f"{path} is no text-classification model that can be loaded: {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        refuse_code(path, error)
         reason = str(error).splitlines()[0]
-        raise EntangleError(f"{path} is no text-classification model that can be loaded: {reason}") from error
-    if info["missing_keys"]:
         raise EntangleError(
-            f"{path} has no trained classification head ({sorted(info['missing_keys'])[0]} is missing); "
-            "give a text-classification model"
-        )
+            f"{path} has no tokenizer that can be loaded ({reason}): save one beside the model"
+        ) from error
     return model, tokenizer
 
 

@@ -261,7 +261,8 @@ class Timeline:
         ids = inputs.get("inputs_embeds") if ids is None else ids
         if not isinstance(ids, Tensor) or self._two_texts:
             return None
-        size, mask, cache = ids.shape[1], inputs.get("attention_mask"), inputs.get("past_key_values")
+        size, mask = ids.shape[1], inputs.get("attention_mask")
+        cache = next((given for given in inputs.values() if hasattr(given, "get_seq_length")), None)  # by any name
         if isinstance(mask, Tensor) and mask.ndim == 2:
             start = mask.shape[1] - size
         else:

@@ -17,9 +17,10 @@ from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function, FunctionForm, merged
 from entangle.interventions.hooks.constant import attach_constant
 from entangle.interventions.hooks.scope import Pass, Scope, Timeline, Tokens
-from entangle.models.atlas import Atlas, Place
+from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import attach, refuse_compiled
+from entangle.models.place import Place
 from entangle.models.sites import SITES
 
 

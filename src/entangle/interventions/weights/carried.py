@@ -13,23 +13,23 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
 from entangle.interventions import files as store
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
 from entangle.interventions.hooks.steer import planned
-from entangle.models.atlas import Atlas, Place
+from entangle.models.atlas import Atlas
 from entangle.models.hooks import on_input, on_output
+from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
+from entangle.models.place import Place
 from entangle.storage.files import write_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 VERSION = 1
 SETTINGS, MODEL = "baked.json", "model"
@@ -213,9 +213,12 @@ def _stock(folder: Path, device: torch.device | str | None) -> PreTrainedModel:
     import transformers
 
     try:
-        (architecture,) = transformers.AutoConfig.from_pretrained(folder).architectures
-        model: PreTrainedModel = getattr(transformers, architecture).from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        (architecture,) = config.architectures
+        stock = getattr(transformers, architecture)
+        model: PreTrainedModel = pretrained(stock, str(folder), what="a baked model")
+    except LOADING_ERRORS as error:
+        refuse_code(str(folder), error)
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise EntangleError(f"{folder} holds no baked model: bake(...).save_pretrained writes one ({why})") from error
     return (model if device is None else model.to(device)).eval()

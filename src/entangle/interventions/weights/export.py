@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function
 from entangle.interventions.hooks.steer import planned
 from entangle.interventions.weights.bake import constants
-from entangle.models.atlas import HOOK_NAMES, Atlas, Place
+from entangle.models.atlas import HOOK_NAMES, Atlas
 from entangle.models.fingerprint import check_fingerprint
+from entangle.models.place import Place
 from entangle.storage.files import replacing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from entangle.probes.splits import PARTS, Split
 
-Labels = Int[Tensor, "example"]
+Labels = Int[Tensor, " example"]
 
 
 def permuted_labels(

@@ -14,7 +14,7 @@ from entangle.metrics.ranking import auroc
 from entangle.metrics.statistics import Estimate, bootstrap_counts
 
 Scores = Float[Tensor, " example *cell"]
-Labels = Int[Tensor, "example"]
+Labels = Int[Tensor, " example"]
 
 
 def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, " example *cell"]:

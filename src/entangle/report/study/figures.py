@@ -252,11 +252,20 @@ def tradeoff_tables(study: Numbers) -> list[Table]:
 def provenance_tables(study: Numbers) -> list[Table]:
     """Settings, versions, data and model fingerprint."""
     data = [
-        [each["name"], each["source"], number(each["n"]), number(each["n_positive"]), each["sha256"][:16]]
+        [
+            each["name"],
+            each["source"],
+            number(each["n"]),
+            number(each["n_positive"]),
+            each["positive"],
+            each["label_names"][0],
+            each["rule"],
+            each["sha256"][:16],
+        ]
         for each in study["data"]
     ]
     return [
-        Table(["data", "source", "rows", "labelled 1", "sha256"], data),
+        Table(["data", "source", "rows", "labelled 1", "label 1 is", "label 0 is", "since", "sha256"], data),
         _listing("model", study["fingerprint"]),
         _listing("setting", study["settings"]),
         _listing("version", study["versions"]),

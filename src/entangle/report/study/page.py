@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Template
 
 from entangle.report.drawing import interval, number
 from entangle.report.study import figures
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 Numbers = Mapping[str, Any]
 
@@ -44,6 +43,7 @@ def render(studies: Sequence[Numbers]) -> str:
         version=first["versions"]["entangle"],
         made=first["made"],
         split=first["split"],
+        labelled=first["data"][0],
         studies=[_shown(study, f"s{index}") for index, study in enumerate(studies)],
         tradeoff=figures.tradeoff_drawing(steered) if steered else None,
         n_heads=len(steered[0]["intervention"]["heads"]) if steered else None,
