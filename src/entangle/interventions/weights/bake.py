@@ -24,8 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
-from entangle.interventions.hooks.scope import Timeline
 from entangle.interventions.hooks.steer import Stop, planned, steer
+from entangle.interventions.hooks.timeline import Timeline
 from entangle.interventions.weights.carried import EditedModel, carry
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
