@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -185,7 +186,6 @@ class Atlas:
 
     def table(self) -> pd.DataFrame:
         """One row a layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
-        
         rows: list[dict[str, Any]] = []
         for layer, sites in enumerate(self._found):
             for site in SITES:

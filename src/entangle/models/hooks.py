@@ -97,13 +97,14 @@ class Handle:
 
 def elsewhere() -> Skip:
     """What tells, at a later call, that it is made by another thread or asyncio task than the one that asks now."""
-    thread, task = get_ident(), _task()
-    if task is None:
+    thread, mine = get_ident(), task()
+    if mine is None:
         return lambda: get_ident() != thread
-    return lambda: get_ident() != thread or _task() is not task
+    return lambda: get_ident() != thread or task() is not mine
 
 
-def _task() -> object:
+def task() -> object:
+    """The asyncio task that runs in this thread, if one does."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # no event loop runs in this thread
