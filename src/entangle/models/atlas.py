@@ -21,16 +21,29 @@ from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace
 
-# TransformerLens's name of each site within a block.
+# TransformerLens's names of the sites within a block, of old and of its bridges; the first of each is the one we write.
 HOOK_NAMES = {
     "hook_resid_pre": "resid_pre",
-    "hook_resid_mid": "resid_mid",
-    "hook_resid_post": "resid_post",
-    "hook_attn_out": "attn_out",
-    "hook_mlp_out": "mlp_out",
+    "hook_in": "resid_pre",
     "attn.hook_z": "z",
+    "attn.o.hook_in": "z",
+    "attn.hook_out": "attn_out",
+    "attn.o.hook_out": "attn_out",
+    "hook_resid_mid": "resid_mid",
     "mlp.hook_post": "mlp_post",
+    "mlp.out.hook_in": "mlp_post",
+    "mlp.hook_out": "mlp_out",
+    "mlp.out.hook_out": "mlp_out",
+    "hook_resid_post": "resid_post",
+    "hook_out": "resid_post",
 }
+# What is added to the residual stream: the site, unless a norm or a scale lies between (OLMo 2, Gemma 2 and 3).
+ADDED_NAMES = {"hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out"}
+
+
+def hook_name(site: str, layer: int) -> str:
+    """The name that a TransformerLens bridge has for a site of a layer."""
+    return f"blocks.{layer}.{next(name for name, other in HOOK_NAMES.items() if other == site)}"
 
 
 @dataclass(frozen=True)
@@ -162,17 +175,23 @@ class Atlas:
         """Site and layer of a TransformerLens hook name or of a module path.
 
         Args:
-            name: such as `blocks.3.attn.hook_z`, or `model.layers.3.self_attn.o_proj`, the module that `place` gives.
+            name: such as `blocks.3.attn.hook_z` or a bridge's `blocks.3.attn.o.hook_in`, or
+                `model.layers.3.self_attn.o_proj`, the module that `place` gives.
                 Where one module is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its
                 output for a block.
 
         Raises:
-            AtlasError: no site goes by that name.
+            AtlasError: no site goes by that name, or what it names is the norm of a site.
         """
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        if match and match[2] in HOOK_NAMES:
-            layer, site = int(match[1]), HOOK_NAMES[match[2]]
-            self._found_or_raise(site, layer)
+        if match and match[2] in (HOOK_NAMES | ADDED_NAMES):
+            layer, site = int(match[1]), (HOOK_NAMES | ADDED_NAMES)[match[2]]
+            found = self._found_or_raise(site, layer)
+            if match[2] in ADDED_NAMES and found.followed:
+                raise AtlasError(
+                    f"TransformerLens's {name} is what {found.followed} makes of {site}, and that is no site here: use "
+                    f"{hook_name(site, layer)} for {site} itself"
+                )
             return site, layer
         for site in ("z", "mlp_post", "resid_post", "mlp_out", "attn_out", "resid_mid", "resid_pre"):
             for layer in self.layers(site):

@@ -76,14 +76,17 @@ def _one_map(call: Call, projection: Call) -> bool:
 def mixes_tokens(kernel: Kernel, earlier: Sequence[Kernel], z: Tensor, block: Call) -> bool:
     """Whether a kernel's result at one token depends on what the block received at another.
 
+    Where the graph does not reach that far (some quantised layers have no gradient) nothing speaks against it.
+
     Args:
         kernel: the kernel.
         earlier: the kernels of the block before it, which mix none: the graph begins anew at each.
         z: what its result becomes, `[... d]`, which says how the result is laid out.
         block: the block's call.
     """
+    alone = False
     if not kernel.source.requires_grad:
-        return False
+        return True
     streams = [(entry, entry) for entry in block.entry if entry.ndim > 1]
     streams += [(leaf.output, laid_out) for leaf in earlier for _, laid_out in streams[:1]]
     for source, reference in streams:
@@ -96,9 +99,11 @@ def mixes_tokens(kernel: Kernel, earlier: Sequence[Kernel], z: Tensor, block: Ca
                 if gradient is None:
                     break
                 by_token = [gradient] if source is reference else [lay(gradient) for lay in _layouts(source, reference)]
-                if any((by.reshape(len(tokens), -1) != 0).any(-1).sum() > 1 for by in by_token):
+                reached = [int((by.reshape(len(tokens), -1) != 0).any(-1).sum()) for by in by_token]
+                if max(reached, default=0) > 1:
                     return True
-    return False
+                alone |= 1 in reached
+    return not alone
 
 
 def is_linear(module: nn.Module) -> bool:

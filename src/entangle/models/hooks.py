@@ -6,8 +6,9 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Lock, get_ident
-from typing import Any, Self
+from itertools import count
+from threading import get_ident
+from typing import Any
 
 from torch import Size, Tensor, nn
 
@@ -18,26 +19,18 @@ HookFunction = Callable[[Tensor], Tensor | None]
 Skip = Callable[[], bool]
 # transformers records hidden states with hooks that it installs at the first request and leaves for good.
 RECORDERS = "transformers.utils.output_capturing"
-_REGISTERING = Lock()  # torch numbers hooks by a counter that two threads may read at once
+_KEYS = count(-1, -1)  # of our hooks among a module's; torch counts its own from 0 up
 
 
 class Ours(functools.partial[Any]):
-    """A hook of this library, as it lies on a module: told from others' hooks, and left behind by copies and pickles.
+    """A hook of this library, as it lies on a module: told from others', and left behind by copies and pickles."""
 
-    Attributes:
-        owner: whoever put it there, and takes it away.
-    """
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _none, ()
 
-    owner: object
 
-    def __new__(cls, function: Callable[..., Any], owner: object) -> Self:
-        """The hook that calls a function, in the name of its owner."""
-        hook = super().__new__(cls, function)
-        hook.owner = owner
-        return hook
-
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        return "nothing"
+def _none() -> HookFunction:
+    return nothing
 
 
 def nothing(*_: Any, **__: Any) -> None:
@@ -48,7 +41,8 @@ class Handle:
     """Hooks that one owner put on modules, to be taken away with `remove()`."""
 
     def __init__(self) -> None:
-        self._modules: dict[nn.Module, list[int] | None] = {}
+        self._put: list[tuple[nn.Module, int]] = []
+        self._orders: dict[nn.Module, list[int]] = {}  # of hooks, before recorders were moved
 
     def put(
         self, module: nn.Module, function: Callable[..., Any], *, after: bool, first: bool = False, always: bool = False
@@ -64,32 +58,36 @@ class Handle:
             first: whether it runs before the other hooks.
             always: whether it runs after a forward that failed too.
         """
-        with _REGISTERING:
-            hooks = module._forward_hooks
-            recorders = [key for key, hook in hooks.items() if getattr(hook, "__module__", "") == RECORDERS]
-            # Noted before there is a hook, so that an interrupt in between leaves none behind.
-            self._modules.setdefault(module, list(hooks) if recorders else None)
-            hook = Ours(function, self)
-            if not after:
-                module.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
-                return
-            module.register_forward_hook(hook, prepend=first, always_call=always)
-            for key in recorders:
-                hooks.move_to_end(key)
+        hooks: Any = module._forward_hooks if after else module._forward_pre_hooks
+        recorders = [key for key, hook in [*hooks.items()] if getattr(hook, "__module__", "") == RECORDERS]
+        if after and recorders:
+            self._orders.setdefault(module, [*hooks])
+        key = next(_KEYS)
+        self._put.append((module, key))  # before there is a hook, so that an interrupt in between leaves none behind
+        # By hand: torch adds the hook before it says how it is called, and another thread may come in between.
+        if not after:
+            module._forward_pre_hooks_with_kwargs[key] = True
+        elif always:
+            module._forward_hooks_always_called[key] = True
+        hooks[key] = Ours(function)
+        if first:
+            hooks.move_to_end(key, last=False)
+        for recorder in recorders:
+            hooks.move_to_end(recorder)
 
     def remove(self) -> None:
         """Take the hooks away; more than once does no harm, and after an interrupt once more ends what was begun."""
-        for module, order in self._modules.items():
-            for hooks, flags in (
-                (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
-                (module._forward_hooks, (module._forward_hooks_always_called,)),
+        for module, key in self._put:
+            for by_key in (
+                module._forward_pre_hooks,
+                module._forward_hooks,
+                module._forward_pre_hooks_with_kwargs,
+                module._forward_hooks_always_called,
             ):
-                mine = [key for key, hook in [*hooks.items()] if isinstance(hook, Ours) and hook.owner is self]
-                for key in mine:
-                    for of_hook in (*flags, hooks):
-                        of_hook.pop(key, None)
-            hooks = module._forward_hooks
-            if order is not None and not any(isinstance(hook, Ours) for hook in [*hooks.values()]):
+                by_key.pop(key, None)
+        for module, order in self._orders.items():
+            hooks: Any = module._forward_hooks
+            if not any(isinstance(hook, Ours) for hook in [*hooks.values()]):
                 for key in [*order, *(key for key in [*hooks] if key not in order)]:
                     if key in hooks:
                         hooks.move_to_end(key)

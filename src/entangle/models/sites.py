@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -30,6 +30,8 @@ class Found:
         within: then, name of the innermost module one call of which makes them all.
         n_heads: of `z`.
         note: how `z` differs from what the attention kernel returned.
+        followed: of `attn_out` and `mlp_out`: name of the norm or scale that makes something else of it before it is
+            added to the residual stream, if there is one.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Found:
     within: str = ""
     n_heads: int | None = None
     note: str = ""
+    followed: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class _Block:
         else:
             call = projection.call
             sites["z"] = self._place(call, "input", call.inputs[0], projection)
-            sites["attn_out"] = self._place(call, "output", call.outputs[0])
+            sites["attn_out"] = self._branch(call)
         if self.stream is None or self._layout(self.stream[0]) is None:
             shapes = [tuple(x.shape) for x in self.block.inputs[:1] + self.block.outputs[:1]]
             reason = f"the block does not take and return [batch pos size], but {' and '.join(map(str, shapes))}"
@@ -144,7 +147,7 @@ class _Block:
                     if call.outputs and _explains(call.outputs[0], target, base):
                         source = _linear_source(call, calls)
                         if source is not None:
-                            return self._place(source, "output", source.outputs[0]), self._neurons(source, calls)
+                            return self._branch(source), self._neurons(source, calls)
         missing = Missing("no module's output, added to the residual, gives the output of the block")
         return missing, Missing("without mlp_out, the MLP's down projection is unknown")
 
@@ -154,6 +157,13 @@ class _Block:
             if inside and is_linear(call.module) and call.inputs and _same(call.outputs[0], mlp.outputs[0]):
                 return self._place(outermost_adapter(call), "input", call.inputs[0])
         return Missing("no single down projection gives the MLP's output: a mixture of experts, or a sum of several")
+
+    def _branch(self, call: Call) -> Found | Missing:
+        """The output of a branch, and what changes it on its way to the residual stream."""
+        found, y = self._place(call, "output", call.outputs[0]), call.outputs[0]
+        after = (c for c in self.calls if c.start > call.end and c.inputs and c.outputs and _same(c.inputs[0], y))
+        norm = next((c for c in after if not _has_matrices(c.module) and not _same(c.outputs[0], y)), None)
+        return replace(found, followed=norm.path) if isinstance(found, Found) and norm is not None else found
 
     def _place(self, call: Call, side: Side, x: Tensor, projection: Projection | None = None) -> Found | Missing:
         layout = self._layout(x)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -128,8 +128,8 @@ class _KernelWatch(TorchFunctionMode):
         return leaf.clone()  # not the leaf itself: a model may write into it
 
 
-_EVALUATING: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # modules whose dropout is off, and for how many
-_FLAGS = Lock()
+# Modules whose dropout is off, and for whom. No lock guards it, which an interrupt could leave closed.
+_EVALUATING: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -137,33 +137,31 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off for the length of the block; each module's own training flag comes back when the last block that
     asked, in whatever thread, has ended.
     """
-    mine: list[nn.Module] = []
+    me, mine = object(), [module for module in model.modules() if module.training or module in _EVALUATING]
     try:
         try:
-            with _FLAGS:
-                for module in model.modules():
-                    if module.training or module in _EVALUATING:
-                        mine.append(module)
-                        _EVALUATING[module] = _EVALUATING.get(module, 0) + 1
-                        module.training = False
+            for module in mine:
+                _EVALUATING.setdefault(module, set()).add(me)
+                module.training = False
             yield
         finally:
-            _back(mine)
+            _train_again(mine, me)
     finally:
-        _back(mine)  # what an interrupt left
+        _train_again(mine, me)  # what an interrupt left
 
 
-def _back(modules: list[nn.Module]) -> None:
-    with _FLAGS:
-        while modules:
-            module = modules[-1]
-            count = _EVALUATING.get(module, 0) - 1
-            if count > 0:
-                _EVALUATING[module] = count
-            else:
-                module.training = True
-                _EVALUATING.pop(module, None)
-            modules.pop()
+def _train_again(modules: Sequence[nn.Module], me: object) -> None:
+    for module in modules:
+        others = _EVALUATING.get(module)
+        if others is None or me not in others:
+            continue
+        if len(others) == 1:
+            module.training = True
+        others.discard(me)
+        if others:
+            module.training = False
+        else:
+            _EVALUATING.pop(module, None)
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:

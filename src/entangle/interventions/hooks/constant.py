@@ -25,7 +25,7 @@ def attach_constant(
     skip: Skip,
     handle: Handle,
 ) -> None:
-    """What `attach(place, long_way, skip=skip, handle=handle)` does, for a `long_way` that adds `constant` and counts with `tally`.
+    """What `attach` of `long_way` does, for one that adds `constant` and counts with `tally`.
 
     In a small model the time goes into Python, so a call of the module with its tensor first, where and as the constant
     was last needed, costs one addition; any other call goes the long way.

@@ -5,13 +5,10 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable
-from threading import RLock
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
-
-from entangle.models.hooks import Skip
 
 # Methods, and what a timeline does instead.
 WATCHED = {
@@ -20,45 +17,55 @@ WATCHED = {
     "generate_batch": "refuse",
     "init_continuous_batching": "refuse",
 }
-CHANGING = RLock()  # held by whoever changes which timelines a model has
-
-
-class Watcher(Protocol):
-    """A timeline, as its model's methods see it."""
-
-    @property
-    def elsewhere(self) -> Skip:
-        """Tells whether a call comes from another thread or task than its own."""
 
 
 class Post:
-    """The timelines of one model, one for each thread that has blocks open, and the methods replaced for them."""
+    """The timelines of one model, one for each thread that has blocks open, and the methods replaced for them.
+
+    No lock guards it, which an interrupt could leave closed: who joins adds itself and then patches, who leaves takes
+    back and then looks whether anybody has come.
+    """
 
     def __init__(self) -> None:
         self.timelines: list[Any] = []
-        self._patches: list[Patched] = []
 
     def mine(self) -> Any | None:
         """The timeline of the thread that calls, if it has one."""
         return next((timeline for timeline in [*self.timelines] if not timeline.elsewhere()), None)
 
-    def patch(self, module: nn.Module) -> None:
-        """Let the timelines watch the methods of a module, unless they do."""
-        for name, watch in WATCHED.items():
-            if any(patch.module is module and patch.name == name for patch in self._patches):
-                continue
-            if callable(getattr(module, name, None)):
-                self._patches.append(Patched(module, name, self, watch))
-                module.__dict__[name] = self._patches[-1]
+    def join(self, timeline: Any, modules: Iterable[nn.Module]) -> None:
+        """Add a timeline, and let it watch the methods of its modules."""
+        if timeline not in self.timelines:
+            self.timelines.append(timeline)
+        for module in modules:
+            self._patch(module)
 
-    def take_back(self) -> None:
-        """Give the module its methods back, except those that someone replaced since."""
-        for patch in self._patches:
-            if patch.module.__dict__.get(patch.name) is patch:
-                if patch.own is None:
-                    patch.module.__dict__.pop(patch.name, None)
+    def leave(self, timeline: Any, modules: Iterable[nn.Module]) -> None:
+        """Take a timeline away; with the last, give the modules their methods back, unless someone replaced them."""
+        self.timelines[:] = [other for other in self.timelines if other is not timeline]
+        for module in modules:
+            if not self.timelines:
+                self._take_back(module)
+            if self.timelines:
+                self._patch(module)
+
+    def _patch(self, module: nn.Module) -> None:
+        for name, watch in WATCHED.items():
+            if not self._has(module, name) and callable(getattr(module, name, None)):
+                module.__dict__[name] = Patched(module, name, self, watch)
+
+    def _take_back(self, module: nn.Module) -> None:
+        for name in WATCHED:
+            if self._has(module, name):
+                own = module.__dict__[name].own
+                if own is None:
+                    module.__dict__.pop(name, None)
                 else:
-                    patch.module.__dict__[patch.name] = patch.own
+                    module.__dict__[name] = own
+
+    def _has(self, module: nn.Module, name: str) -> bool:
+        patched = module.__dict__.get(name)
+        return isinstance(patched, Patched) and patched.post is self
 
 
 class Patched:
@@ -73,12 +80,12 @@ class Patched:
     def __init__(self, module: nn.Module, name: str, post: Post, watch: str) -> None:
         self.module, self.name, self.own = module, name, module.__dict__.get(name)
         self._original: Callable[..., Any] = getattr(module, name)
-        self._post, self._watch = post, watch
+        self.post, self._watch = post, watch
         functools.update_wrapper(self, self._original, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The method, watched by the timeline of the thread that calls it, if there is one."""
-        timeline = self._post.mine()
+        timeline = self.post.mine()
         if timeline is None:
             return self._original(*args, **kwargs)
         return getattr(timeline, self._watch)(self._original, *args, **kwargs)

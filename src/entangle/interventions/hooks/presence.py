@@ -9,6 +9,7 @@ too; `recompute` gives it the edits that were there the first time.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from threading import get_ident, local
 from typing import Protocol
 from weakref import WeakKeyDictionary
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils import checkpoint
 
 from entangle.errors import EntangleError
-from entangle.models.hooks import Handle, Skip, task
+from entangle.models.hooks import Skip, task
 
 
 class Block(Protocol):
@@ -98,14 +99,12 @@ def _overlap(a: nn.Module, b: nn.Module) -> bool:
     return a is b or any(module is b for module in a.modules()) or any(module is a for module in b.modules())
 
 
-def watch_replaced(handle: Handle, root: nn.Module, watched: nn.Module, paths: dict[str, nn.Module]) -> None:
-    """Refuse to run a model in which a module that is edited was replaced after the edit was put on it.
+def replaced(root: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
+    """What refuses, when called later, a model in which a module that is edited was replaced after the edit was put on.
 
     Args:
-        handle: what to put the watch on with.
         root: the model.
-        watched: a module of it that every pass calls.
-        paths: the edited modules by their names in the model.
+        paths: the edited modules by their names in it.
     """
     links: dict[tuple[int, str], tuple[dict[str, nn.Module | None], str, nn.Module, str]] = {}
     for path in paths:
@@ -117,7 +116,7 @@ def watch_replaced(handle: Handle, root: nn.Module, watched: nn.Module, paths: d
             links[id(parent), part] = parent._modules, part, child, path
             parent = child
 
-    def check(*_: object, **__: object) -> None:
+    def check() -> None:
         for children, part, child, path in links.values():
             if children.get(part) is not child:
                 raise EntangleError(
@@ -125,6 +124,4 @@ def watch_replaced(handle: Handle, root: nn.Module, watched: nn.Module, paths: d
                     "edit would be missing: close the block, and open another on the model as it is now"
                 )
 
-    handle.put(watched, check, after=False, first=True)
-
-
+    return check

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -15,7 +14,6 @@ from entangle.models.hooks import Handle, HookFunction, attach, elsewhere
 from entangle.models.place import Place
 
 FUNCTION = "_gradient_checkpointing_func"  # where transformers keeps it, in each module that uses it
-_CHANGING = Lock()
 
 
 @runtime_checkable
@@ -88,20 +86,18 @@ def _repeated(moments: Sequence[tuple[Repeatable, Any]]) -> Iterator[None]:
 
 def enter(block: Block) -> None:
     """Count a block among the open ones."""
-    with _CHANGING:
-        OPEN[block] = None
-        for module in block.model.modules():
-            function = module.__dict__.get(FUNCTION)
-            if function is not None and not isinstance(function, Checkpointing):
-                module.__dict__[FUNCTION] = Checkpointing(function, block.model)
+    OPEN[block] = None
+    for module in block.model.modules():
+        function = module.__dict__.get(FUNCTION)
+        if function is not None and not isinstance(function, Checkpointing):
+            module.__dict__[FUNCTION] = Checkpointing(function, block.model)
 
 
 def leave(block: Block) -> None:
     """Count it no longer; with the last on a model, leave the model's modules as they were."""
-    with _CHANGING:
-        OPEN.pop(block, None)
-        wrapped = [m for m in block.model.modules() if isinstance(m.__dict__.get(FUNCTION), Checkpointing)]
-        in_use = {id(module) for other in [*OPEN] for module in other.model.modules()} if wrapped else set()
-        for module in wrapped:
-            if id(module) not in in_use:
-                module.__dict__[FUNCTION] = module.__dict__[FUNCTION].original
+    OPEN.pop(block, None)
+    wrapped = [m for m in block.model.modules() if isinstance(m.__dict__.get(FUNCTION), Checkpointing)]
+    in_use = {id(module) for other in [*OPEN] for module in other.model.modules()} if wrapped else set()
+    for module in wrapped:
+        if id(module) not in in_use:
+            module.__dict__[FUNCTION] = module.__dict__[FUNCTION].original

@@ -10,19 +10,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function, FunctionForm, merged
 from entangle.interventions.hooks.constant import attach_constant
+from entangle.interventions.hooks.functions import Prepared, carried
 from entangle.interventions.hooks.passes import Pass
-from entangle.interventions.hooks.presence import skipping, watch_replaced
+from entangle.interventions.hooks.presence import replaced, skipping
 from entangle.interventions.hooks.recompute import enter, leave
 from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
-from entangle.models.atlas import Atlas
+from entangle.models.atlas import Atlas, underlying
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import Handle, Skip, attach, elsewhere, refuse_compiled
 from entangle.models.place import Place
@@ -229,15 +229,15 @@ class Steering:
         if leaving is not None:
             self._tie = weakref.ref(leaving, lambda _: self.remove())
         try:
-            self._is_open, self.elsewhere = True, elsewhere()
+            self._is_open, self.elsewhere, self.attached = True, elsewhere(), []
             enter(self)
             if self._plan:
-                module = self._plan[0].place.module
-                self._timeline = Timeline.join(self.model, module, self, by_column=not self._scope.is_all)
+                self._timeline = Timeline.on(self.model, self._plan[0].place.module)
+                edited = [stop.place.path for stop in self._plan]
+                check = replaced(underlying(self.model), edited)
+                self._timeline.join(self, by_column=not self._scope.is_all, check=check)
                 for stop in self._plan:
                     self._attach(stop)
-                edited = {stop.place.path: stop.place.module for stop in self._plan}
-                watch_replaced(self._handle, self._plan[0].place.root, self._timeline.decoder, edited)
         except BaseException:
             self.remove()
             raise
@@ -277,7 +277,7 @@ class Steering:
         hook, place, form = self._hook(stop), stop.place, stop.forms[0]
         skip = skipping(self)
         if stop.carry is not None:
-            hook, carry = _carried(hook)
+            hook, carry = carried(hook)
             # First: what other blocks do at the end of the layer, they do to the whole of it.
             attach(stop.carry, carry, first=True, skip=skip, handle=self._handle)
             self.attached.append((stop.carry, carry, True))
@@ -290,7 +290,7 @@ class Steering:
         self.attached.append((place, hook, False))
 
     def _hook(self, stop: Stop) -> Function:
-        apply = _Prepared(stop.forms, stop.place)
+        apply = Prepared(stop.forms, stop.place)
 
         def edit_all(x: Tensor) -> Tensor:
             edited = apply(x)
@@ -353,66 +353,3 @@ class Steering:
                 self._counts[index] += both.expand(x.shape[:2]).sum()
             else:
                 self._counts[index] += x.shape[0] * x.shape[1]
-
-
-def _carried(hook: Function) -> tuple[Function, Function]:
-    """The hook, and one that adds the change it made to a tensor met later in the same pass."""
-    change: list[Tensor] = []
-
-    def edit(x: Tensor) -> Tensor:
-        edited = hook(x)
-        change[:] = [edited - x]
-        return edited
-
-    def again(x: Tensor) -> Tensor:
-        if not change:
-            raise EntangleError(
-                "an edit at resid_mid must be added again at the end of its layer, but nothing ran there before: build "
-                "the Atlas on the model as it runs now"
-            )
-        return x + change.pop()
-
-    return edit, again
-
-
-def _in_turn(functions: Sequence[Function]) -> Function:
-    """The functions one after the other, as one."""
-
-    def each(x: Tensor) -> Tensor:
-        for function in functions:
-            x = function(x)
-        return x
-
-    return each
-
-
-class _Prepared:
-    """The forms at one place as one function, with their tensors ready on the device and in the dtype that x comes
-    in.
-    """
-
-    def __init__(self, forms: Sequence[Form], place: Place) -> None:
-        self.forms, self.place = forms, place
-        self.device: torch.device | None = None
-        self.dtype: torch.dtype | None = None
-        self.function: Function = lambda x: x
-
-    def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        if x.dtype is not self.dtype or x.device != self.device:
-            self.device, self.dtype = x.device, x.dtype
-            with torch.inference_mode(False):  # they may be needed with gradients later
-                functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
-            self.function = functions[0] if len(functions) == 1 else _in_turn(functions)
-        return self.function(x)
-
-    def _whole(self, form: Form, function: Function) -> Function:
-        """A function of one head as a function of all of them; affine forms were widened when they were merged."""
-        if form.head is None or isinstance(form, AffineForm) or self.place.d_head is None:
-            return function
-        start, size = form.head * self.place.d_head, self.place.d_head
-
-        def on_head(x: Tensor) -> Tensor:
-            edited = function(x[..., start : start + size])
-            return torch.cat([x[..., :start], edited, x[..., start + size :]], dim=-1)
-
-        return on_head

@@ -15,7 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from entangle.errors import EntangleError
 from entangle.interventions.hooks.generation import Announcement, Generation
 from entangle.interventions.hooks.passes import Pass
-from entangle.interventions.hooks.post import CHANGING, Post
+from entangle.interventions.hooks.post import Post
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
 from entangle.models.atlas import underlying
@@ -44,8 +44,9 @@ class _Record:
 class Timeline:
     """Watches the forward passes of a model and its `generate`, for every scope on that model at once.
 
-    Use `Timeline.join(model, inside, member)` and `leave(member)`; the last to leave takes all of it off the model. Each
-    thread that has blocks open has a timeline of its own. While `generate`
+    Use `Timeline.on(model, inside)`, `join(member)` and `leave(member)`; the last to leave takes all of it off the
+    model.
+    Each thread that has blocks open has a timeline of its own. While `generate`
     goes on from prompts that hold no padding, and no member's scope depends on columns, there is nothing to know about
     a pass: then it does not watch, and `now` is `None`.
 
@@ -60,6 +61,7 @@ class Timeline:
         self.model, self.decoder, self.speaker = model, decoder, speaker
         self.elsewhere = elsewhere()
         self.members: dict[object, bool] = {}  # whether each needs to know which columns are computed
+        self.checks: dict[object, Callable[[], None]] = {}
         self.now: Pass | None = None
         self._generation: Generation | None = None
         self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens a row, states
@@ -81,42 +83,40 @@ class Timeline:
         return next((timeline for post in posts for timeline in post.timelines), None)
 
     @classmethod
-    def join(cls, model: nn.Module, inside: nn.Module, member: object, *, by_column: bool) -> Timeline:
-        """The model's timeline in this thread, put on it if this is its first member.
+    def on(cls, model: nn.Module, inside: nn.Module) -> Timeline:
+        """The model's timeline in this thread, or a new one, which watches nothing before somebody joins.
 
         Args:
             model: the model.
             inside: a module of it that is edited; what is watched is the language model around it.
-            member: who joins, and leaves.
-            by_column: whether the member needs to know the columns of every pass, or padding alone.
         """
         decoder, speaker = around(underlying(model), inside)
-        with CHANGING:
-            post = cls._running.setdefault(decoder, Post())
-            timeline = post.mine()
-            if timeline is None:
-                timeline = cls(model, decoder, speaker)
-                post.timelines.append(timeline)
-            timeline.members[member] = by_column
-            for module in dict.fromkeys([timeline.model, timeline.speaker]):
-                post.patch(module)
-        timeline._watch()
-        return timeline
+        mine = cls._running.setdefault(decoder, Post()).mine()
+        return cls(model, decoder, speaker) if mine is None else mine
+
+    def join(self, member: object, *, by_column: bool, check: Callable[[], None]) -> None:
+        """Count a member, and watch.
+
+        Args:
+            member: who joins, and leaves.
+            by_column: whether it needs to know the columns of every pass, or padding alone.
+            check: what it asks of each pass that is watched, the first of every `generate` among them.
+        """
+        self.members[member] = by_column
+        self.checks[member] = check
+        self._running.setdefault(self.decoder, Post()).join(self, dict.fromkeys([self.model, self.speaker]))
+        self._watch()
 
     def leave(self, member: object) -> None:
         """Count a member no longer, and after the last leave the model as it was; more than once does no harm."""
         self.members.pop(member, None)
+        self.checks.pop(member, None)
         if self.members:
             return
         self._look_away()
-        with CHANGING:
-            post = self._running.get(self.decoder)
-            if post is None:
-                return
-            post.timelines[:] = [timeline for timeline in post.timelines if timeline.members]
-            if not post.timelines:
-                post.take_back()
-                self._running.pop(self.decoder, None)
+        post = self._running.get(self.decoder)
+        if post is not None:
+            post.leave(self, dict.fromkeys([self.model, self.speaker]))
 
     @property
     def by_column(self) -> bool:
@@ -154,6 +154,8 @@ class Timeline:
     def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         if kwargs is None or self.elsewhere():
             return
+        for check in self.checks.values():
+            check()
         if args:
             kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self.now = self._pass(kwargs)
