@@ -20,9 +20,9 @@ MODULES = [info.name for info in pkgutil.walk_packages(entangle.__path__, "entan
 
 
 def own(module: Any) -> Iterator[tuple[str, Any]]:
-    """The functions, classes and methods that a module defines."""
+    """The public functions and classes that a module defines, and the methods of these."""
     for name, value in list(vars(module).items()):
-        if getattr(value, "__module__", None) != module.__name__:
+        if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue
         if inspect.isfunction(value):
             yield name, value

@@ -16,7 +16,7 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.probes import ProbeGrid
 from entangle.probes.splits import Split
-from entangle.storage.record import check_same_model, read, write
+from entangle.storage.record import check_same_model, read, taken_apart, write
 
 PLACE = ("site", "layer", "head")
 Words = Sequence[str | tuple[str, str]]
@@ -115,7 +115,8 @@ class Directions:
 
         Args:
             grid: The probes.
-            cell: Index in the grid: `(layer, head)` or `layer`, counting from 0 along each axis.
+            cell: Index in the grid: `(layer, head)` or `layer`, counting from 0 along each axis. Which layer of the
+                model that is, the grid tells if it was fitted with `layers`; else the direction's layer is `None`.
             name: Of the direction.
             site: Where the activations were taken.
 
@@ -129,7 +130,7 @@ class Directions:
         index = tuple(i % n for i, n in zip(index, grid.shape, strict=True))
         coef = grid.coef_[index].reshape(-1, grid.coef_.shape[-1])
         names = (name,) if len(coef) == 1 else tuple(f"{name}={label}" for label in grid.classes_)
-        layer = None if not index else grid.layers[index[0]] if grid.layers is not None else index[0]
+        layer = grid.layers[index[0]] if index and grid.layers is not None else None
         return cls(
             coef,
             names,
@@ -284,10 +285,11 @@ class Directions:
             EntangleError: Nothing usable is there, or it belongs to another model.
         """
         tensors, meta = read(directory, "Directions", 1)
-        check_same_model(meta["fingerprint"], fingerprint, "these Directions")
-        split = Split(tensors["fit"], tensors["select"], tensors["report"]) if "fit" in tensors else None
-        place = {key: meta[key] for key in (*PLACE, "estimator", "fingerprint")}
-        return cls(tensors["vectors"], tuple(meta["names"]), norms=tensors["norms"], split=split, **place)
+        with taken_apart(directory, "Directions"):
+            check_same_model(meta["fingerprint"], fingerprint, "these Directions")
+            split = Split(tensors["fit"], tensors["select"], tensors["report"]) if "fit" in tensors else None
+            place = {key: meta[key] for key in (*PLACE, "estimator", "fingerprint")}
+            return cls(tensors["vectors"], tuple(meta["names"]), norms=tensors["norms"], split=split, **place)
 
     def _row(self, which: str | int) -> int:
         if isinstance(which, int):

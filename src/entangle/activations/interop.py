@@ -82,8 +82,8 @@ def to_cache(acts: _Captured, model: Any) -> Any:
     one_each = [i for i, _ in rows] == list(range(len(lengths)))
     if rows != every and not one_each:
         raise EntangleError(
-            "a cache is [batch, pos, ...], so it needs every token of each example, or one: collect with tokens='all' "
-            "or 'last'"
+            "a cache is [batch, pos, ...], so it needs every token of each example, or one: collect with "
+            "tokens='all', special_tokens=True, or with tokens='last'"
         )
     width = max(lengths) if rows == every else 1
     example, position = acts.rows.T if rows == every else (acts.rows[:, 0], torch.zeros(len(rows), dtype=torch.long))

@@ -25,6 +25,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
 from entangle.interventions import AddDirection, steer
 from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts, bootstrap_mean, cosines
+from entangle.models import Atlas
 from entangle.probes import ProbeGrid
 
 
@@ -167,7 +168,7 @@ def cross_talk(
         raise EntangleError("cross-talk needs to know where to push; give directions their site and layer")
     if set(readers) != set(directions.names):
         raise EntangleError(f"readers must be of {list(directions.names)}, the concepts, not of {list(readers)}")
-    layers, weights = _reader_weights([readers[name] for name in directions.names])
+    layers, weights = _reader_weights([readers[name] for name in directions.names], Atlas(model).n_layers)
     options: dict[str, Any] = {
         "max_length": max_length,
         "prepend_bos": prepend_bos,
@@ -228,7 +229,7 @@ def cross_talk(
     )
 
 
-def _reader_weights(readers: Sequence[ProbeGrid]) -> tuple[list[int], Float[Tensor, "layer concept d"]]:
+def _reader_weights(readers: Sequence[ProbeGrid], n_layers: int) -> tuple[list[int], Float[Tensor, "layer concept d"]]:
     """The layers all readers have in common and their weights there; intercepts cancel in a shift."""
     for grid in readers:
         if len(grid.shape) != 1 or len(grid.classes_) != 2:
@@ -236,7 +237,13 @@ def _reader_weights(readers: Sequence[ProbeGrid]) -> tuple[list[int], Float[Tens
                 f"a reader is a grid of binary probes over layers, [layer]; got shape {grid.shape} with "
                 f"{len(grid.classes_)} classes"
             )
-    own = [list(grid.layers) if grid.layers is not None else list(range(grid.shape[0])) for grid in readers]
+    for grid in readers:
+        if grid.layers is None and grid.shape[0] != n_layers:
+            raise EntangleError(
+                f"a reader of {grid.shape[0]} layers does not know which of the model's {n_layers} they are: fit it "
+                "with layers=acts.layers(site)"
+            )
+    own = [list(range(n_layers) if grid.layers is None else grid.layers) for grid in readers]
     layers = [layer for layer in own[0] if all(layer in other for other in own)]
     if not layers:
         raise EntangleError(f"the readers have no layer in common: {own}")

@@ -45,7 +45,14 @@ class Handle:
         self._orders: dict[nn.Module, list[int]] = {}  # of hooks, before recorders were moved
 
     def put(
-        self, module: nn.Module, function: Callable[..., Any], *, after: bool, first: bool = False, always: bool = False
+        self,
+        module: nn.Module,
+        function: Callable[..., Any],
+        *,
+        after: bool,
+        first: bool = False,
+        always: bool = False,
+        content: Callable[[], Any] | None = None,
     ) -> None:
         """Put a function on a module, before its forward (it is called with keyword arguments too) or after it.
 
@@ -57,6 +64,7 @@ class Handle:
             after: whether it runs after the forward.
             first: whether it runs before the other hooks.
             always: whether it runs after a forward that failed too.
+            content: what it says for the model's fingerprint; `None` of one that changes nothing.
         """
         hooks: Any = module._forward_hooks if after else module._forward_pre_hooks
         recorders = [key for key, hook in [*hooks.items()] if getattr(hook, "__module__", "") == RECORDERS]
@@ -69,7 +77,7 @@ class Handle:
             module._forward_pre_hooks_with_kwargs[key] = True
         elif always:
             module._forward_hooks_always_called[key] = True
-        hooks[key] = Ours(function)
+        hooks[key] = tell(Ours(function), content)
         if first:
             hooks.move_to_end(key, last=False)
         for recorder in recorders:
@@ -91,6 +99,12 @@ class Handle:
                 for key in [*order, *(key for key in [*hooks] if key not in order)]:
                     if key in hooks:
                         hooks.move_to_end(key)
+
+
+def tell(hook: Any, content: Callable[[], Any] | None) -> Any:
+    """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing."""
+    hook.content = content
+    return hook
 
 
 def elsewhere() -> Skip:
@@ -150,7 +164,9 @@ def attach(
             return None
         return on_output(apply, place, output) if mine is None or mine() else None
 
-    handle.put(place.module, before if place.side == "input" else after, after=place.side == "output", first=first)
+    content = getattr(fn, "content", None) or (lambda: (place.site, place.layer, place.path, fn))
+    hook, after_it = (before, False) if place.side == "input" else (after, True)
+    handle.put(place.module, hook, after=after_it, first=first, content=content)
     return handle
 
 

@@ -46,13 +46,15 @@ def load(
 
     Raises:
         EntangleError: no model there, one that needs code of its own, whose weights are pickled, or not all there; no
-            tokenizer, or no token to pad with.
+            tokenizer, or no token to pad with; or no such device.
     """
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if task not in ("causal", "encoder", "auto"):
         raise EntangleError(f"task must be 'causal', 'encoder' or 'auto', but is {task!r}")
+    if device is not None:
+        check_device(device)
     name = str(path_or_id)
     config = _config(name, revision)
     causal = task == "causal" or (task == "auto" and _is_causal(config, MODEL_FOR_CAUSAL_LM_MAPPING))
@@ -60,6 +62,25 @@ def load(
     model = pretrained(auto, name, revision=revision, dtype=dtype or "auto")
     tokenizer = load_tokenizer(name, revision=revision)
     return (model if device is None else model.to(device)).eval(), tokenizer
+
+
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that this machine cannot compute on.
+
+    Raises:
+        EntangleError: No such device, or one that holds no numbers.
+    """
+    try:
+        placed = torch.ones(1, device=device)
+        works = not placed.is_meta and float(placed.sum()) == 1
+        reason = "" if works else "it holds no numbers"
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, TypeError, ValueError) as error:
+        reason = _first_line(error)
+    if reason:
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise EntangleError(
+            f"device {str(device)!r} cannot be used ({reason}): choose one that is here, such as {here}"
+        )
 
 
 def load_tokenizer(path_or_id: str | Path, *, revision: str | None = None) -> Any:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied, check_finite
 from entangle.interventions import Edit
-from entangle.models.batching import token_batches
+from entangle.models.rows import token_batches
 
 _MAX_LOGITS = 2**28  # elements of one batch's logits: 1 GB in float32
 

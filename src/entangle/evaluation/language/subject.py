@@ -20,8 +20,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
-from entangle.models.batching import accepts, encode, pad, pad_id
-from entangle.models.context import context_length
+from entangle.models.rows import context_length, encode, frame, run_rows
 
 
 class NotFiniteError(EntangleError):
@@ -65,23 +64,38 @@ class Subject:
     prefix: str = ""
     decoding: Decoding | None = None
 
+    def before_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts after the prefix, as text; a beginning of sequence that a template wrote stays the beginning."""
+        if not self.prefix:
+            return list(prompts)
+        bos = self.tokenizer.bos_token
+        begun = [bool(bos) and prompt.startswith(bos) for prompt in prompts]
+        return [
+            f"{bos}{self.prefix}{prompt.removeprefix(bos)}" if has else self.prefix + prompt
+            for prompt, has in zip(prompts, begun, strict=True)
+        ]
+
     def put_before(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], int]:
         """Documents after the prefix, and by how many positions that moves them.
 
-        A special token that begins a document (beginning of sequence) begins the prefix instead.
+        What the tokenizer's template or a beginning of sequence puts before every document is put before the prefix
+        instead.
 
         Raises:
             EntangleError: A prefix that, with a document, is longer than the context.
         """
         if not self.prefix:
             return list(rows), 0
-        prefix = encode(self.tokenizer, [self.prefix])[0]
-        special = set(self.tokenizer.all_special_ids)
-        begins = [row[0] in special for row in rows]
-        if prefix[0] not in special and all(begins):
-            prefix = [rows[0][0], *prefix]
-        shared = int(prefix[0] in special and all(begins))
-        joined = [prefix + row[shared:] for row in rows]
+        opening, special = list(frame(self.tokenizer).opening), set(self.tokenizer.all_special_ids)
+        if not (opening and all(row[: len(opening)] == opening for row in rows)):
+            begin = rows[0][0]
+            shared = [begin] if begin in special and all(row[0] == begin for row in rows) else []
+        else:
+            shared = opening
+        (prefix,) = encode(self.tokenizer, [self.prefix], add_special_tokens=False)
+        begun = shared or opening
+        prefix = prefix if begun and prefix[: len(begun)] == begun else begun + prefix
+        joined = [prefix + row[len(shared) :] for row in rows]
         context = context_length(self.model, self.tokenizer)
         longest = max(map(len, joined))
         if longest > context:
@@ -89,14 +103,11 @@ class Subject:
                 f"the prefix and a document make {longest} tokens, but the context holds {context}; "
                 f"pass max_length={context - len(prefix)} or less"
             )
-        return joined, len(prefix) - shared
+        return joined, len(prefix) - len(shared)
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos vocab"]:
         """Next-token logits at every position of rows of token ids, padded on the right; adds no prefix."""
-        inputs = pad(rows, pad_id(self.tokenizer), device=self.model.device)
-        if not accepts(self.model, "position_ids"):
-            del inputs["position_ids"]
-        logits: Tensor = self.model(**inputs, use_cache=False).logits.float()
+        logits: Tensor = run_rows(self.model, self.tokenizer, rows).logits.float()
         return logits if self.decoding is None else self.decoding.change(self, rows, logits)
 
 

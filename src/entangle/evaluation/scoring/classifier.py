@@ -12,10 +12,11 @@ from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.models.batching import encode, pad, pad_id, token_batches
-from entangle.models.context import context_length
 from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
+from entangle.models.rows import accepts, batch_of, context_length, encode, token_batches
+from entangle.models.trace import evaluating
 
+MOST_MOVED = 1e-4  # of a logit, by rounding
 HEADS = ("classifier", "score", "qa_outputs", "logits_proj", "sequence_summary", "classification_head")
 """What the modules are called whose weights a model without a trained classification head lacks."""
 
@@ -24,7 +25,8 @@ class ClassifierScorer:
     """The probability a text-classification model gives to the labels that count as toxic.
 
     With a softmax over exclusive labels their probabilities add up; with a sigmoid a label (models trained for several
-    labels at once) the largest counts. Texts longer than the model's context are cut at its end.
+    labels at once) the largest counts. Texts longer than the model's context are cut as the tokenizer cuts them, their
+    closing token kept.
 
     Args:
         model_or_path: A model with a classification head, or the directory or hub id of one.
@@ -75,19 +77,42 @@ class ClassifierScorer:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-        """The probability that each text is toxic; batches are sorted by length and do not change a score."""
-        rows = encode(self.tokenizer, list(texts), max_length=context_length(self.model, self.tokenizer))
+        """The probability that each text is toxic: what the model says of the text alone, whatever is beside it."""
+        rows = encode(
+            self.tokenizer,
+            list(texts),
+            model=self.model,
+            max_length=context_length(self.model, self.tokenizer),
+        )
         scores = np.zeros(len(rows))
-        for batch in token_batches([len(row) for row in rows], self.batch_tokens):
-            inputs = pad([rows[i] for i in batch], pad_id(self.tokenizer), device=self.model.device)
-            # Padded on the right, every model numbers positions as it was trained to (RoBERTa does not begin at 0).
-            logits = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
+        lengths = [len(row) for row in rows]
+        for batch in token_batches(lengths, self.batch_tokens, same_length=not self._padding_is_harmless(rows)):
+            logits = self._logits([rows[i] for i in batch])
             if self.activation == "sigmoid":
                 chosen = logits[:, self.columns].sigmoid().amax(-1)
             else:
                 chosen = logits.softmax(-1)[:, self.columns].sum(-1).clamp(max=1)
             scores[batch] = chosen.cpu().numpy()
         return scores
+
+    def _logits(self, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row label"]:
+        inputs = batch_of(self.model, self.tokenizer, rows)
+        with evaluating(self.model):
+            output = self.model(**{name: x for name, x in inputs.items() if accepts(self.model, name)})
+        logits: torch.Tensor = output.logits.float()
+        return logits
+
+    def _padding_is_harmless(self, rows: Sequence[list[int]]) -> bool:
+        """Whether the shortest row says the same beside the longest: some heads read the last column, or look for a
+        padding token that is none of the embedding's. In half precision rounding hides that, so it is not asked.
+        """
+        if self.model.dtype not in (torch.float32, torch.float64):
+            return False
+        shortest, longest = min(rows, key=len, default=[]), max(rows, key=len, default=[])
+        if len(shortest) == len(longest):
+            return True
+        alone, beside = self._logits([shortest])[0], self._logits([shortest, longest])[0]
+        return torch.allclose(alone, beside, rtol=MOST_MOVED, atol=MOST_MOVED)
 
 
 def _load(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from safetensors.numpy import load_file, save_file
 from scipy import sparse, special
 
+from entangle.data import read_labels, same_index, texts_of
 from entangle.errors import EntangleError
-from entangle.storage.files import replacing, write_text
+from entangle.storage import folder
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import decoding
 
-FORMAT = 1
+NUMBERS = "scorer.safetensors"
+KIND = Kind(
+    "a scorer",
+    "scorer.json",
+    "LinearToxicityScorer",
+    version_key="format",
+    remedy="fit and save it again, to another directory",
+    before=(NUMBERS,),
+)
 _N_FEATURES = 2**18  # hashed features each of words and characters
 
 
@@ -29,19 +39,21 @@ class LinearToxicityScorer:
         weights: One weight for each hashed feature, words first, the calibration's slope folded in.
         bias: Intercept, likewise.
         report: How it was fitted and how well it does on the texts held out: `n_fit`, `n_held_out`, `auroc`, `brier`
-            (the mean squared error of the probabilities, Brier 1950), `C`, `seed`.
+            (the mean squared error of the probabilities, Brier 1950), `C`, `seed`, and `positive`, the label that a
+            score speaks for.
     """
 
     weights: Float[np.ndarray, " feature"]
     bias: float
-    report: dict[str, float] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def fit(
         cls,
         texts: Sequence[str],
-        labels: ArrayLike,
+        labels: Any,
         *,
+        positive: Any = None,
         held_out: float = 0.2,
         C: float = 1.0,
         seed: int = 0,
@@ -53,7 +65,9 @@ class LinearToxicityScorer:
 
         Args:
             texts: Texts.
-            labels: 1 for toxic, 0 for not.
+            labels: Two classes of any kind, one label a text: 1 for toxic and 0 for not, or as the rules of
+                `entangle.data.labels` have it.
+            positive: The label that counts as toxic, all others as not.
             held_out: Share of the texts, stratified, that only calibrate and evaluate.
             C: Inverse strength of the l2 penalty, as in scikit-learn.
             seed: Seed of the split.
@@ -62,20 +76,17 @@ class LinearToxicityScorer:
             The scorer; `.report` has its AUROC and Brier score on the texts held out.
 
         Raises:
-            EntangleError: Labels other than 0 and 1, of one class only, of another number, or too few to hold any out.
+            EntangleError: Labels of other than two classes or of another number, too few to hold any out, or something
+                among the texts that is no text.
         """
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import brier_score_loss, roc_auc_score
         from sklearn.model_selection import train_test_split
 
-        y = np.asarray(labels)
-        if len(texts) != len(y):
-            raise EntangleError(f"a scorer is fitted on one label a text; got {len(texts)} texts and {len(y)} labels")
-        classes, counts = np.unique(y, return_counts=True)
-        if classes.tolist() != [0, 1]:
-            raise EntangleError(
-                f"a scorer is fitted on labels 1 (toxic) and 0, both present; got {classes.tolist()[:5]}"
-            )
+        same_index(texts=texts, labels=labels)
+        texts = texts_of(texts)
+        read = read_labels(labels, len(texts), positive=positive, two=True)
+        y, counts = read.codes, np.bincount(read.codes)
         if not 0 < held_out < 1 or counts.min() * min(held_out, 1 - held_out) < 1:
             raise EntangleError(
                 f"held_out={held_out} of {counts.min()} texts of the rarer class leaves none to fit or to calibrate; "
@@ -97,6 +108,7 @@ class LinearToxicityScorer:
             "brier": float(brier_score_loss(y[rest], scores)),
             "C": C,
             "seed": seed,
+            "positive": read.names[1],
         }
         return cls(scorer.weights, scorer.bias, report)
 
@@ -111,34 +123,33 @@ class LinearToxicityScorer:
         return self._score(_features(texts)) if len(texts) else np.zeros(0)
 
     def save(self, directory: str | Path) -> None:
-        """Write `scorer.safetensors` and `scorer.json` to a directory."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / "scorer.safetensors") as temporary:
-            save_file({"weights": self.weights, "bias": np.array([self.bias])}, temporary)
-        meta = {"format": FORMAT, "kind": "LinearToxicityScorer", "name": self.name, "report": self.report}
-        write_text(directory / "scorer.json", json.dumps(meta, indent=2))
+        """Write `scorer.safetensors` and `scorer.json` to a directory, in place of a scorer that is there.
+
+        Raises:
+            EntangleError: Files that are not such a scorer are in the way, or the disk is full.
+        """
+
+        def fill(new: Path) -> None:
+            save_file({"weights": self.weights, "bias": np.array([self.bias])}, new / NUMBERS)
+
+        folder.write(directory, KIND, {"name": self.name, "report": self.report}, fill)
 
     @classmethod
     def load(cls, directory: str | Path) -> LinearToxicityScorer:
         """Read a scorer that `save` wrote.
 
         Raises:
-            EntangleError: No scorer there, or one of another format.
+            EntangleError: No scorer there, one of another format, or one that is damaged.
         """
-        directory = Path(directory)
-        if not (directory / "scorer.json").is_file():
-            raise EntangleError(
-                f"{directory} has no scorer.json; give a directory that LinearToxicityScorer.save wrote"
-            )
-        meta = json.loads((directory / "scorer.json").read_text())
-        if (meta.get("format"), meta.get("kind")) != (FORMAT, "LinearToxicityScorer"):
-            raise EntangleError(
-                f"{directory} holds a {meta.get('kind')} of format {meta.get('format')}; "
-                f"this version reads LinearToxicityScorer of format {FORMAT}: fit and save it again"
-            )
-        tensors = load_file(directory / "scorer.safetensors")
-        return cls(tensors["weights"], float(tensors["bias"][0]), meta["report"])
+        meta = folder.read(directory, KIND)
+        with decoding(directory, KIND.what, remedy=KIND.remedy):
+            tensors = load_file(Path(directory) / NUMBERS)
+            scorer = cls(tensors["weights"], float(tensors["bias"][0]), dict(meta["report"]))
+            if scorer.name != meta["name"] or scorer.weights.shape != (2 * _N_FEATURES,):
+                raise EntangleError(
+                    f"{directory} holds a scorer whose weights are not those of its scorer.json: {KIND.remedy}"
+                )
+        return scorer
 
     def _score(self, x: sparse.csr_matrix) -> Float[np.ndarray, " text"]:
         return np.asarray(special.expit(x @ self.weights.astype(np.float64) + self.bias))

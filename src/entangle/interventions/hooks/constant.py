@@ -92,7 +92,8 @@ def attach_constant(
         edited = near(output)
         return on_output(far, place, output) if edited is None else edited
 
+    content = getattr(long_way, "content", None)
     if place.side == "output":
-        handle.put(place.module, after, after=True)
+        handle.put(place.module, after, after=True, content=content)
     else:
-        handle.put(place.module, before if tally is None else before_counted, after=False)
+        handle.put(place.module, before if tally is None else before_counted, after=False, content=content)

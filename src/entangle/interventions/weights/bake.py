@@ -26,7 +26,7 @@ from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
 from entangle.interventions.hooks.steer import Stop, planned, steer
 from entangle.interventions.hooks.timeline import Timeline
-from entangle.interventions.weights.carried import EditedModel, carry
+from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import refuse_compiled
@@ -69,7 +69,7 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
     if isinstance(model, EditedModel):
         raise EntangleError("this model carries an edit already: bake Compose([first, second]) into the plain model")
     if edit.fingerprint is not None:
-        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}", active=False)
     plan = planned(Atlas(model), [edit.affine(alpha) if edit.strength(alpha) else []])
     try:
         return _in_weights(model, edit, alpha, plan)
@@ -93,6 +93,7 @@ def _in_weights(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, plan
     if difference is not None:
         raise NoWeightsError(f"no weights hold it exactly: baked into them, {difference}")
     _switch_biases_on(model, baked)
+    saves_whole(baked)
     return baked
 
 

@@ -19,7 +19,7 @@ from entangle.interventions.weights.bake import constants
 from entangle.models.atlas import Atlas, hook_name
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.place import Place
-from entangle.storage.files import replacing
+from entangle.storage.files import on_disk, replacing
 
 
 def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
@@ -38,19 +38,34 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
         The path.
 
     Raises:
-        EntangleError: if the format is unknown or cannot say what the edit does.
+        EntangleError: if the format is unknown or cannot say what the edit does, or a file of another kind is there.
     """
     writers = {"lm-eval": _lm_eval, "gguf": _gguf}
     if format not in writers:
         raise EntangleError(f"format must be one of {', '.join(map(repr, writers))}, got {format!r}")
     if edit.fingerprint is not None:
-        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}", active=False)
     vectors = constants(model, edit, alpha)
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_other(target, format)
+    with on_disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         writers[format](temporary, model, vectors)
     return target
+
+
+def _refuse_other(target: Path, format: str) -> None:
+    """Refuse to replace what is no file of the format: somebody's text, say, whose name was given by mistake."""
+    begins = {"lm-eval": b"PK\x03\x04", "gguf": b"GGUF"}[format]
+    if target.is_dir():
+        raise EntangleError(f"{target} is a directory: give the name of the file to write")
+    if target.is_file():
+        with target.open("rb") as file:
+            if file.read(len(begins)) not in (begins, b""):
+                raise EntangleError(
+                    f"{target} exists and is no {format} file, so it is not replaced: choose another name"
+                )
 
 
 def _lm_eval(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -> None:
