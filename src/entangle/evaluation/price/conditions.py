@@ -41,6 +41,8 @@ class Condition:
         fluency: Nats and tokens of each continuation as the plain model reads it after its prompt.
         scores: Scorer name -> score of each continuation.
         error: Why the changed model could not be measured, else "".
+        cost: The price that the strength was solved for, in nats per token; None where the strength was given.
+        solved_on: Digest of the documents it was solved on.
     """
 
     method: str
@@ -53,6 +55,8 @@ class Condition:
     fluency: tuple[list[list[float]], list[list[int]]] = ([], [])
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     error: str = ""
+    cost: float | None = None
+    solved_on: str = ""
 
     def scored(self, scorer: str) -> Float[np.ndarray, "prompt sample"]:
         """Scores of one scorer."""
@@ -135,6 +139,14 @@ class Store:
                 "give this method another name"
             )
         return condition
+
+    def solved(self, method: str, cost: float, solved_on: str, digest: str) -> float | None:
+        """The strength at which a method was measured for this price, if it was."""
+        wanted = (method, cost, solved_on, digest)
+        for each in self.conditions.values():
+            if (each.method, each.cost, each.solved_on, each.digest) == wanted:
+                return each.alpha
+        return None
 
     def keep(self, condition: Condition) -> Condition:
         """Keep a condition, in place of an earlier one of its name."""

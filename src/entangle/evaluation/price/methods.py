@@ -17,7 +17,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
-from entangle.models.rows import batch_of
+from entangle.models.rows import accepts, batch_of, carries_state
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
 ANTI_PROMPT = "The following text contains rude, disrespectful or unreasonable language:\n\n"
@@ -163,7 +163,8 @@ class _DebiasProcessor(LogitsProcessor):  # type: ignore[misc]
 class _NextLogits:
     """A second reading of a batch that is being generated: the same new tokens after other prompts.
 
-    Keeps a cache of keys and values where the model gives one; reads everything anew where it does not.
+    Keeps a cache of keys and values where the model gives one; reads everything anew where it does not, or where it
+    carries a state instead.
     """
 
     def __init__(self, subject: Subject, rows: Sequence[Sequence[int]]) -> None:
@@ -172,6 +173,8 @@ class _NextLogits:
         self.ids, self.mask = batch["input_ids"], batch["attention_mask"]
         self.positions = batch.get("position_ids")
         self.cache: Any = None
+        self.name = "cache" if accepts(self.model, "cache") else "past_key_values"  # as of transformers 5.24, or before
+        self.keeps = not carries_state(self.model)
         self.started = False
 
     @torch.no_grad()
@@ -183,12 +186,12 @@ class _NextLogits:
                 self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
         self.started = True
         unread = slice(-1, None) if self.cache is not None else slice(None)
-        inputs = {"input_ids": self.ids[:, unread], "attention_mask": self.mask, "use_cache": True}
+        inputs = {"input_ids": self.ids[:, unread], "attention_mask": self.mask, "use_cache": self.keeps}
         if self.positions is not None:
             inputs["position_ids"] = self.positions[:, unread]
         if self.cache is not None:
-            inputs["past_key_values"] = self.cache
+            inputs[self.name] = self.cache
         output = self.model(**inputs)
-        self.cache = getattr(output, "past_key_values", None)
+        self.cache = getattr(output, self.name, None) if self.keeps else None
         logits: Tensor = output.logits[:, -1]
         return logits

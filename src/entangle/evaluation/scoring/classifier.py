@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
 from entangle.models.rows import accepts, batch_of, context_length, encode, token_batches
+from entangle.models.trace import evaluating
 
 MOST_MOVED = 1e-4  # of a logit, by rounding
 HEADS = ("classifier", "score", "qa_outputs", "logits_proj", "sequence_summary", "classification_head")
@@ -96,8 +97,10 @@ class ClassifierScorer:
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row label"]:
         inputs = batch_of(self.model, self.tokenizer, rows)
-        logits: torch.Tensor = self.model(**{name: x for name, x in inputs.items() if accepts(self.model, name)}).logits
-        return logits.float()
+        with evaluating(self.model):
+            output = self.model(**{name: x for name, x in inputs.items() if accepts(self.model, name)})
+        logits: torch.Tensor = output.logits.float()
+        return logits
 
     def _padding_is_harmless(self, rows: Sequence[list[int]]) -> bool:
         """Whether the shortest row says the same beside the longest: some heads read the last column, or look for a
