@@ -105,10 +105,12 @@ def takes_settings(command: Callable[..., None], *, without: Sequence[str] = ())
             word = words.pop(name)
             if word is not None and word != []:
                 values[name] = read(word, flag)
+        source = str(config) if config else "the options"
+        settings = Settings.from_dict({"model": "", "data": "", **values}, source)
         lacking = [name.upper() for name in ("model", "data") if name not in values]
         if lacking:
             raise EntangleError(f"MODEL and DATA are needed; got no {' and no '.join(lacking)}: name both")
-        command(settings=Settings.from_dict(values, str(config) if config else "the options"), **words)
+        command(settings=settings, **words)
 
     config = Annotated[
         Path | None, typer.Option("--config", help="TOML with the same names; options here come before it.")

@@ -20,7 +20,7 @@ from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
 from entangle.evaluation.scoring.scorers import Scorer
 from entangle.models.rows import context_length, encode
-from entangle.storage.files import write_text
+from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import StudyTexts
 from entangle.study.texts import split_of
 
@@ -134,7 +134,7 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
     path = fitted.folder / ATTACKED
     found: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_sealed(path, "what an attack found", remedy="delete it, and it is attacked again")
         found = before if before["key"] == key else found
     grid = [(PLAIN, 0.0), *(("ITI", alpha) for alpha in attack.alphas or (max(measurement.alphas),))]
     done = [(each["method"], each["alpha"]) for each in found["conditions"]]
@@ -150,7 +150,7 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
             except NotFiniteError as error:
                 numbers = {"error": str(error)}
         found["conditions"].append({"method": method, "alpha": alpha, **numbers})
-        write_text(path, json.dumps(found))
+        write_sealed(path, found, indent=None)
     return found
 
 

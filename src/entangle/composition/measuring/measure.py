@@ -17,7 +17,7 @@ from entangle.evaluation import Prompt, Scorer, Tradeoff, degenerate_share
 from entangle.evaluation.price.conditions import Condition
 from entangle.probes import ProbeGrid
 from entangle.storage.digest import digest
-from entangle.storage.files import write_text
+from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import Study, StudyTexts
 from entangle.study.measure import run
 
@@ -47,7 +47,7 @@ def measure(
     key = measurement_key(fitted.measurement, fitted.texts, told, own)
     path = fitted.folder / MEASURED
     if path.exists():
-        numbers: dict[str, Any] = json.loads(path.read_text())
+        numbers: dict[str, Any] = read_sealed(path, "what was measured", remedy="delete it, and it is measured again")
         if numbers["key"] == key:
             return numbers
     more = {TOLD: Prompt(told)} if told else {}
@@ -57,7 +57,7 @@ def measure(
         raise EntangleError(f"{fitted.folder.name} cannot be compared: {what} was not measured: {why}")
     study.save(fitted.folder / STUDY)
     numbers = {"key": key, **measured_numbers(study, fitted.texts.prompts)}
-    write_text(path, json.dumps(numbers))
+    write_sealed(path, numbers, indent=None)
     return numbers
 
 

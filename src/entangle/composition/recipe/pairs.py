@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from entangle.composition.recipe.sources import digest, paths
+from entangle.composition.recipe.sources import digest, one_path, paths
 from entangle.data import corpus, load_pairs, load_texts
 from entangle.errors import EntangleError
+from entangle.study.question import check_seed
 
 Pair = tuple[str, str]
 LEAST = 2  # of pairs on either side of the split: intervals need two
@@ -49,6 +50,7 @@ class Pairs:
             raise EntangleError(f"held_out of pairs is a number of at least {LEAST}, not {self.held_out}")
         if self.number < 0 or not (self.file or self.number):
             raise EntangleError("pairs need a file, or a number of pairs of the built-in corpus")
+        check_seed(self.seed)
         if self.chosen == self.rejected:
             raise EntangleError(f"chosen and rejected of pairs are two columns, not both {self.chosen!r}")
 
@@ -61,7 +63,7 @@ class Pairs:
         if not self.file:
             found = corpus.pairs(self.number, seed=self.seed)
         else:
-            (path,) = paths([self.file], root)
+            path = one_path(self.file, root)
             found = load_pairs(path, chosen=self.chosen, rejected=self.rejected, where=self.where)
             left_out = {digest(text) for name in paths(self.without, root) for text in load_texts(name)}
             found = [pair for pair in found if not left_out & {digest(text) for text in pair}]

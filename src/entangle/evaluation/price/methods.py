@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
+from entangle.models.fingerprint import fingerprint
 from entangle.models.rows import accepts, batch_of, carries_state
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
@@ -86,17 +87,28 @@ class Checkpoint:
         yield Subject(other, tokenizer)
 
     def content(self) -> Any:
-        """What a saved sweep knows it by: the weights, wherever they lie."""
-        return self._load(None, None)
+        """What a saved sweep knows it by: the model, wherever it lies."""
+        return fingerprint(self._load(None, None))
 
     def _load(self, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
         if isinstance(self.model, PreTrainedModel):
             return self.model
-        return _loaded(str(self.model), self.revision, dtype, device)
+        return _loaded(str(self.model), self.revision, dtype, device, _stamps(Path(self.model)))
+
+
+Stamps: TypeAlias = tuple[tuple[str, int, int], ...]
+
+
+def _stamps(folder: Path) -> Stamps:
+    """Name, size and time of the files there, which change where another checkpoint takes the place of one."""
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: str, revision: str | None, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
+def _loaded(
+    path: str, revision: str | None, dtype: torch.dtype | None, device: torch.device | None, stamps: Stamps
+) -> PreTrainedModel:
     """The checkpoint, read once and not once a batch."""
     from entangle.models.loading import load
 

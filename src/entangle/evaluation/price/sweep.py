@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
+import torch
+import transformers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,9 +21,9 @@ from entangle.evaluation.price.bench import Bench, Change
 from entangle.evaluation.price.conditions import Store
 from entangle.evaluation.price.result import Tradeoff
 from entangle.evaluation.price.strength import Solver
-from entangle.evaluation.scoring.scorers import Scorer, score, scorer_name
+from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
-from entangle.models.fingerprint import fingerprint
+from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
 from entangle.storage.digest import digest
 
 PLAIN = ""
@@ -104,10 +106,9 @@ def tradeoff(
             measured before.
     """
     methods = _methods(edit)
-    scorers = {scorer_name(s): s for s in ([scorer] if callable(scorer) else scorer)}
+    scorers = _scorers(scorer)
+    known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
     grid = _grid(methods, alphas, costs)
-    if not scorers:
-        raise EntangleError("a trade-off needs a scorer; got none")
     if len(prompts) == 1 or len(texts) == 1:
         raise EntangleError(f"intervals need two prompts and two documents; got {len(prompts)} and {len(texts)}")
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
@@ -133,6 +134,10 @@ def tradeoff(
     marks = {PLAIN: digest([])} | {name: digest(change) for name, change in methods.items()}
     settings = {
         "model": fingerprint(model),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "training": model.training,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "prompts": digest(list(prompts)),
         "texts": digest(list(texts)),
         "max_length": max_length,
@@ -170,13 +175,14 @@ def tradeoff(
             if name == PLAIN and condition.error:
                 raise SweepError(f"the plain model cannot be measured: {condition.error}", None)
             for scorer_id, ask in scorers.items():
-                if scorer_id in condition.scores or condition.error:
+                if condition.has_scores(scorer_id, known_by[scorer_id], store.directory) or condition.error:
                     continue
                 try:
                     scores = score(ask, [text for row in condition.continuations for text in row])
                 except Exception as error:
                     raise SweepError(f"{name or 'plain'} at {at}: {error}", result()) from error
-                condition = store.keep(condition.with_scores(scorer_id, scores.reshape(len(prompts), samples)))
+                scores = scores.reshape(len(prompts), samples)
+                condition = store.keep(condition.with_scores(scorer_id, scores, known_by[scorer_id]))
             bar.update()
     return cast("Tradeoff", result())  # the plain model was measured, or there would have been an error
 
@@ -191,6 +197,21 @@ def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
     if not named or PLAIN in named:
         raise EntangleError("a trade-off needs methods with a name each; got none, or one named ''")
     return named
+
+
+def _scorers(scorer: Scorer | Sequence[Scorer]) -> dict[str, Scorer]:
+    given = [scorer] if callable(scorer) else list(scorer)
+    if not given:
+        raise EntangleError("a trade-off needs a scorer; got none")
+    scorers = {scorer_name(each): each for each in given}
+    if len(scorers) < len(given):
+        names = [scorer_name(each) for each in given]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise EntangleError(
+            f"scorers are told apart by their names, but {names.count(twice)} are called {twice!r}; give each a name "
+            "of its own"
+        )
+    return scorers
 
 
 def _grid(
