@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from entangle.activations import collect
 from entangle.errors import EntangleError
-from entangle.models import load
+from entangle.models import Atlas, AtlasError, atlas, load
 
 
 @pytest.mark.parametrize(
@@ -42,3 +45,27 @@ def test_it_is_one_line(
     with pytest.raises(EntangleError) as error:
         load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_no_numbers_are_told_by_name(
+    tiny_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = deepcopy(tiny_model("olmo2"))
+    assert Atlas(broken)  # the control
+    monkeypatch.setattr(atlas, "_SURVEYS", {})  # where the sites are is found once for all models of a structure
+    with torch.no_grad():
+        broken.model.layers[2].mlp.down_proj.weight.view(-1)[5] = float("nan")
+    with pytest.raises(AtlasError, match=r"hold NaN or inf \(model\.layers\.2\.mlp\.down_proj\.weight\)"):
+        Atlas(broken)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int64])
+def test_activations_are_not_kept_in_a_type_that_cuts_them_off(
+    dtype: torch.dtype, tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    ids = {"input_ids": torch.tensor([[5, 6, 7]])}
+    with pytest.raises(EntangleError, match="store_dtype must be a floating type"):
+        collect(tiny_model("olmo2"), None, ids, store_dtype=dtype, progress=False)
+    assert (
+        collect(tiny_model("olmo2"), None, ids, store_dtype=torch.float16, progress=False)["z"].dtype == torch.float16
+    )

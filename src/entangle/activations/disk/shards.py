@@ -78,7 +78,7 @@ def processes() -> tuple[int, int]:
     rank, world = (os.environ.get(name) or default for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
         raise EntangleError(
-            f"RANK and WORLD_SIZE must number the processes; the environment has {rank!r} and {world!r}: unset both, or "
-            "start with torchrun"
+            f"RANK and WORLD_SIZE must number the processes; the environment has {rank!r} and {world!r}: unset both, "
+            "or start with torchrun"
         )
     return int(rank), int(world)
