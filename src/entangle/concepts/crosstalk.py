@@ -24,7 +24,7 @@ from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
 from entangle.interventions import AddDirection, steer
-from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts, bootstrap_mean, cosines
+from entangle.metrics import Estimate, bootstrap_mean, bootstrap_ratio, cosines
 from entangle.probes import ProbeGrid
 
 
@@ -199,17 +199,17 @@ def cross_talk(
         kls.append(language_shift(model, tokenizer, texts, edit, **options))
     n = len(directions.names)
     moved = torch.stack(shifts[:n], dim=2)
-    counts = bootstrap_counts(len(texts), n_resamples, seed=seed).double()
     predicted = torch.from_numpy(kls[0].tokens).double()
     nats = torch.stack([torch.from_numpy(k.kl) for k in kls], dim=1)
     per_token = nats.sum(0) / predicted.sum()
-    draws = counts @ nats[:, :n] / (counts @ predicted)[:, None]
     return CrossTalk(
         names=directions.names,
         layers=tuple(layers),
         shift=bootstrap_mean(moved, n_resamples=n_resamples, level=level, seed=seed, method="percentile"),
         null=torch.stack([s.mean(0) for s in shifts[n:]]) if n_random else torch.empty(0, len(layers), n),
-        kl=bias_corrected_interval(per_token[:n], draws, level=level),
+        kl=bootstrap_ratio(
+            nats[:, :n], predicted, n_resamples=n_resamples, level=level, seed=seed, bounds=(0.0, float("inf"))
+        ),
         null_kl=per_token[n:],
         cosine=cosines(directions).double().cpu(),
         sigma=sigmas[:n],

@@ -28,6 +28,7 @@ from entangle.evaluation import (
 from entangle.evaluation.price.conditions import Condition
 from entangle.probes import ProbeGrid, bag_of_words, fit_probes, three_way
 from entangle.probes.estimators import PROBES
+from entangle.probes.judging.scores import correct
 from entangle.storage.files import write_text
 
 MEASURED = "measured.json"
@@ -47,9 +48,9 @@ def measure(
         needs_telling: where there is such a prefix, whether that is all that is measured.
 
     Returns:
-        Plain numbers: `heads` and `stream` (probes), `bag_of_words`, `entanglement`, `prompts` (where each set of
-        prompts begins and ends), `tokens` of each document, and `conditions` with the scores of every prompt and the
-        nats of every document.
+        Plain numbers: `heads` (with `hits`, the share of heads that are right about each text) and `stream` (probes),
+        `bag_of_words`, `entanglement`, `prompts` (where each set of prompts begins and ends), `tokens` of each
+        document, and `conditions` with the scores of every prompt and the nats of every document.
     """
     measurement, texts = fitted.measurement, fitted.texts
     key = measurement_key(measurement, texts, told if needs_telling else f"also {told}", steered)
@@ -80,7 +81,7 @@ def measure(
     )
     found = {
         "key": key,
-        "heads": _grid_numbers(grids["z"], acts.layers("z")),
+        "heads": _grid_numbers(grids["z"], acts.layers("z")) | {"hits": _hits(grids["z"])},
         "stream": _grid_numbers(grids["resid_post"], acts.layers("resid_post")),
         "bag_of_words": words.accuracy.value,
         "entanglement": _entanglement(fitted, grids["resid_post"]),
@@ -122,6 +123,13 @@ def _grid_numbers(grid: ProbeGrid, layers: list[int]) -> dict[str, Any]:
         "best_accuracy": float(grid.accuracy[best]),
         **{f"best_accuracy_{end}": float(torch.as_tensor(values)[best]) for end, values in ends.items()},
     }
+
+
+def _hits(grid: ProbeGrid) -> list[float]:
+    """The share of the cells that are right about each text of the report part."""
+    right = correct(grid.report_scores, grid.report_labels, grid.n_classes).double()
+    hits: list[float] = right.flatten(1).mean(1).tolist()
+    return hits
 
 
 def _entanglement(fitted: Fitted, stream: ProbeGrid) -> dict[str, Any] | None:
