@@ -6,6 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -39,26 +40,36 @@ FLOORS = {
 HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")
 
 
-def imports(path: Path, *, for_types: bool = True) -> set[str]:
-    """The entangle modules that a file imports anywhere in it, functions included, as dotted names below `entangle`."""
-    package = path.relative_to(SOURCE).with_suffix("").parts
-    found: set[str] = set()
-    tree = ast.parse(path.read_text())
-    if not for_types:
-        tree.body = [
-            node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
-        ]
-    for node in ast.walk(tree):
+def imports(path: Path) -> set[str]:
+    """The entangle modules that a file imports anywhere in it, in functions and for types too, as dotted names below
+    `entangle`; `from package import module` is the module."""
+    return imported(path.read_text(), path.relative_to(SOURCE).with_suffix("").parts)
+
+
+def imported(source: str, package: tuple[str, ...]) -> set[str]:
+    """The entangle modules that a source imports, for a module at the place `package` below `entangle`."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {name.name.removeprefix("entangle.") for name in node.names if name.name.startswith("entangle.")}
+            modules |= {name.name.removeprefix("entangle.") for name in node.names if name.name.startswith("entangle.")}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level]) if node.level else ""
             module = node.module or ""
             if node.level == 0 and not (module == "entangle" or module.startswith("entangle.")):
                 continue
             module = ".".join(filter(None, [base, module.removeprefix("entangle").removeprefix(".")]))
-            found |= {".".join(filter(None, [module, name.name])) for name in node.names} if not module else {module}
-    return found
+            names = {".".join(filter(None, [module, name.name])) for name in node.names}
+            submodules = {name for name in names if is_module(name)}
+            modules |= submodules
+            if module and submodules != names:
+                modules.add(module)
+    return modules
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name below `entangle` is a module or a package."""
+    place = SOURCE.joinpath(*name.split("."))
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem != "__init__")
@@ -78,13 +89,27 @@ def test_there_is_no_import_circle() -> None:
         name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
         # A package's __init__ gathers its modules; modules import each other by their own names, so only files count.
         if path.stem != "__init__":
-            graph[name] = {other for other in imports(path, for_types=False) if other != name}
+            graph[name] = {other for other in imports(path) if other != name}
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 def test_a_circle_is_noticed() -> None:
     with pytest.raises(ValueError, match="cycle"):
         list(TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+def test_modules_are_noticed_however_they_are_imported() -> None:
+    source = "def draw():\n    from entangle.toy import figures, MarkovMixture\n    import entangle.plots\n"
+    assert imported(source, ("toy", "planted")) == {"toy.figures", "toy", "plots"}
+    assert imported("from entangle.toy import figures", ("toy", "planted")) == {"toy.figures"}
+    assert imported("from . import figures", ("toy", "planted")) == {"toy.figures"}
+    assert imported("if TYPE_CHECKING:\n    from .figures import gram", ("toy", "planted")) == {"toy.figures"}
+    assert imported("from entangle import plots, errors\nimport numpy", ("cli",)) == {"plots", "errors"}
+
+
+def test_folders_stay_small() -> None:
+    folders = Counter(str(path.parent.relative_to(SOURCE)) for path in SOURCE.rglob("*.py"))
+    assert {folder: n for folder, n in folders.items() if n > 15} == {}
 
 
 def test_importing_entangle_leaves_heavy_libraries_alone() -> None:

@@ -9,8 +9,10 @@ from entangle.evaluation import (
     ClassifierScorer,
     LinearToxicityScorer,
     Tradeoff,
+    strength_for,
     tradeoff,
 )
+from entangle.forecast import Contrast, NaturalShift, ShiftMetric
 from entangle.interventions import (
     ITI,
     Ablate,
@@ -40,6 +42,7 @@ from entangle.probes import (
     RidgeProbe,
     fit_probes,
 )
+from entangle.study import Study, study
 from entangle.verify import VerifyReport, verify
 
 __version__ = "0.2.0.dev0"
@@ -57,6 +60,7 @@ __all__ = [
     "Clamp",
     "ClassifierScorer",
     "Compose",
+    "Contrast",
     "Directions",
     "Edit",
     "EntangleError",
@@ -67,12 +71,15 @@ __all__ = [
     "LinearToxicityScorer",
     "LogisticProbe",
     "MeanDifferenceProbe",
+    "NaturalShift",
     "OracleErase",
     "ProbeGrid",
     "RidgeProbe",
     "SAEFeature",
     "Scale",
     "Set",
+    "ShiftMetric",
+    "Study",
     "Tradeoff",
     "Turn",
     "VerifyReport",
@@ -87,6 +94,8 @@ __all__ = [
     "metrics",
     "probes",
     "steer",
+    "strength_for",
+    "study",
     "toy",
     "tradeoff",
     "verify",

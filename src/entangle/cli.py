@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
 from entangle.errors import EntangleError
-from entangle.report import Settings
+from entangle.storage.out import check_out
+from entangle.study import Settings, Study
+from entangle.study.question import check_seed
+from entangle.study.settings import default_of, flag_of, read_config
 
 FAILED, REFUSED = 1, 2
+REPORT = ("report.html", "report.json")
 
 app = typer.Typer(
     help="How entangled is a concept in a model, and what does it cost to steer it out?",
@@ -34,7 +40,7 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
     for word in words:
         name, equals, value = word.partition("=")
         if not (name and equals and value):
-            raise EntangleError(f"{option} needs NAME=VALUE; got {word!r}")
+            raise EntangleError(f"{option} needs NAME=VALUE; got {word!r}: write both")
         if name in pairs:
             raise EntangleError(f"{option} {name} is given twice: keep one")
         pairs[name] = value
@@ -45,80 +51,98 @@ def _numbers(words: str, option: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in words.replace(",", " ").split())
     except ValueError as error:
-        raise EntangleError(f"{option} needs numbers such as 0,4,8,12; got {words!r}") from error
+        raise EntangleError(f"{option} needs numbers such as 0,4,8,12; got {words!r}: write these") from error
+
+
+def _typed(kind: Any) -> tuple[Any, Callable[[Any, str], Any]]:
+    """What typer is to ask for where a field is of this kind, and how its words become the field's value."""
+    if get_origin(kind) is UnionType:  # `X | None`: a word that is not given is None in any case
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    if get_origin(kind) is Mapping:
+        return list[str], _pairs
+    if kind == tuple[float, ...]:
+        return str, _numbers
+    if get_origin(kind) is tuple:
+        return list[str], lambda words, option: tuple(words)
+    return kind, lambda word, option: word
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose last argument is `Settings`, with an option for each of their fields in its place."""
+    hints = get_type_hints(Settings)
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+    asked, shown = {}, []
+    for each in fields(Settings):
+        kind, read = _typed(hints[each.name])
+        asked[each.name] = (flag_of(each), read)
+        default = default_of(each)
+        if default is MISSING:
+            info: Any = typer.Argument(help=each.metadata["help"], show_default=False, metavar=each.name.upper())
+        else:
+            words = [] if default in ({}, (), None, False, "") else _written_default(default)
+            says = each.metadata["help"] + (f" By default {words}." if words else "")
+            flag = flag_of(each)
+            info = typer.Option(
+                f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+                help=says,
+                show_default=False,
+                rich_help_panel=each.metadata["group"],
+            )
+        annotation = Annotated[kind | None, info]  # type: ignore[valid-type]
+        shown.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    def run(*, config: Path | None, **words: Any) -> None:
+        values = {} if config is None else read_config(config)
+        for name, (flag, read) in asked.items():
+            word = words.pop(name)
+            if word is not None and word != []:
+                values[name] = read(word, flag)
+        lacking = [name.upper() for name in ("model", "data") if name not in values]
+        if lacking:
+            raise EntangleError(f"a report needs MODEL and DATA; got no {' and no '.join(lacking)}: name both")
+        command(settings=Settings.from_dict(values, str(config) if config else "the options"), **words)
+
+    config = Annotated[
+        Path | None, typer.Option("--config", help="TOML with the same names; options here come before it.")
+    ]
+    parameters = [
+        *shown,
+        *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own),
+        inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
+def _written_default(default: Any) -> str:
+    return ",".join(f"{each:g}" for each in default) if isinstance(default, tuple) else str(default)
 
 
 @app.command()
-def report(
-    model: Annotated[str, typer.Argument(help="Directory or hub id of a HuggingFace causal LM or encoder.")],
-    data: Annotated[str, typer.Argument(help="JSONL or CSV (maybe .gz) with text and label, or a dataset id.")],
-    out: Out = Path("entangle-report"),
-    name: Annotated[str, typer.Option(help="What label 1 says; by default the data file's name.")] = "",
-    text: Annotated[str, typer.Option(help="The field that holds the text.")] = Settings.text,
-    label: Annotated[str, typer.Option(help="The field that holds the label.")] = Settings.label,
-    where: Annotated[list[str] | None, typer.Option(help="FIELD=VALUE: rows of DATA to keep; repeatable.")] = None,
-    concept: Annotated[list[str] | None, typer.Option(help="NAME=FILE: a further concept; repeatable.")] = None,
-    direction: Annotated[str, typer.Option(help="Estimator of the concepts' directions.")] = Settings.direction,
-    prompts: Annotated[str | None, typer.Option(help="Texts to continue, with and without steering.")] = None,
-    clean: Annotated[str | None, typer.Option(help="Clean text, on which the price is measured.")] = None,
-    scorer: Annotated[str | None, typer.Option(help="A HuggingFace text classifier; else a linear scorer.")] = None,
-    scorer_label: Annotated[list[str] | None, typer.Option(help="The scorer's label that counts; repeatable.")] = None,
-    alphas: Annotated[str, typer.Option(help="Strengths, in standard deviations.")] = ",".join(
-        f"{a:g}" for a in Settings.alphas
-    ),
-    top_k: Annotated[int | None, typer.Option(help="Heads to steer; by default a quarter, at most 30.")] = None,
-    samples: Annotated[int, typer.Option(help="Continuations a prompt.")] = Settings.samples,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens a continuation.")] = Settings.max_new_tokens,
-    limit: Annotated[int | None, typer.Option(help="Rows of each labelled file to use.")] = None,
-    limit_prompts: Annotated[int | None, typer.Option(help="Prompts to use.")] = None,
-    limit_clean: Annotated[int | None, typer.Option(help="Clean documents to use, the first ones.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Cut texts to this many tokens.")] = None,
-    bos: Annotated[bool, typer.Option("--bos", help="Put the beginning-of-text token before every text.")] = False,
-    drop_duplicates: Annotated[bool, typer.Option("--drop-duplicates", help="Keep the first of equal texts.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The model's revision on the hub.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="The model's floating type, say bfloat16.")] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run; by default a GPU if there is one.")] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens a batch, padding included.")] = Settings.batch_tokens,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of every interval.")] = Settings.resamples,
-    permutations: Annotated[int, typer.Option(help="Label permutations of the null.")] = Settings.permutations,
-    seed: Annotated[int, typer.Option(help="Decides every random draw.")] = Settings.seed,
-) -> None:
+@takes_settings
+def report(out: Out = Path("entangle-report"), *, settings: Settings) -> None:
     """Measure one concept in one model and write report.html and report.json."""
     from entangle.report import measure, write
 
-    settings = Settings(
-        model=model,
-        data=data,
-        name=name,
-        text=text,
-        label=label,
-        where=_pairs(where or [], "--where"),
-        concepts=_pairs(concept or [], "--concept"),
-        direction=direction,
-        prompts=prompts,
-        clean=clean,
-        scorer=scorer,
-        scorer_labels=tuple(scorer_label or ()),
-        alphas=_numbers(alphas, "--alphas"),
-        top_k=top_k,
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        limit=limit,
-        limit_prompts=limit_prompts,
-        limit_clean=limit_clean,
-        max_length=max_length,
-        bos=bos,
-        drop_duplicates=drop_duplicates,
-        revision=revision,
-        dtype=dtype,
-        device=device,
-        batch_tokens=batch_tokens,
-        resamples=resamples,
-        permutations=permutations,
-        seed=seed,
-    )
-    for path in write([measure(settings, cache=out / "cache")], out):
+    settings.check()
+    check_out(out, *REPORT)
+    study = measure(settings, cache=out / "cache")
+    for path in write([study], out):
         typer.echo(path)
+    _tell_missing([study])
+
+
+def _tell_missing(studies: Sequence[Study]) -> None:
+    """What was asked for and could not be measured, a line each; then the exit code says so too."""
+    lines = [
+        f"{study.label}: {what} was not measured: {why}" for study in studies for what, why in study.missing.items()
+    ]
+    for line in lines:
+        typer.secho(f"entangle: {line}", err=True, fg=typer.colors.YELLOW)
+    if lines:
+        sys.exit(FAILED)
 
 
 @app.command()
@@ -126,6 +150,8 @@ def demo(out: Out = Path("entangle-demo"), seed: Annotated[int, typer.Option(hel
     """Generate a corpus, train two small models on it, and report on both, side by side; nothing is downloaded."""
     from entangle.report import demo as run_demo
 
+    check_seed(seed)
+    check_out(out, *REPORT)
     for path in run_demo(out, seed=seed):
         typer.echo(path)
 
@@ -143,6 +169,8 @@ def verify(
     from entangle.storage.files import write_text
     from entangle.verify import verify as check
 
+    if out:
+        check_out(out, "verify.json")
     found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
     typer.echo(found)
     if out:
@@ -162,6 +190,9 @@ def superposition(
     """Train the autoencoders of Elhage et al. 2022: their geometry, phases and plateaus."""
     from entangle.toy import superposition_study
 
+    check_seed(seed)
+    _check_counts(instances=instances, cells=cells)
+    check_out(out)
     superposition_study(n_instances=instances, n_cells=cells, seed=seed, out=out)
     _list(out)
 
@@ -177,10 +208,19 @@ def data_share(
     """Train transformers on Markov chains, one of them rare: entanglement by every definition (Figure 3)."""
     from entangle.toy import data_share_study
 
+    check_seed(first_seed)
+    _check_counts(seeds=seeds, steps=steps)
+    check_out(out)
     reported = range(first_seed, first_seed + seeds)
     choosing = range(reported.stop, reported.stop + selection_seeds)
     data_share_study(seeds=reported, selection_seeds=choosing, steps=steps, out=out)
     _list(out)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise EntangleError(f"--{name} must be at least 1; got {count}: give more")
 
 
 def _list(folder: Path) -> None:
@@ -204,6 +244,7 @@ def compose(
     from entangle.report import compose as run_recipe
 
     read = Recipe.from_file(recipe)
+    check_out(out, *REPORT)
     if dry_run:
         typer.echo(Plan.of(read).summary(out))
         return
@@ -228,8 +269,15 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         app(words, prog_name="entangle")
     except EntangleError as error:
-        typer.secho(f"entangle: {' '.join(str(error).split())}", err=True, fg=typer.colors.RED)
-        sys.exit(REFUSED)
+        _refuse(str(error))
+    except OSError as error:  # a disk that is full, a folder that was taken away meanwhile
+        where = f" {error.filename}" if error.filename else ""
+        _refuse(f"cannot read or write{where}: {error.strerror or error}; choose another --out, or free some space")
+
+
+def _refuse(reason: str) -> None:
+    typer.secho(f"entangle: {' '.join(reason.split())}", err=True, fg=typer.colors.RED)
+    sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

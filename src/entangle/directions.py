@@ -16,7 +16,7 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.probes import ProbeGrid
 from entangle.probes.splits import Split
-from entangle.storage.record import check_same_model, read, write
+from entangle.storage.record import check_same_model, read, taken_apart, write
 
 PLACE = ("site", "layer", "head")
 Words = Sequence[str | tuple[str, str]]
@@ -284,10 +284,11 @@ class Directions:
             EntangleError: Nothing usable is there, or it belongs to another model.
         """
         tensors, meta = read(directory, "Directions", 1)
-        check_same_model(meta["fingerprint"], fingerprint, "these Directions")
-        split = Split(tensors["fit"], tensors["select"], tensors["report"]) if "fit" in tensors else None
-        place = {key: meta[key] for key in (*PLACE, "estimator", "fingerprint")}
-        return cls(tensors["vectors"], tuple(meta["names"]), norms=tensors["norms"], split=split, **place)
+        with taken_apart(directory, "Directions"):
+            check_same_model(meta["fingerprint"], fingerprint, "these Directions")
+            split = Split(tensors["fit"], tensors["select"], tensors["report"]) if "fit" in tensors else None
+            place = {key: meta[key] for key in (*PLACE, "estimator", "fingerprint")}
+            return cls(tensors["vectors"], tuple(meta["names"]), norms=tensors["norms"], split=split, **place)
 
     def _row(self, which: str | int) -> int:
         if isinstance(which, int):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,15 +20,13 @@ from entangle.activations.inputs.examples import Examples, SignalExamples
 from entangle.activations.inputs.reading import reads_decoder
 from entangle.activations.inputs.tokens import select
 from entangle.errors import EntangleError
-from entangle.models.atlas import Atlas, Place
-from entangle.models.batching import accepts, context_length, encode, pad, takes
+from entangle.models.atlas import Atlas
 from entangle.models.hooks import hooked, refuse_compiled
+from entangle.models.place import Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.rounding import rounded_at_random
+from entangle.models.rows import accepts, context_length, encode, pad, takes
 from entangle.models.trace import evaluating, floating_tensors
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TEXTS = (
     "The harbour was quiet before the boats came in.",
@@ -146,7 +145,7 @@ def _our_own(atlas: Atlas, tokenizer: Any) -> Examples:
     limit = context_length(atlas.model)
     if not reads_decoder(atlas.model, atlas.blocks[0]):
         return read_inputs(atlas, TEXTS, tokenizer, max_length=limit)
-    ids = encode(tokenizer, TEXTS, max_length=limit, context=limit)
+    ids = encode(tokenizer, TEXTS, model=atlas.model, max_length=limit)
     return read_inputs(atlas, {"input_ids": ids, "decoder_input_ids": ids}, tokenizer)
 
 
@@ -209,7 +208,7 @@ class _Subject:
 
     def batch_equals_alone(self) -> Check:
         worst, where = 0.0, ""
-        selection = select("all", self.examples)
+        selection = select("all", self.examples, special_tokens=True)
         for site in self.atlas.sites:
             layers = self.atlas.layers(site)
             for shape in {self.atlas.place(site, layer).shape for layer in layers}:

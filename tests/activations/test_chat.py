@@ -100,7 +100,7 @@ def test_capture_of_a_turn(part, tokens, tiny_model, tokenizer):
     tokenizer = tokenizer(CHATML)
     settings = {"sites": "resid_post", "layers": 1, "progress": False}
     conversations = CONVERSATIONS[:1] + CONVERSATIONS[2:]
-    every = collect(tiny_model("llama"), tokenizer, conversations, tokens="all", **settings)
+    every = collect(tiny_model("llama"), tokenizer, conversations, tokens="all", special_tokens=True, **settings)
     turn = Turn(role="assistant", part=part, tokens=tokens)
     acts = collect(tiny_model("llama"), tokenizer, conversations, tokens=turn, **settings)
     assert acts.input_ids == every.input_ids

@@ -10,7 +10,7 @@ import torch
 from entangle.activations import Activations, collect
 from entangle.errors import EntangleError
 from entangle.models import Atlas, AtlasError, hooked
-from entangle.models.batching import CPU_TOKENS
+from entangle.models.rows import CPU_TOKENS
 from tiny import CAUSAL
 
 TEXTS = [

@@ -135,7 +135,9 @@ def test_encoder_decoders(family, stack):
     atlas = Atlas(model, stack=stack)
     targets = [[1, 20], [1, 21, 22, 23, 24], [1], [1, 25, 26]]
     inputs = {"input_ids": ROWS, "decoder_input_ids": targets}
-    acts = collect(model, None, inputs, sites=["z", "resid_post"], tokens="all", atlas=atlas, progress=False)
+    acts = collect(
+        model, None, inputs, sites=["z", "resid_post"], tokens="all", special_tokens=True, atlas=atlas, progress=False
+    )
     assert acts.input_ids == (ROWS if stack == "encoder" else targets)
     for i, (row, target) in enumerate(zip(ROWS, targets, strict=True)):
         one = {"input_ids": torch.tensor([row]), "decoder_input_ids": torch.tensor([target])}
@@ -143,11 +145,15 @@ def test_encoder_decoders(family, stack):
         for site in ("z", "resid_post"):
             assert close(acts[site][here, 1].flatten(1), alone(model, one, site, 1, atlas))
     if stack == "encoder":
-        encoder = collect(model, None, {"input_ids": ROWS}, tokens="all", atlas=atlas, progress=False)
+        encoder = collect(
+            model, None, {"input_ids": ROWS}, tokens="all", special_tokens=True, atlas=atlas, progress=False
+        )
         assert close(encoder["z"], acts["z"])
         return
     other = {**inputs, "input_ids": ROWS[::-1]}  # the decoder looks at the encoder: other sources, other numbers
-    changed = collect(model, None, other, sites="resid_post", tokens="all", atlas=atlas, progress=False)
+    changed = collect(
+        model, None, other, sites="resid_post", tokens="all", special_tokens=True, atlas=atlas, progress=False
+    )
     assert not torch.allclose(changed["resid_post"], acts["resid_post"], atol=1e-2)
     assert changed.meta["inputs"] != acts.meta["inputs"]
 

@@ -103,12 +103,35 @@ def test_full_disk(run, tmp_path, monkeypatch):
     assert torch.equal(run(save_to=tmp_path / "acts", shard_bytes=9000)["z"], whole["z"])
 
 
-@pytest.mark.parametrize("left", [".tmpxzFYbF", ".examples.safetensors.0a1b2c3d", "examples.safetensors"])
+@pytest.mark.parametrize("left", [".entangle-0a1b2c3d", ".examples.safetensors.0a1b2c3d", "examples.safetensors"])
 def test_killed_before_the_manifest(left, run, tmp_path):
+    """What this version and earlier ones leave of their own where they are killed is taken over, and cleared."""
+    other = run(save_to=tmp_path / "other")
     (tmp_path / "acts").mkdir()
-    (tmp_path / "acts" / left).write_bytes(b"half")
-    assert torch.equal(run(save_to=tmp_path / "acts")["z"], run(save_to=tmp_path / "other")["z"])
+    if left.startswith(".entangle"):
+        (tmp_path / "acts" / left).mkdir()
+        owner = {"pid": 1, "host": "elsewhere", "since": "2026-01-01 00:00:00 UTC"}
+        (tmp_path / "acts" / left / "owner.json").write_text(json.dumps(owner))
+    elif left.startswith("."):
+        (tmp_path / "acts" / left).write_bytes(b"half")
+    else:
+        shutil.copy(tmp_path / "other" / left, tmp_path / "acts" / left)
+    assert torch.equal(run(save_to=tmp_path / "acts")["z"], other["z"])
     assert not list((tmp_path / "acts").glob(".*"))
+
+
+def test_files_of_others_stay_in_a_store(run, tmp_path):
+    target = tmp_path / "acts"
+    run(save_to=target)
+    theirs = {".gitignore": "*", ".entangle-notes": "mine", ".tmpxzFYbF": "half", "notes.txt": "years of work"}
+    for name, text in theirs.items():
+        (target / name).write_text(text)
+    (target / ".ipynb_checkpoints").mkdir()
+    (target / ".ipynb_checkpoints" / "a.ipynb").write_text("{}")
+    run(save_to=target)
+    run().save(target)
+    assert {name: (target / name).read_text() for name in theirs} == theirs
+    assert (target / ".ipynb_checkpoints" / "a.ipynb").read_text() == "{}"
 
 
 class Injector:

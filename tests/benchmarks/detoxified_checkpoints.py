@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from entangle.models.batching import encode, pad, pad_id
 from entangle.models.loading import load
+from entangle.models.rows import encode, pad, pad_id
 
 MAX_LENGTH = 64
 

@@ -17,7 +17,7 @@ from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.displacement import changes, displacement, foreseen, likelihoods
 from entangle.data import corpus, load_pairs
 from entangle.errors import EntangleError
-from entangle.models.batching import encode, pad, pad_id
+from entangle.models.rows import encode, pad, pad_id
 from entangle.report import compose
 
 PAIRS = corpus.pairs(48, seed=0)

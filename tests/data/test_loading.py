@@ -86,10 +86,10 @@ def test_labels_of_every_kind(tmp_path: Path, negative: object, positive: object
 def test_positive_names_the_label_that_becomes_one(tmp_path: Path) -> None:
     rows = [{"text": str(i), "label": name} for i, name in enumerate(["rude", "polite", "silent"])]
     path = jsonl(tmp_path / "a.jsonl", rows)
-    assert "3 values of 'label': 'polite' (1), 'rude' (1), 'silent' (1)" in refused(path)
+    assert "have 3 values: 'polite' (1), 'rude' (1), 'silent' (1)" in refused(path)
     data = load_labelled(path, positive="rude")
     assert (data.labels.tolist(), data.label_names) == ([1, 0, 0], ("not rude", "rude"))
-    assert "no 'label' 'loud'" in refused(path, positive="loud")
+    assert "have no 'loud' to call positive" in refused(path, positive="loud")
 
 
 def test_limit_keeps_the_shares_and_the_order(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_conflicting_labels_are_named_and_never_dropped(tmp_path: Path, drop_dup
         ([{"text": "a", "label": [1]}], "must be one of two labels, not [1]"),
         ([{"text": "a", "label": 1}, {"text": "b", "label": 1}], "only the label '1' (2 rows)"),
         ([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}], "only the label 'x' (2 rows)"),
-        ([{"text": "a", "label": 0}, {"text": "b", "label": 2}, {"text": "c", "label": 1}], "3 values of 'label'"),
+        ([{"text": "a", "label": 0}, {"text": "b", "label": 2}, {"text": "c", "label": 1}], "have 3 values"),
         ([[1, 2]], "line 1 is a JSON list"),
         ([], "holds no rows"),
     ],

@@ -97,7 +97,7 @@ def test_bad_labels(texts, labels, message):
 
 
 def test_loading_what_is_no_scorer(tmp_path):
-    with pytest.raises(EntangleError, match=r"has no scorer\.json"):
+    with pytest.raises(EntangleError, match=r"scorer\.json is missing"):
         LinearToxicityScorer.load(tmp_path)
     (tmp_path / "scorer.json").write_text('{"format": 99, "kind": "LinearToxicityScorer"}')
     with pytest.raises(EntangleError, match="format 99"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.models import Atlas, attach, hooked, refuse_compiled
-from entangle.models.atlas import Place
+from entangle.models.place import Place
 
 IDS = torch.arange(3, 17).view(2, 7)
 

@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from entangle import cli
 from entangle.errors import EntangleError
 from entangle.report import Settings, measure, render, write
+from entangle.study import cache, steps
 
 
 def run(words: Sequence[str]) -> int:
@@ -121,7 +122,7 @@ def test_a_second_run_reads_the_activations_it_kept(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("captured again")
 
-    monkeypatch.setattr("entangle.study.cache.collect", refuse)
+    monkeypatch.setattr(cache, "collect", refuse)
     assert run([*words, "--out", out]) == 0
     again = json.loads((out / "report.json").read_text())["studies"][0]
     for key in ("probes", "entanglement", "tradeoff", "samples", "baselines"):
@@ -343,7 +344,7 @@ def test_interrupting_leaves_no_report(words: list[str], tmp_path: Path, monkeyp
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("entangle.study.steps.tradeoff", interrupt)
+    monkeypatch.setattr(steps, "tradeoff", interrupt)
     assert run([*words, "--out", tmp_path / "out"]) == 130
     left = {path.name for path in (tmp_path / "out").iterdir()}
     assert left == {"cache"}
@@ -368,7 +369,7 @@ def test_a_write_that_fails_leaves_the_old_report(
 
 def test_measure_is_the_same_call_in_a_notebook(world: dict[str, Path], study: dict[str, Any]) -> None:
     settings = Settings(str(world["model"]), str(world["data"]), resamples=100, permutations=20)
-    found = measure(settings, progress=False)
+    found = measure(settings, progress=False).to_dict()
     assert found["probes"] == study["probes"]
     assert found["entanglement"] is None
     assert found["label"] == "model"

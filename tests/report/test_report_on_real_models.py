@@ -36,7 +36,7 @@ def studies(shared: Path) -> dict[str, dict[str, Any]]:
             resamples=200,
             permutations=20,
         )
-        found[name] = measure(settings, progress=False)
+        found[name] = measure(settings, progress=False).to_dict()
     return found
 
 
@@ -71,4 +71,4 @@ def test_a_report_without_the_token_the_model_was_trained_with_says_so(shared: P
         resamples=100,
         permutations=20,
     )
-    assert "--bos" in measure(settings, progress=False)["notes"][0]
+    assert "--bos" in measure(settings, progress=False).notes[0]

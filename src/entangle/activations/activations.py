@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from entangle.activations import interop
-from entangle.activations.disk.store import MANIFEST, ShardedData, Store, writing
+from entangle.activations.disk.store import KIND, MANIFEST, ShardedData, Store, refuse_others, write_examples, writing
 from entangle.errors import EntangleError
 from entangle.models.atlas import underlying
 from entangle.models.fingerprint import check_fingerprint, fingerprint
-from entangle.storage.files import replacing
+from entangle.storage import folder
+from entangle.storage.sealed import decoding
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,23 @@ class Activations:
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site} in {len(layers)} layers" for site, layers in self.site_layers.items())
-        return f"Activations({len(self)} rows of {sites}; {len(self.input_ids)} examples)"
+        pooled = "" if self.special_tokens == "as selected" else f"; special tokens {self.special_tokens}"
+        return f"Activations({len(self)} rows of {sites}; {len(self.input_ids)} examples{pooled})"
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites that were collected."""
         return tuple(self.site_layers)
+
+    @property
+    def special_tokens(self) -> str:
+        """What was done with beginning, end, separators and padding.
+
+        `"left out"` of the mean or of all tokens (`meta["special_ids"]` lists their ids), `"kept"` there, or `"as
+        selected"` by a rule that is taken literally. What versions before 0.2 collected kept them.
+        """
+        pooled = self.meta.get("tokens") in ("mean", "all")
+        return str(self.meta.get("special_tokens", "kept" if pooled else "as selected"))
 
     def layers(self, site: str) -> list[int]:
         """The layers along the second axis of `acts[site]`, in order."""
@@ -141,7 +153,9 @@ class Activations:
         fields = interop.from_cache(cache, input_ids, attention_mask)
         model = getattr(cache, "model", None)
         mark = fingerprint(underlying(model)) if isinstance(model, nn.Module) else {}
-        return cls(**fields, fingerprint=mark, meta={"sites": list(fields["data"]), "tokens": "all"})
+        return cls(
+            **fields, fingerprint=mark, meta={"sites": list(fields["data"]), "tokens": "all", "special_tokens": "kept"}
+        )
 
     def save(self, directory: str | Path) -> Path:
         """Write to a directory, whole or not at all; earlier activations there stay until these are complete.
@@ -150,22 +164,23 @@ class Activations:
             EntangleError: the directory holds something else, or cannot be written.
         """
         target = Path(directory)
-        if target.exists() and not (target / MANIFEST).is_file():
-            raise EntangleError(f"{target} exists and holds no activations: choose another directory")
+        if not (target / MANIFEST).is_file():
+            refuse_others(target)
+        content = Store.describe(
+            input_ids=self.input_ids,
+            rows=self.rows,
+            bounds=[(0, len(self.input_ids))],
+            layers=self.site_layers,
+            fingerprint=self.fingerprint,
+            meta=self.meta,
+        )
+
+        def fill(new: Path) -> None:
+            write_examples(new, self.input_ids, self.rows)
+            Store(target, content).write_shard(new, 0, {site: self[site] for site in self.sites})
+
         with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                store = Store.create(
-                    temporary,
-                    input_ids=self.input_ids,
-                    rows=self.rows,
-                    bounds=[(0, len(self.input_ids))],
-                    layers=self.site_layers,
-                    fingerprint=self.fingerprint,
-                    meta=self.meta,
-                )
-                store.write(0, {site: self[site] for site in self.sites})
-        return target
+            return folder.write(target, KIND, content, fill)
 
     @classmethod
     def load(cls, directory: str | Path, *, model: nn.Module | None = None, check: bool = True) -> Activations:
@@ -186,13 +201,15 @@ class Activations:
             store.check()
         examples = store.examples()
         rows = examples["rows"]
-        ends = torch.tensor([0, *(end for _, end in store.manifest["bounds"])])
-        starts = torch.searchsorted(rows[:, 0].contiguous(), ends).tolist()
+        with decoding(store.directory, KIND.what, remedy=KIND.remedy):
+            ends = torch.tensor([0, *(end for _, end in store.manifest["bounds"])])
+            starts = torch.searchsorted(rows[:, 0].contiguous(), ends).tolist()
+            input_ids = [row.tolist() for row in torch.split(examples["tokens"], examples["lengths"].tolist())]
         return cls(
             data=ShardedData(store, starts),
             site_layers=store.manifest["layers"],
             rows=rows,
-            input_ids=[row.tolist() for row in torch.split(examples["tokens"], examples["lengths"].tolist())],
+            input_ids=input_ids,
             fingerprint=store.manifest["fingerprint"],
             meta=store.manifest["meta"],
         )

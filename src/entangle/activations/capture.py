@@ -13,9 +13,10 @@ from tqdm import tqdm
 from entangle.activations.inputs.examples import Examples
 from entangle.activations.inputs.tokens import Selection
 from entangle.errors import EntangleError
-from entangle.models.atlas import Atlas, Place
-from entangle.models.batching import accepts, at_once
+from entangle.models.atlas import Atlas
 from entangle.models.hooks import hooked
+from entangle.models.place import Place
+from entangle.models.rows import accepts, at_once
 from entangle.models.trace import evaluating
 
 LOW = (torch.bfloat16, torch.float16)

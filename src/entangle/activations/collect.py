@@ -18,11 +18,12 @@ from entangle.activations.disk.store import Store
 from entangle.activations.inputs.chat import Turn
 from entangle.activations.inputs.examples import Examples
 from entangle.activations.inputs.reading import examples_from, reads_decoder
-from entangle.activations.inputs.tokens import Tokens, select
+from entangle.activations.inputs.tokens import Tokens, select, special_note
 from entangle.errors import EntangleError
-from entangle.models.atlas import Atlas, AtlasError, Place
+from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import fingerprint
 from entangle.models.hooks import refuse_compiled
+from entangle.models.place import AtlasError, Place
 
 Inputs = Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
@@ -39,6 +40,7 @@ def collect(
     batch_tokens: int = 8192,
     dtype: torch.dtype | None = None,
     prepend_bos: bool = False,
+    special_tokens: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     atlas: Atlas | None = None,
     save_to: str | Path | None = None,
@@ -66,12 +68,17 @@ def collect(
         layers: which layers (negative from the end); all that have the site by default.
         tokens: which tokens of each text: `"last"`, `"first"`, `"mean"`, `"all"`, an integer, a mask, character spans,
             or a `Turn` of conversations; see `entangle.activations.inputs.tokens.select`.
-        max_length: keep the first so many tokens of a text; by default a text longer than the context is an error.
+        max_length: keep at most so many tokens of a text, its special tokens included, as the tokenizer truncates
+            (the first ones, unless its `truncation_side` is left); by default a text longer than the context is an
+            error.
         batch_tokens: at most so many tokens, padding included, at once; on a CPU, where larger batches leave the
             caches and take longer, also at most 1024.
         dtype: compute in `bfloat16` or `float16` (autocast: matrix products and attention; sums and norms stay as the
             model has them); by default in the model's own type. Faster on hardware made for it, and less exact.
-        prepend_bos: begin every text with the beginning-of-sequence token where the tokenizer does not.
+        prepend_bos: begin every text with the beginning-of-sequence token where neither it nor the tokenizer does.
+        special_tokens: whether `"mean"` and `"all"` take in beginning, end, separators and padding, which stand for no
+            text and may be far from all that do. Without a tokenizer, they are those that the model's configuration
+            names. Every other selection is taken literally: `"last"` is the closing token where there is one.
         chat_template_kwargs: for `tokenizer.apply_chat_template`: `add_generation_prompt`, `tools`, ...
         atlas: where the sites are, if you have built one (of another stack, say).
         save_to: stream to this directory in shards, for results larger than memory or a run that may be killed: the
@@ -100,12 +107,13 @@ def collect(
         prepend_bos=prepend_bos,
         chat_template_kwargs=chat_template_kwargs,
     )
-    selection = select(tokens, examples, tokenizer=tokenizer)
+    selection = select(tokens, examples, tokenizer=tokenizer, special_tokens=special_tokens)
     meta = {
         "sites": list(wanted),
         "tokens": tokens if isinstance(tokens, str | int) else str(tokens) if isinstance(tokens, Turn) else "selected",
         "max_length": max_length,
         "prepend_bos": prepend_bos,
+        **special_note(tokens, special_tokens, examples),
         "dtype": _name(dtype),
         "store_dtype": _name(store_dtype),
         "stack": atlas.stack,

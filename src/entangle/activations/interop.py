@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from entangle.activations.inputs.tokens import MEAN
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from entangle.activations.activations import Activations
 
 # Where a TransformerLens cache holds each site. Its `hook_attn_out` and `hook_mlp_out` come after the norm that some
 # models put there (Gemma 2, OLMo 2); `attn.hook_out` and `mlp.hook_out` never do.
@@ -27,12 +25,27 @@ CACHE_NAMES = {
 }
 
 
+class _Captured(Protocol):
+    """What is read of `Activations`, which import this module."""
+
+    @property
+    def rows(self) -> Tensor: ...
+    @property
+    def input_ids(self) -> Sequence[Sequence[int]]: ...
+    @property
+    def fingerprint(self) -> Mapping[str, Any]: ...
+    @property
+    def sites(self) -> tuple[str, ...]: ...
+    def layers(self, site: str) -> list[int]: ...
+    def __getitem__(self, site: str) -> Tensor: ...
+
+
 def as_array(x: Tensor) -> Any:
     """A numpy array; `bfloat16`, which numpy does not have, as `float32`."""
     return (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()
 
 
-def to_xarray(acts: Activations, site: str) -> Any:
+def to_xarray(acts: _Captured, site: str) -> Any:
     """See `Activations.to_xarray`."""
     xarray = _package("xarray")
     x = as_array(acts[site])
@@ -44,7 +57,7 @@ def to_xarray(acts: Activations, site: str) -> Any:
     return xarray.DataArray(x, dims=dims, coords=coordinates, name=site, attrs={"model": str(acts.fingerprint)})
 
 
-def to_dataset(acts: Activations) -> Any:
+def to_dataset(acts: _Captured) -> Any:
     """See `Activations.to_dataset`."""
     datasets = _package("datasets")
     columns: dict[str, Any] = {"example": acts.rows[:, 0].numpy(), "position": acts.rows[:, 1].numpy()}
@@ -60,7 +73,7 @@ def to_dataset(acts: Activations) -> Any:
     )
 
 
-def to_cache(acts: Activations, model: Any) -> Any:
+def to_cache(acts: _Captured, model: Any) -> Any:
     """See `Activations.to_cache`."""
     cache = _package("transformer_lens").ActivationCache
     lengths = [len(row) for row in acts.input_ids]
@@ -69,8 +82,8 @@ def to_cache(acts: Activations, model: Any) -> Any:
     one_each = [i for i, _ in rows] == list(range(len(lengths)))
     if rows != every and not one_each:
         raise EntangleError(
-            "a cache is [batch, pos, ...], so it needs every token of each example, or one: collect with tokens='all' "
-            "or 'last'"
+            "a cache is [batch, pos, ...], so it needs every token of each example, or one: collect with "
+            "tokens='all', special_tokens=True, or with tokens='last'"
         )
     width = max(lengths) if rows == every else 1
     example, position = acts.rows.T if rows == every else (acts.rows[:, 0], torch.zeros(len(rows), dtype=torch.long))
@@ -123,7 +136,7 @@ def from_cache(cache: Any, input_ids: Tensor, attention_mask: Tensor | None) -> 
     }
 
 
-def _token(acts: Activations, example: int, position: int) -> int | None:
+def _token(acts: _Captured, example: int, position: int) -> int | None:
     ids = acts.input_ids[example]
     return None if position == MEAN or not ids else ids[position]
 

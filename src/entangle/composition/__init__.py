@@ -4,14 +4,15 @@ from entangle.composition.comparing.attacks import attacks, attacks_by_share
 from entangle.composition.comparing.claims import Claim, claims
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.displacement import displacement
-from entangle.composition.experiment import Composition, TrainedModel, run, run_apart, run_each
-from entangle.composition.measuring.attack import Attack
+from entangle.composition.experiment import run, run_apart, run_each
 from entangle.composition.plan import Plan
+from entangle.composition.recipe.attack import Attack
 from entangle.composition.recipe.measurement import Measurement
 from entangle.composition.recipe.pairs import Pairs, PreferencePairs
 from entangle.composition.recipe.recipe import Recipe, Variant, demo_recipe
 from entangle.composition.recipe.sources import Labelled, Source
 from entangle.composition.recipe.training import Training
+from entangle.composition.trained import Composition, TrainedModel
 from entangle.composition.training import pretrain
 from entangle.composition.training.posttraining import PostTraining, posttrain
 from entangle.composition.training.pretrain import new_model

@@ -80,6 +80,7 @@ def functional_importance(
     head: int | None = None,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    special_tokens: bool = False,
     batch_tokens: int = 8192,
     n_resamples: int = 1000,
     level: float = 0.95,
@@ -97,6 +98,8 @@ def functional_importance(
         head: One head of site `z`.
         max_length: Keep at most this many tokens of a text.
         prepend_bos: Begin every text with the beginning-of-sequence token.
+        special_tokens: Whether beginning, end and separators count in the mean and in `variance_explained`, which they
+            may dominate. They are reconstructed either way.
         batch_tokens: Tokens in one batch.
         n_resamples: Bootstrap resamples of the documents.
         level: Coverage of the intervals.
@@ -110,7 +113,8 @@ def functional_importance(
     """
     options: dict[str, Any] = {"max_length": max_length, "prepend_bos": prepend_bos, "batch_tokens": batch_tokens}
     options["progress"] = False
-    x = collect(model, tokenizer, texts, sites=site, layers=[layer], tokens="all", **options)[site][:, 0]
+    where: dict[str, Any] = {"sites": site, "layers": [layer], "tokens": "all", "special_tokens": special_tokens}
+    x = collect(model, tokenizer, texts, **where, **options)[site][:, 0]
     x = x if head is None else x[:, head]
     x = x.flatten(1)
     with torch.no_grad():

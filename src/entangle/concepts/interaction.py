@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
-from entangle.models.batching import accepts, encode, pad, pad_id, token_batches
 from entangle.models.hooks import hooked
+from entangle.models.rows import encode_rows, run_rows, special_ids, token_batches
 
 
 def interaction_gradients(
@@ -27,6 +27,7 @@ def interaction_gradients(
     n_projections: int = 4,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    special_tokens: bool = False,
     batch_tokens: int = 2048,
     seed: int = 0,
 ) -> Float[Tensor, "sample d"]:
@@ -47,6 +48,7 @@ def interaction_gradients(
         n_projections: Samples per token.
         max_length: Keep at most this many tokens of a text.
         prepend_bos: Begin every text with the beginning-of-sequence token.
+        special_tokens: Whether to sample at beginning, end and separators too, as in `collect(tokens="all")`.
         batch_tokens: Tokens in one batch.
         seed: Seed of the projections.
 
@@ -57,14 +59,16 @@ def interaction_gradients(
         raise EntangleError(f"gradients run from a later layer to an earlier one; got layer={layer}, later={later}")
     atlas = Atlas(model)
     source, target = atlas.place(site, layer), atlas.place(site, later)
-    rows = encode(tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    encoded = encode_rows(tokenizer, texts, model=model, max_length=max_length, prepend_bos=prepend_bos)
+    rows, special = encoded.ids, special_ids(tokenizer, model)
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for batch in token_batches([len(row) for row in rows], batch_tokens):
-        inputs = pad([rows[i] for i in batch], pad_id(tokenizer), device=model.device)
-        mask = inputs["attention_mask"].bool()
-        if not accepts(model, "position_ids"):
-            del inputs["position_ids"]
+        mask = torch.zeros(len(batch), max(len(rows[i]) for i in batch), dtype=torch.bool, device=model.device)
+        for place, i in enumerate(batch):
+            before, after = encoded.added[i]
+            keep = [before <= p < len(rows[i]) - after and t not in special for p, t in enumerate(rows[i])]
+            mask[place, : len(rows[i])] = torch.tensor(keep) | special_tokens
         seen: dict[str, Tensor] = {}
 
         def start(x: Tensor, seen: dict[str, Tensor] = seen) -> Tensor:
@@ -75,7 +79,7 @@ def interaction_gradients(
             seen["y"] = y
 
         with torch.enable_grad(), hooked([(source, start), (target, end)]):
-            model(**inputs, use_cache=False)
+            run_rows(model, tokenizer, [rows[i] for i in batch])
         y = seen["y"][mask]
         y = y if whitener is None else y @ whitener.to(y).T
         for _ in range(n_projections):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.metrics import ches
-from entangle.models.batching import accepts, bos_id, encode, pad, pad_id, token_batches
+from entangle.models.rows import batch_of, bos_id, check_ids, encode, token_batches
 
 
 def preference_ches(
@@ -61,11 +61,10 @@ def preference_ches(
             rows.append([*prompt, *ids])
             # The state at a token predicts the next one: from the prompt's last to the answer's last but one.
             spans.append(slice(len(prompt) - 1, len(prompt) + len(ids) - 1))
+    check_ids(rows, model, "pair")
     states: list[Tensor] = [torch.empty(0)] * len(rows)
     for batch in token_batches([len(row) for row in rows], batch_tokens):
-        inputs = pad([rows[i] for i in batch], pad_id(tokenizer), device=model.device)
-        if not accepts(model, "position_ids"):
-            del inputs["position_ids"]
+        inputs = batch_of(model, tokenizer, [rows[i] for i in batch])
         for i, hidden in zip(batch, _last_hidden(model, head, inputs), strict=True):
             states[i] = hidden[spans[i]].float().cpu()
     n = len(prompts)
@@ -79,7 +78,7 @@ def preference_ches(
 def _begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], prepend_bos: bool) -> list[list[int]]:
     """Token ids of prompts."""
     said = [prompt for prompt in prompts if prompt or not prepend_bos]
-    rows = iter(encode(tokenizer, said, prepend_bos=prepend_bos))
+    rows = iter(encode(tokenizer, said, prepend_bos=prepend_bos, closed=False, what="prompt"))
     return [next(rows) if prompt or not prepend_bos else [bos_id(tokenizer)] for prompt in prompts]
 
 

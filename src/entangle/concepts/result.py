@@ -17,7 +17,7 @@ from entangle import plots
 from entangle.concepts.noise import off_diagonal
 from entangle.errors import EntangleError
 from entangle.metrics import Estimate
-from entangle.storage.record import read, write
+from entangle.storage.record import read, taken_apart, write
 
 Matrix = Float[Tensor, "concept concept"]
 Vector = Float[Tensor, " concept"]
@@ -174,16 +174,17 @@ class EntanglementReport:
             EntangleError: Nothing usable is there.
         """
         tensors, meta = read(directory, "EntanglementReport", 1)
-        fields: dict[str, Any] = {k: meta[k] for k in ("null_mean", "null_95", "settings")}
-        fields |= {k: tuple(meta[k]) if meta[k] is not None else None for k in ("names", "partner", "n_examples")}
-        fields |= {name: tensor for name, tensor in tensors.items() if "." not in name}
-        parts: dict[str, dict[str, Tensor]] = {"percentiles": {}}
-        for name in tensors.keys() - fields.keys():
-            group, part = name.split(".")
-            parts.setdefault(group, {})[part] = tensors[name]
-        fields["percentiles"] = parts.pop("percentiles")
-        fields |= {name: Estimate(**ends) for name, ends in parts.items()}
-        return cls(**fields)
+        with taken_apart(directory, "EntanglementReport"):
+            fields: dict[str, Any] = {k: meta[k] for k in ("null_mean", "null_95", "settings")}
+            fields |= {k: tuple(meta[k]) if meta[k] is not None else None for k in ("names", "partner", "n_examples")}
+            fields |= {name: tensor for name, tensor in tensors.items() if "." not in name}
+            parts: dict[str, dict[str, Tensor]] = {"percentiles": {}}
+            for name in tensors.keys() - fields.keys():
+                group, part = name.split(".")
+                parts.setdefault(group, {})[part] = tensors[name]
+            fields["percentiles"] = parts.pop("percentiles")
+            fields |= {name: Estimate(**ends) for name, ends in parts.items()}
+            return cls(**fields)
 
     def _columns(self, name: str) -> dict[str, Any]:
         """A number's value, interval and percentile under names of their own; the cosine's interval is low and high."""

@@ -4,18 +4,16 @@ used."""
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from entangle.data.labels import plain, read_labels
 from entangle.data.sources import rows
 from entangle.data.texts import LabelledTexts
 from entangle.errors import EntangleError
-
-_TRUE_FALSE = {"true": 1, "false": 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0}
 
 
 def load_labelled(
@@ -31,9 +29,9 @@ def load_labelled(
 ) -> LabelledTexts:
     """Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
 
-    Labels may be 0 and 1, true and false, or two names, of which the later in the alphabet becomes 1 unless
-    `positive` says otherwise
-    (`label_names` tells). Where rows have a column `split`, it is kept.
+    Labels may be numbers, true and false, or names; which of the two becomes 1 is decided by the rules of
+    `entangle.data.labels` unless `positive` says it, and the result tells (`label_names`, `rule`). Where rows have a
+    column `split`, it is kept.
 
     Args:
         source: a file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
@@ -51,7 +49,7 @@ def load_labelled(
         EntangleError: one line that names file and row, for anything that cannot be used.
     """
     texts: list[str] = []
-    raw: list[str] = []
+    raw: list[Any] = []
     splits: list[str] = []
     places: list[str] = []
     for place, fields in rows(source):
@@ -63,13 +61,10 @@ def load_labelled(
         places.append(place)
     if not texts:
         raise EntangleError(f"no row of {source} has {_condition(where)}")
-    labels, names = _binary(raw, positive, str(source), label)
-    keep = _without_duplicates(texts, labels, places, names, drop=drop_duplicates)
-    labels = labels[keep]
-    if len(set(labels.tolist())) < 2:
-        raise EntangleError(
-            f"{source} has only the label {names[int(labels[0])]!r} ({len(labels):,} rows): two classes are needed"
-        )
+    found = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
+    names = (found.names[0], found.names[1])
+    keep = _without_duplicates(texts, found.codes, places, names, drop=drop_duplicates)
+    labels = found.codes[keep]
     if limit is not None:
         sampled = _stratified(labels, limit, seed, str(source))
         keep, labels = keep[sampled], labels[sampled]
@@ -79,6 +74,7 @@ def load_labelled(
         name=_name(source),
         label_names=names,
         splits=[splits[i] for i in keep] if any(splits) else None,
+        rule=found.rule,
     )
 
 
@@ -176,17 +172,8 @@ def _name(source: str | Path) -> str:
     return name.rsplit(".", 1)[0] if Path(source).exists() else name
 
 
-def _plain(value: Any) -> str:
-    """A value as text, the way `where` and label names are compared: true and false in small letters, 1.0 as 1."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
 def _condition(where: Mapping[str, Any] | None, at_most: Mapping[str, float] | None = None) -> str:
-    conditions = [f"{key} = {_plain(value)}" for key, value in (where or {}).items()]
+    conditions = [f"{key} = {plain(value)}" for key, value in (where or {}).items()]
     conditions += [f"{key} <= {limit}" for key, limit in (at_most or {}).items()]
     return " and ".join(conditions) or "a text"
 
@@ -199,7 +186,7 @@ def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
 
 def _selected(fields: Mapping[str, Any], where: Mapping[str, Any] | None, place: str) -> bool:
     return all(
-        _plain(_column(fields, key, place)).lower() == _plain(value).lower() for key, value in (where or {}).items()
+        plain(_column(fields, key, place)).lower() == plain(value).lower() for key, value in (where or {}).items()
     )
 
 
@@ -227,46 +214,16 @@ def _known(fields: Mapping[str, Any], column: str, place: str) -> str:
     value = _column(fields, column, place)
     if value is None or not str(value).strip():
         raise EntangleError(f"{place} has nothing in {column!r}: fill it in, or drop the row")
-    return _plain(value)
+    return plain(value)
 
 
-def _label(fields: Mapping[str, Any], column: str, place: str) -> str:
+def _label(fields: Mapping[str, Any], column: str, place: str) -> Any:
     value = _column(fields, column, place)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise EntangleError(f"{place} has an empty {column!r}: drop the row or label it")
     if isinstance(value, (list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
         raise EntangleError(f"{place}: {column!r} must be one of two labels, not {value!r}")
-    return _plain(value)
-
-
-def _binary(raw: list[str], positive: str | None, source: str, column: str) -> tuple[np.ndarray, tuple[str, str]]:
-    """Labels as 0 and 1, and what each was called."""
-    counts = Counter(raw)
-    classes = sorted(counts)
-    shown = ", ".join(f"{name!r} ({counts[name]:,})" for name in classes[:8]) + (", ..." if len(classes) > 8 else "")
-    if positive is not None:
-        positive = _plain(positive)
-        if positive not in counts:
-            raise EntangleError(f"{source} has no {column!r} {positive!r} to call positive: it has {shown}")
-        rest = [name for name in classes if name != positive]
-        names = (rest[0] if len(rest) == 1 else f"not {positive}", positive)
-    elif len(classes) > 2:
-        raise EntangleError(
-            f"{source} has {len(classes)} values of {column!r}: {shown}; "
-            "two are needed: say which one is positive, or select rows with where"
-        )
-    elif set(map(str.lower, classes)) <= set(_TRUE_FALSE):
-        numbers = [_TRUE_FALSE[name.lower()] for name in raw]
-        negatives = [name for name in classes if not _TRUE_FALSE[name.lower()]]
-        positives = [name for name in classes if _TRUE_FALSE[name.lower()]]
-        return np.array(numbers, dtype=np.int64), (
-            negatives[0] if negatives else "0",
-            positives[0] if positives else "1",
-        )
-    else:
-        names = (classes[0], classes[-1])
-        positive = classes[-1] if len(classes) == 2 else None
-    return np.array([name == positive for name in raw], dtype=np.int64), names
+    return value.strip() if type(value) is str else value
 
 
 def _without_duplicates(

@@ -14,6 +14,7 @@ from entangle.evaluation.price.methods import AtStrengths, Checkpoint, Prompt, S
 from entangle.evaluation.price.places import caa_places, iti_places
 from entangle.evaluation.price.removed import removed_per_nat
 from entangle.evaluation.price.result import Tradeoff
+from entangle.evaluation.price.strength import strength_for
 from entangle.evaluation.price.sweep import SweepError, tradeoff
 from entangle.evaluation.scoring.classifier import ClassifierScorer
 from entangle.evaluation.scoring.linear import LinearToxicityScorer
@@ -53,6 +54,7 @@ __all__ = [
     "removed_per_nat",
     "score",
     "scorer_agreement",
+    "strength_for",
     "task_scores",
     "tradeoff",
 ]

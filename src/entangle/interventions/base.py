@@ -1,7 +1,5 @@
 """What every edit is: forms at places, times a strength."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -97,7 +95,7 @@ class BaseEdit(ABC):
         return float(alpha)
 
 
-def finite_vector(values: Any, what: str) -> Float[Tensor, d]:
+def finite_vector(values: Any, what: str) -> Float[Tensor, " d"]:
     """`values` as a vector of finite floats, on the CPU.
 
     Raises:
@@ -124,7 +122,7 @@ def finite(values: Any, what: str) -> Tensor:
     return tensor
 
 
-def unit(vector: Float[Tensor, d], what: str) -> Float[Tensor, d]:
+def unit(vector: Float[Tensor, " d"], what: str) -> Float[Tensor, " d"]:
     """The vector at length 1.
 
     Raises:

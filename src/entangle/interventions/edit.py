@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
 from entangle.interventions import files as store
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.weights import bake as compile
 from entangle.interventions.weights import export
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.models.fingerprint import check_fingerprint, fingerprint
-from entangle.storage.files import replacing_together
+from entangle.storage import folder
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import decoding
 
-VERSION = 1
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
 NUMBERS, SETTINGS, CARD = "edit.safetensors", "edit.json", "README.md"
+CARD_BEGINS = "---\nlibrary_name: entangle\n"
+KIND = Kind(
+    "an edit",
+    SETTINGS,
+    "entangle-edit",
+    name_key="format",
+    before=(NUMBERS,),
+    for_people={CARD: CARD_BEGINS},
+)
 
 REGISTRY: dict[str, type[BaseEdit]] = {}
 """Every kind of edit by its name in a file."""
@@ -34,27 +45,20 @@ def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None
         model: the model it was made for, whose fingerprint is kept if the edit has none yet.
 
     Raises:
-        EntangleError: if the edit holds something that has no file format, or was made for another model.
+        EntangleError: if the edit holds something that has no file format, or was made for another model, or files that
+            are not an edit of ours are in the way.
     """
     if model is not None and edit.fingerprint is not None:
         check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
     tensors: dict[str, Tensor] = {}
-    settings = {
-        "format": "entangle-edit",
-        "version": VERSION,
-        "edit": _encoded(edit, "edit", tensors),
-        "fingerprint": dict(edit.fingerprint)
-        if edit.fingerprint is not None
-        else fingerprint(model)
-        if model is not None
-        else None,
-    }
-    folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing_together(folder / NUMBERS, folder / CARD, folder / SETTINGS) as (numbers, card, rest):
-        save_file(tensors, numbers)
-        card.write_text(_card(edit, settings["fingerprint"]))
-        rest.write_text(json.dumps(settings, indent=2) + "\n")
+    encoded = _encoded(edit, "edit", tensors)
+    made_for = edit.fingerprint if edit.fingerprint is not None or model is None else fingerprint(model)
+
+    def fill(new: Path) -> None:
+        save_file(tensors, new / NUMBERS)
+        (new / CARD).write_text(_card(edit, made_for))
+
+    folder.write(path, KIND, {"edit": encoded, "fingerprint": None if made_for is None else dict(made_for)}, fill)
 
 
 def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revision: str | None = None) -> BaseEdit:
@@ -69,34 +73,38 @@ def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revisio
         The edit as it was saved.
 
     Raises:
-        EntangleError: if there is no edit there, its version is not known, or it was made for another model.
+        EntangleError: if there is no edit there, it is damaged, its version is not known, or it was made for another
+            model.
     """
-    folder = Path(path)
-    if not folder.exists() and str(path).count("/") == 1:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(str(path), revision=revision, allow_patterns=[NUMBERS, SETTINGS]))
-    if not (folder / SETTINGS).is_file() or not (folder / NUMBERS).is_file():
-        raise EntangleError(
-            f"{path} holds no edit: it needs {SETTINGS} and {NUMBERS}, which edit.save_pretrained writes"
-        )
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-        tensors = load_file(folder / NUMBERS)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise EntangleError(f"the edit in {path} cannot be read ({error}): save it again") from error
-    if settings.get("format") != "entangle-edit" or settings.get("version") != VERSION:
-        found = f"{settings.get('format')} version {settings.get('version')}"
-        raise EntangleError(
-            f"{path} holds {found}, but this library reads entangle-edit version {VERSION}: save it again"
-        )
-    if model is not None and settings["fingerprint"] is not None:
-        check_fingerprint(settings["fingerprint"], model, what=f"the edit in {path}")
-    edit = _decoded(settings["edit"], tensors, path)
-    if not isinstance(edit, BaseEdit):
-        raise EntangleError(f"{path} holds no edit but a {type(edit).__name__}: save it again")
-    object.__setattr__(edit, "fingerprint", settings["fingerprint"])
+    place = Path(path)
+    if not place.exists() and HUB_ID.fullmatch(str(path)):
+        place = _downloaded(str(path), revision)
+    settings = folder.read(place, KIND)
+    with decoding(path, "an edit", remedy=KIND.remedy):
+        tensors = load_file(place / NUMBERS)
+        made_for = settings["fingerprint"]
+        edit = _decoded(settings["edit"], tensors, path)
+        if not isinstance(edit, BaseEdit):
+            raise EntangleError(f"{path} holds no edit but a {type(edit).__name__}: save it again")
+        if made_for is not None and not isinstance(made_for, dict):
+            raise EntangleError(f"{path} holds an edit whose fingerprint is a {type(made_for).__name__}: save it again")
+    if model is not None and made_for is not None:
+        check_fingerprint(made_for, model, what=f"the edit in {path}")
+    object.__setattr__(edit, "fingerprint", made_for)
     return edit
+
+
+def _downloaded(repo_id: str, revision: str | None) -> Path:
+    """The files of an edit on the hub, in the hub's cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[NUMBERS, SETTINGS]))
+    except (OSError, ValueError, RuntimeError) as error:  # offline, unknown, private
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EntangleError(
+            f"{repo_id} is no directory here, and no repository of the hub that can be reached ({reason})"
+        ) from error
 
 
 def push_to_hub(
@@ -118,10 +126,10 @@ def push_to_hub(
 
     hub = HfApi(token=token)
     hub.create_repo(repo_id, private=private, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(edit, folder, model=model)
+    with tempfile.TemporaryDirectory() as local:
+        save_pretrained(edit, local, model=model)
         return str(
-            hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"Upload {type(edit).__name__}")
+            hub.upload_folder(repo_id=repo_id, folder_path=local, commit_message=f"Upload {type(edit).__name__}")
         )
 
 
@@ -156,7 +164,7 @@ def _decoded(value: Any, tensors: Mapping[str, Tensor], path: str | Path) -> Any
                 f"the edit in {path} names {value['tensor']}, which {NUMBERS} does not hold: save it again"
             )
         return tensors[value["tensor"]]
-    if value.get("class") not in REGISTRY:
+    if str(value.get("class")) not in REGISTRY:
         raise EntangleError(
             f"{path} holds a {value.get('class')}, which this library does not know (it knows {', '.join(REGISTRY)})"
         )
@@ -175,9 +183,7 @@ def _card(edit: BaseEdit, made_for: Mapping[str, Any] | None) -> str:
         f"- {site}" + (f", layer {layer}" if layer is not None else "") + (f", head {head}" if head is not None else "")
         for site, layer, head in places
     )
-    return f"""---
-library_name: entangle
-tags: [activation-steering, {type(edit).__name__.lower()}]
+    return f"""{CARD_BEGINS}tags: [activation-steering, {type(edit).__name__.lower()}]
 ---
 
 # {type(edit).__name__}

@@ -89,10 +89,10 @@ class AffineForm(Form):
         EntangleError: if shapes do not agree or a number is not finite.
     """
 
-    mean: Float[Tensor, d] | None = None
+    mean: Float[Tensor, " d"] | None = None
     left: Float[Tensor, "d r"] | None = None
     right: Float[Tensor, "r d"] | None = None
-    bias: Float[Tensor, d] | None = None
+    bias: Float[Tensor, " d"] | None = None
 
     def __post_init__(self) -> None:
         if (self.left is None) != (self.right is None):
@@ -133,7 +133,7 @@ class AffineForm(Form):
         return self.left is None
 
     @property
-    def constant(self) -> Float[Tensor, d]:
+    def constant(self) -> Float[Tensor, " d"]:
         """What it adds to x = 0: bias - mean left right."""
         bias = torch.zeros(self.size) if self.bias is None else self.bias
         if self.left is None or self.right is None or self.mean is None:

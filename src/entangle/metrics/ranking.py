@@ -13,10 +13,10 @@ from entangle.metrics.statistics import block_sizes, finite
 
 
 def auroc(
-    scores: Float[Tensor, example * cell] | ArrayLike,
+    scores: Float[Tensor, "example *cell"] | ArrayLike,
     labels: Shaped[Tensor, " example"] | ArrayLike,
     weights: Float[Tensor, "resample example"] | None = None,
-) -> Float[Tensor, "*cell"] | Float[Tensor, resample * cell]:
+) -> Float[Tensor, "*cell"] | Float[Tensor, "resample *cell"]:
     """Area under the ROC curve of every cell: the chance that a positive scores above a negative, ties counting half.
 
     Args:

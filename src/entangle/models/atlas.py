@@ -5,22 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
 from entangle.models.hooks import refuse_compiled
+from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
-from entangle.models.sites import SITES, Found, Layout, Missing, Side, find_sites
+from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # TransformerLens's name of each site within a block.
 HOOK_NAMES = {
@@ -32,62 +31,6 @@ HOOK_NAMES = {
     "attn.hook_z": "z",
     "mlp.hook_post": "mlp_post",
 }
-
-
-class AtlasError(EntangleError):
-    """A site that this model does not have, or a model that has no blocks to find."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """One site in one layer of one model: the input or output of a module.
-
-    Attributes:
-        site: one of `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post`.
-        layer: index of the block in its stack.
-        path: the module's name in the model.
-        module: the module itself.
-        side: whether the site is the module's input or its output.
-        size: numbers a token: `n_heads * d_head` for `z`, else `d_model` or `d_mlp`.
-        n_heads: of `z` only.
-        d_head: of `z` only.
-        layout: how the module gets its tokens; `attach` hands every function `[batch pos size]`.
-        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `root` this layer is.
-        block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
-        root: the model.
-    """
-
-    site: str
-    layer: int
-    path: str
-    module: nn.Module
-    side: Side
-    size: int
-    n_heads: int | None = None
-    d_head: int | None = None
-    layout: Layout = "batch pos"
-    turn: int | None = None
-    block: nn.Module | None = field(default=None, repr=False)
-    root: nn.Module | None = field(default=None, repr=False)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one token: `(n_heads, d_head)` for `z`, else `(size,)`."""
-        return (self.size,) if self.n_heads is None or self.d_head is None else (self.n_heads, self.d_head)
-
-    @property
-    def out_projection(self) -> nn.Module:
-        """The linear module that `z` feeds.
-
-        Raises:
-            AtlasError: for any other site.
-        """
-        if self.site != "z":
-            raise AtlasError(
-                f"only z feeds the attention's output projection, but this place is {self.site}: use atlas.place('z', "
-                "layer)"
-            )
-        return self.module
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Size, Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from entangle.models.atlas import Place
+from entangle.models.place import Place
 
 HookFunction = Callable[[Tensor], Tensor | None]
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from entangle.errors import EntangleError
 
 Task = Literal["causal", "encoder", "auto"]
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+SAFE = {"pytorch_model": "model"}
+"""Stems of files of weights where the safe format has another than the pickled."""
+IN_BLOCK = re.compile(r"\.\d+\.")
+# Buffers that older versions of transformers saved; they hold no weights.
+OLD_BUFFER = re.compile(r"(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|position_ids$|token_type_ids$")
 
 
 def load(
@@ -23,7 +33,8 @@ def load(
 ) -> tuple[nn.Module, Any]:
     """A model in evaluation mode and its tokenizer, which can pad.
 
-    No code from the repository is run. A tokenizer without a padding token pads with its end-of-sequence token.
+    No code from the repository is run, and no pickle is read: weights come from safetensors, all of them. A tokenizer
+    without a padding token pads with its end-of-sequence token.
 
     Args:
         path_or_id: a local directory, or an id on the HuggingFace hub.
@@ -34,7 +45,8 @@ def load(
             its configuration allows.
 
     Raises:
-        EntangleError: no model there, one that needs code of its own, no tokenizer, or no token to pad with.
+        EntangleError: no model there, one that needs code of its own, whose weights are pickled, or not all there; no
+            tokenizer, or no token to pad with.
     """
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -45,10 +57,7 @@ def load(
     config = _config(name, revision)
     causal = task == "causal" or (task == "auto" and _is_causal(config, MODEL_FOR_CAUSAL_LM_MAPPING))
     auto = AutoModelForCausalLM if causal else AutoModel
-    try:
-        model = auto.from_pretrained(name, revision=revision, dtype=dtype or "auto")
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise EntangleError(f"{name} could not be loaded as a model: {_first_line(error)}") from error
+    model = pretrained(auto, name, revision=revision, dtype=dtype or "auto")
     tokenizer = load_tokenizer(name, revision=revision)
     return (model if device is None else model.to(device)).eval(), tokenizer
 
@@ -59,8 +68,9 @@ def load_tokenizer(path_or_id: str | Path, *, revision: str | None = None) -> An
 
     name = str(path_or_id)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        refuse_code(name, error)
         raise EntangleError(
             f"{name} has no tokenizer that can be loaded: save one beside the model with "
             "tokenizer.save_pretrained(...) "
@@ -80,6 +90,96 @@ def load_tokenizer(path_or_id: str | Path, *, revision: str | None = None) -> An
     return tokenizer
 
 
+def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -> Any:
+    """A model from a checkpoint that holds all its weights, as safetensors; every model of this library comes by here.
+
+    Args:
+        auto: A class of transformers with `from_pretrained`.
+        name: A directory, or an id on the hub.
+        what: What it should be, for messages: "a text-classification model".
+        options: For `from_pretrained`: `revision`, `dtype`, ...
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        EntangleError: Nothing there that can be loaded, code that would have to run, a pickle, weights that are missing
+            (transformers would draw them at random) or have another shape, or weights of a block that the class has no
+            place for.
+    """
+    _refuse_pickles(name)
+    options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    try:
+        model, info = auto.from_pretrained(name, **options)
+        pooled = [key for key in info["missing_keys"] if "pooler." in key]
+        if pooled and len(pooled) == len(info["missing_keys"]) and hasattr(model, "pooler"):
+            # Language models of the BERT family are saved without the pooler, which nothing here reads.
+            model, info = auto.from_pretrained(name, add_pooling_layer=False, **options)
+    except LOADING_ERRORS as error:
+        refuse_code(name, error)
+        raise EntangleError(f"{name} could not be loaded as {what}: {_first_line(error)}") from error
+    _refuse_partial(name, model, info, what)
+    return model.eval()
+
+
+def refuse_code(name: str, error: Exception) -> None:
+    """Raise one line of our own where transformers refused a repository that carries code; else do nothing."""
+    if "trust_remote_code" in str(error) or "custom code" in str(error):
+        raise EntangleError(
+            f"{name} carries Python code of its own, which is never run here: save it as a class of transformers, or "
+            "load it yourself and pass the objects"
+        ) from error
+
+
+def _refuse_pickles(name: str) -> None:
+    """Refuse a directory whose weights are there as a pickle alone, which can run any code when it is read."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return
+    for stem in ("pytorch_model", "adapter_model"):
+        pickled = sorted(path.name for path in folder.glob(f"{stem}*.bin"))
+        if pickled and not any(folder.glob(f"{SAFE.get(stem, stem)}*.safetensors")):
+            raise EntangleError(
+                f"{folder / pickled[0]} is a pickle, which can run code when it is read, so it is not read: convert "
+                "it once, where you trust it, with AutoModel.from_pretrained(...).save_pretrained(...), which writes "
+                "safetensors"
+            )
+
+
+def _refuse_partial(name: str, model: nn.Module, info: Mapping[str, Any], what: str) -> None:
+    """Refuse a model some of whose weights are not those of the checkpoint."""
+    for key, how in (
+        ("missing_keys", "lacks"),
+        ("mismatched_keys", "has another shape of"),
+        ("error_msgs", "fails at"),
+    ):
+        names = sorted(str(each[0] if isinstance(each, tuple) else each) for each in info.get(key) or ())
+        if names:
+            raise EntangleError(
+                f"{name} is no whole checkpoint of {what}: it {how} {_listed(names)}, which would be drawn at random "
+                f"in {type(model).__name__}; save all its weights"
+            )
+    unused = sorted(str(each) for each in info.get("unexpected_keys") or ())
+    inner = [each for each in unused if IN_BLOCK.search(each) and not OLD_BUFFER.search(each)]
+    if inner:
+        raise EntangleError(
+            f"{name} is not {what} of the class {type(model).__name__} alone: this has no place for {_listed(inner)}; "
+            "mend its config.json (layers, biases), or merge its adapter into the weights"
+        )
+    if unused and type(model).__name__ in (getattr(getattr(model, "config", None), "architectures", None) or ()):
+        outer = [each for each in unused if not OLD_BUFFER.search(each)]
+        if outer:
+            warnings.warn(
+                f"{name} holds weights that {type(model).__name__} does not use: {_listed(outer)}", stacklevel=3
+            )
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def _config(name: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
@@ -93,8 +193,9 @@ def _config(name: str, revision: str | None) -> Any:
             f"{name} is not a model: it has no config.json; pass a directory written by model.save_pretrained(...)"
         )
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        refuse_code(name, error)
         where = (
             "a local directory (none exists of this name) or a hub id that can be reached"
             if not path.is_dir()

@@ -21,7 +21,7 @@ from entangle.metrics.statistics import Estimate, max_statistic_p
 from entangle.probes.judging import calibration
 from entangle.probes.judging.scores import area, area_interval, correct
 from entangle.probes.splits import PARTS, Split
-from entangle.storage.record import check_same_model, read, write
+from entangle.storage.record import check_same_model, read, taken_apart, write
 
 METRICS = ("accuracy", "auroc")
 TENSOR_FIELDS = ("coef_", "intercept_", "labels", "selection_scores", "report_scores", "null", "C", "gap")
@@ -257,17 +257,18 @@ class ProbeGrid:
             EntangleError: Nothing usable is there, or it belongs to another model.
         """
         tensors, meta = read(directory, "ProbeGrid", 1)
-        check_same_model(meta["fingerprint"], fingerprint, "this ProbeGrid")
-        stored: dict[str, Any] = {name: tensors[name] for name in TENSOR_FIELDS} | {
-            name: meta[name] for name in JSON_FIELDS
-        }
-        return cls(
-            **stored,
-            classes_=np.array(meta["classes"], dtype=meta["classes_dtype"]),
-            split=Split(*(tensors[f"split.{name}"] for name in PARTS)),
-            groups=tensors.get("groups"),
-            settings=meta["settings"],
-        )
+        with taken_apart(directory, "ProbeGrid"):
+            check_same_model(meta["fingerprint"], fingerprint, "this ProbeGrid")
+            stored: dict[str, Any] = {name: tensors[name] for name in TENSOR_FIELDS} | {
+                name: meta[name] for name in JSON_FIELDS
+            }
+            return cls(
+                **stored,
+                classes_=np.array(meta["classes"], dtype=meta["classes_dtype"]),
+                split=Split(*(tensors[f"split.{name}"] for name in PARTS)),
+                groups=tensors.get("groups"),
+                settings=meta["settings"],
+            )
 
     def null_ceiling(self, level: float = 0.95) -> float:
         """What the best cell of a grid of permuted labels stays below, with this probability."""

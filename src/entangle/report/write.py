@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from entangle.errors import EntangleError
-from entangle.report.study.page import render
-from entangle.storage.files import write_text
+from entangle.storage import folder
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import read_object
+from entangle.study import Study, render
+
+NAMES = ("report.html", "report.json")
 
 
-def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:
+def write(studies: Sequence[Study | Mapping[str, Any]], out: Path | str) -> list[Path]:
     """Write `report.html` and `report.json`.
 
     Args:
-        studies: What `measure` returned for each model; several stand side by side on the page.
-        out: The folder; made if it is not there. A report that is there already is replaced.
+        studies: A study of each model, or the numbers of one as `Study.to_dict` gives them; several stand side by side
+            on the page.
+        out: The folder; made if it is not there. A report that is there already is replaced, page and numbers together.
 
     Returns:
         The paths of the page and of the numbers.
@@ -25,15 +30,37 @@ def write(studies: Sequence[Mapping[str, Any]], out: Path | str) -> list[Path]:
     Raises:
         EntangleError: The folder cannot be written to.
     """
-    out = Path(out)
-    contents = {
-        "report.html": render(studies),
-        "report.json": json.dumps({"studies": list(studies)}, indent=1, allow_nan=False),
-    }
+    numbers = [study.to_dict() if isinstance(study, Study) else dict(study) for study in studies]
+    contents = (render(numbers), json.dumps({"studies": numbers}, indent=1, allow_nan=False))
+    return write_pages(Path(out), dict(zip(NAMES, contents, strict=True)))
+
+
+def write_pages(out: Path, contents: Mapping[str, str]) -> list[Path]:
+    """Write files that belong together into a folder, all or none.
+
+    Args:
+        out: The folder; made if it is not there.
+        contents: Name -> text. The last one is JSON, an object, and names the others.
+
+    Raises:
+        EntangleError: The folder cannot be written to, or files of these names in it are not of a report.
+    """
+    *pages, numbers = contents
+    kind = Kind("a report", numbers, "entangle-report", remedy="write it again, to another folder")
+
+    def fill(new: Path) -> None:
+        for name in pages:
+            (new / name).write_text(contents[name], encoding="utf-8")
+
+    over = [*contents] if _is_older(out / numbers) else []
+    folder.write(out, kind, json.loads(contents[numbers]), fill, over=over)
+    return [out / name for name in contents]
+
+
+def _is_older(numbers: Path) -> bool:
+    """Whether a file holds the numbers of a report from before they said so themselves."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        return [write_text(out / name, text) for name, text in contents.items()]
-    except OSError as error:
-        raise EntangleError(
-            f"cannot write the report to {out}: {error.strerror or error}; choose another folder with --out"
-        ) from error
+        found = read_object(numbers, "a report", remedy="")
+    except EntangleError:
+        return False
+    return "kind" not in found and ("studies" in found or {"recipe", "claims"} <= found.keys())

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.storage.files import replacing_together
+from entangle.storage import folder as folders
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import decoding
 
 TENSORS, META = "tensors.safetensors", "meta.json"
 
@@ -21,7 +22,7 @@ TENSORS, META = "tensors.safetensors", "meta.json"
 def write(
     directory: str | os.PathLike[str], kind: str, version: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write a result, replacing one that is there.
+    """Write a result, replacing one of its kind that is there.
 
     Args:
         directory: Made if needed.
@@ -29,13 +30,15 @@ def write(
         version: Of the format, checked on reading.
         tensors: By name.
         meta: Anything JSON can hold.
+
+    Raises:
+        EntangleError: Files that are not such a result are in the way, or the disk is full.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"kind": kind, "version": version, **meta}, indent=1)
-    with replacing_together(folder / TENSORS, folder / META) as (numbers, rest):
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, numbers)
-        rest.write_text(text)
+
+    def fill(new: Path) -> None:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, new / TENSORS)
+
+    folders.write(directory, _kind(kind, version), meta, fill)
 
 
 def read(directory: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -44,19 +47,20 @@ def read(directory: str | os.PathLike[str], kind: str, version: int) -> tuple[di
     Raises:
         EntangleError: Nothing is there, or something else, or it is damaged or of another version.
     """
-    folder = Path(directory)
-    for name in (META, TENSORS):
-        if not (folder / name).is_file():
-            raise EntangleError(f"{folder} holds no saved {kind}: {name} is missing")
-    try:
-        meta: dict[str, Any] = json.loads((folder / META).read_text())
-        tensors = load_file(folder / TENSORS)
-    except (json.JSONDecodeError, SafetensorError) as error:
-        raise EntangleError(f"the {kind} saved in {folder} is damaged ({error}); save it again") from None
-    found = (meta.get("kind"), meta.get("version"))
-    if found != (kind, version):
-        raise EntangleError(f"{folder} holds {found[0]} version {found[1]}, not {kind} version {version}")
-    return tensors, meta
+    meta = folders.read(directory, _kind(kind, version))
+    with taken_apart(directory, kind):
+        return load_file(Path(directory) / TENSORS), meta
+
+
+@contextmanager
+def taken_apart(directory: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn whatever goes wrong while what was read is made into an object into one clear line."""
+    with decoding(directory, f"a saved {kind}", remedy="save it again"):
+        yield
+
+
+def _kind(name: str, version: int) -> Kind:
+    return Kind(f"a saved {name}", META, name, version, before=(TENSORS,))
 
 
 def check_same_model(saved: Mapping[str, Any] | None, given: Mapping[str, Any] | None, what: str) -> None:

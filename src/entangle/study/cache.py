@@ -1,16 +1,22 @@
-"""Captured activations kept between runs, found again by model, data and settings."""
+"""Captured activations, found again by model, texts and settings: in memory while a study holds them, or on disk."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
+
+from torch import nn
 
 from entangle.activations import Activations, collect
 from entangle.data import LabelledTexts
 from entangle.models import fingerprint
+from entangle.storage.digest import digest
+
+# What finished studies hold; when the last that holds it goes, so does it.
+_HELD: WeakValueDictionary[str, Activations] = WeakValueDictionary()
 
 
 def captured(
@@ -20,47 +26,56 @@ def captured(
     sites: Sequence[str],
     *,
     cache: Path | None = None,
+    layers: Sequence[int] | None = None,
     max_length: int | None = None,
     prepend_bos: bool = False,
     **options: Any,
 ) -> Activations:
-    """`collect` at the last token, or what an earlier run collected from the same model, texts and settings.
+    """`collect` at the last token, or what was collected before from the same model, texts and settings.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         data: The texts.
         sites: The sites.
-        cache: The folder of earlier runs; without it nothing is kept.
+        cache: The folder of earlier runs; without it they are found again only while a study holds them.
+        layers: As for `collect`.
         max_length: As for `collect`.
         prepend_bos: As for `collect`.
         options: Arguments of `collect` that do not change what is captured, such as `batch_tokens`.
 
     Returns:
-        The activations of every layer.
+        The activations.
     """
     settings: dict[str, Any] = {
         "sites": list(sites),
+        "layers": None if layers is None else list(layers),
         "tokens": "last",
         "max_length": max_length,
         "prepend_bos": prepend_bos,
     }
-    folder = cache and cache / _key(model=fingerprint(model), texts=data.texts, tokenizer=_state(tokenizer), **settings)
-    if folder and folder.is_dir():
-        return Activations.load(folder, model=model)
-    activations = collect(model, tokenizer, data.texts, **settings, **options)
-    if folder:
+    if is_hooked(model):  # what hooks change, such as a steered model's activations, no key could tell
+        return collect(model, tokenizer, data.texts, **settings, **options)
+    key = digest([fingerprint(model), data.texts, tokenizer_state(tokenizer), settings])
+    activations = _HELD.get(key)
+    folder = cache and cache / key
+    if activations is None and folder and folder.is_dir():
+        activations = Activations.load(folder, model=model)
+    if activations is None:
+        activations = collect(model, tokenizer, data.texts, **settings, **options)
+    if folder and not folder.is_dir():
         activations.save(folder)
+    _HELD[key] = activations
     return activations
 
 
-def _key(**content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _state(tokenizer: Any) -> str:
+def tokenizer_state(tokenizer: Any) -> str:
     """What decides how the tokenizer cuts a text: all of a fast tokenizer, else the class and the vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return str(backend.to_str())
-    return json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    whole = str(backend.to_str()) if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return "\n".join([type(tokenizer).__name__, str(tokenizer.bos_token_id), whole])
+
+
+def is_hooked(model: nn.Module) -> bool:
+    """Whether something hangs on the model's modules and may change what they compute."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

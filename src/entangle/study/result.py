@@ -1,153 +1,311 @@
-"""Results of the library as plain numbers: what `report.json` holds."""
+"""A study: everything measured of one concept in one model, as one typed result; and several side by side."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
+import pandas as pd
+from markupsafe import escape
 
+from entangle.activations import Activations
 from entangle.concepts import EntanglementReport
-from entangle.data import LabelledTexts
-from entangle.evaluation import (
-    Tradeoff,
-)
+from entangle.errors import EntangleError
+from entangle.evaluation import Tradeoff
 from entangle.interventions import ITI
-from entangle.metrics import Estimate, random_entanglement_quantile
 from entangle.probes import BaselineResult, ProbeGrid, Split
+from entangle.storage.files import write_text
+from entangle.study import numbers
+from entangle.study.answer import headline, sentences
+from entangle.study.files import read_study, write_study
+from entangle.study.page import figures, render, render_light
+from entangle.study.question import Question
+from entangle.study.wording import interval, number
 
-PROMPT_SAMPLES = 6
-ALPHA_SAMPLES = 4
-
-
-def plain(value: Any) -> Any:
-    """The same with tensors and arrays as lists, numbers of six digits after the point, and NaN as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, Tensor | np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return None if str(value) == "<NA>" else value
+FORMAT = 2
 
 
-def data_numbers(name: str, source: str, data: LabelledTexts) -> dict[str, Any]:
-    """What was read."""
-    return {
-        "name": name,
-        "source": source,
-        "n": len(data),
-        "n_positive": int(data.labels.sum()),
-        "label_names": data.label_names,
-        "sha256": data.sha256,
-    }
+@dataclass(frozen=True, eq=False, repr=False)
+class Study:
+    """One concept in one model, measured end to end. Make one with `entangle.study`.
+
+    Attributes:
+        question: What was asked: the concept's name, the strengths, the seed and so on.
+        label: What tables and pages call the model.
+        probes: Site -> probes of every layer that could be fitted: "z" by layer and head, "resid_post" by layer.
+        words: The bag of words that a probe must beat; None where no word occurs twice.
+        entanglement: Layer -> report of all concepts after it; empty without other concepts.
+        iti: The intervention; None where steering was not measured.
+        tradeoff: What it wins and costs at each strength; None where that was not measured.
+        notes: What to beware of.
+        missing: What was asked for and could not be measured -> why.
+        about: Where the numbers come from: `data`, `fingerprint`, `atlas`, `scorer`, `versions`, `seconds`, `made`,
+            `command`.
+        captured: Concept -> activations, which a further study of the same model and texts does not capture again
+            while this one is kept; they are not saved.
+    """
+
+    question: Question
+    label: str
+    probes: Mapping[str, ProbeGrid]
+    words: BaselineResult | None
+    entanglement: Mapping[int, EntanglementReport]
+    iti: ITI | None
+    tradeoff: Tradeoff | None
+    notes: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    captured: Mapping[str, Activations] = field(default_factory=dict)
+
+    @property
+    def concept(self) -> str:
+        """The name of the concept: what label 1 says."""
+        return self.question.name
+
+    @property
+    def split(self) -> Split:
+        """Which texts fit, which choose and which are reported on."""
+        return self._stream.split
+
+    @property
+    def best_layer(self) -> int:
+        """The layer where the selection rows say that the concept is read best: of the residual stream."""
+        grid = self._stream
+        return int((grid.layers or range(len(grid.accuracy)))[grid.top(1)[0][0]])
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The names of the figures that `plot` draws."""
+        return tuple(figures.panels(self._numbers))
+
+    def answer(self) -> str:
+        """The answer in words: three to six sentences, each with its number and its 95 % interval.
+
+        The rules are fixed; see `entangle.study.answer`.
+        """
+        return " ".join(self.sentences())
+
+    def sentences(self) -> list[str]:
+        """The sentences of the answer."""
+        return list(self._numbers["answer"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """The numbers that give the answer, a row each, with interval and what to read them against.
+
+        Columns: `quantity`, `where`, `value`, `low`, `high`, `reference`, `against` (what the reference is). All other
+        tables are the parts' own: `study.probes["z"].to_frame()`, `study.tradeoff.to_frame()` and so on.
+        """
+        return pd.DataFrame(headline(self._numbers))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that a page shows, as plain numbers, ready for JSON: what `report.json` holds of each model."""
+        return deepcopy(self._numbers)
+
+    @cached_property
+    def _numbers(self) -> dict[str, Any]:
+        question, about = self.question, dict(self.about)
+        resampling = (question.n_resamples, question.seed)
+        sweep, heads = self.tradeoff, self.probes.get("z")
+        found: dict[str, Any] = numbers.plain(
+            {
+                "format": FORMAT,
+                "label": self.label,
+                "concept": self.concept,
+                **about,
+                "settings": about.get("settings") or asdict(question),
+                "split": {part: len(getattr(self.split, part)) for part in ("fit", "select", "report")},
+                "probes": {
+                    site: numbers.grid_numbers(grid, [int(layer) for layer in grid.layers or ()])
+                    for site, grid in self.probes.items()
+                },
+                "baselines": numbers.baseline_numbers(self.words, self._stream, *resampling),
+                "entanglement": (
+                    numbers.entanglement_numbers(self.entanglement, self._entangled_layer)
+                    if self.entanglement
+                    else None
+                ),
+                "intervention": (
+                    None
+                    if self.iti is None or heads is None
+                    else numbers.intervention_numbers(self.iti, [int(layer) for layer in heads.layers or ()])
+                ),
+                "tradeoff": None if sweep is None else numbers.tradeoff_numbers(sweep, *resampling),
+                "n_prompts": 0 if sweep is None else len(sweep.prompts),
+                "samples": [] if sweep is None else numbers.sample_numbers(sweep, question.seed),
+                "notes": list(self.notes),
+                "missing": dict(self.missing),
+            }
+        )
+        return {**found, "answer": sentences(found)}
+
+    def plot(self, figure: str | None = None, *, ax: Any = None) -> Any:
+        """The page's figures: one by its name, or all of them.
+
+        Args:
+            figure: One of `figures`, such as "heads", "spread", "layers", "entanglement", "cosines", "tradeoff"; all,
+                side by side, by default.
+            ax: Axes to draw one on, else new ones.
+
+        Returns:
+            The Axes of one figure, or the matplotlib Figure of all.
+
+        Raises:
+            EntangleError: This study has no such figure.
+        """
+        panels = figures.panels(self._numbers)
+        if figure is not None:
+            if figure not in panels:
+                raise EntangleError(f"this study has the figures {', '.join(panels)}; got {figure!r}: choose one")
+            return panels[figure].on(ax)
+        return figures.drawn_together(list(panels.values()))
+
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """The page, self-contained.
+
+        Args:
+            path: A file to write it to.
+
+        Returns:
+            The page's HTML.
+
+        Raises:
+            EntangleError: The file cannot be written.
+        """
+        return _written(render([self._numbers]), path)
+
+    def save(self, directory: str | PathLike[str]) -> None:
+        """Write everything but the activations into a folder, in place of a study that is there.
+
+        Raises:
+            EntangleError: Something else is there, or it cannot be written to.
+        """
+        write_study(Path(directory), vars(self))
+
+    @classmethod
+    def load(cls, directory: str | PathLike[str], *, model: Any = None) -> Study:
+        """Read what `save` wrote.
+
+        Args:
+            directory: The folder.
+            model: The model it is to be used with, if that is to be checked.
+
+        Raises:
+            EntangleError: No study is there, it is damaged or of another version, or it is of another model.
+        """
+        return cls(**read_study(Path(directory), model))
+
+    @staticmethod
+    def compare(studies: Sequence[Study]) -> SideBySide:
+        """Studies of one concept in several models or checkpoints, side by side.
+
+        Raises:
+            EntangleError: There are none, or they are of other concepts or other texts.
+        """
+        return SideBySide(tuple(studies))
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Study of {self.concept} in {self.label}", *(f"  {line}" for line in _lines(self._numbers))])
+
+    def _repr_html_(self) -> str:
+        return render_light(self._numbers)
+
+    @property
+    def _stream(self) -> ProbeGrid:
+        return self.probes["resid_post"] if "resid_post" in self.probes else self.probes["z"]
+
+    @property
+    def _entangled_layer(self) -> int:
+        """The layer whose entanglement is told: the best one, or the nearest to it that could be measured."""
+        return min(self.entanglement, key=lambda layer: abs(layer - self.best_layer))
 
 
-def grid_numbers(grid: ProbeGrid, layers: Sequence[int]) -> dict[str, Any]:
-    """Scores of every cell on the reporting rows, their null, and the cell that the selection rows choose."""
-    best = grid.top(1)[0]
-    numbers = {
-        "layers": list(layers),
-        "accuracy": grid.accuracy,
-        **_ends("accuracy", grid.interval),
-        "auroc": grid.auroc,
-        **_ends("auroc", grid.auroc_interval),
-        "p": grid.p_values,
-        "null": grid.null,
-        "null_ceiling": grid.null_ceiling(),
-        "n_permutations": len(grid.null),
-        "n_significant": int((grid.p_values <= 0.05).sum()),
-        "selection_accuracy": grid.selection_accuracy,
-        "C": grid.C,
-    }
-    cell = {key: numbers[key][best] for key in ("accuracy", "auroc", "p")}
-    ends = {f"{key}_{end}": numbers[f"{key}_{end}"][best] for key in ("accuracy", "auroc") for end in ("low", "high")}
-    where = {"layer": layers[best[0]], "head": best[1] if len(best) > 1 else None}
-    return {**numbers, "best": {**where, **cell, **ends}}
+@dataclass(frozen=True, repr=False)
+class SideBySide:
+    """Studies of one concept in several models, side by side. Make one with `Study.compare`.
+
+    Attributes:
+        studies: The studies, of which no two have one label.
+    """
+
+    studies: tuple[Study, ...]
+
+    def __post_init__(self) -> None:
+        if not self.studies:
+            raise EntangleError("comparing needs a study at least; got none: give some")
+        first = self.studies[0]
+        for other in self.studies[1:]:
+            if other.concept != first.concept:
+                raise EntangleError(
+                    f"studies side by side are of one concept; got {first.concept!r} and {other.concept!r}: choose one"
+                )
+            if other.about["data"][0]["sha256"] != first.about["data"][0]["sha256"]:
+                raise EntangleError(
+                    f"{first.label} and {other.label} were studied on other texts for {first.concept!r}, so their "
+                    "numbers do not compare: study them on the same"
+                )
+        labels = [study.label for study in self.studies]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise EntangleError(f"two studies are labelled {twice!r}: give label= to study, and another to each")
+
+    def to_frame(self) -> pd.DataFrame:
+        """The numbers of `Study.to_frame`, study below study, with `label` before them."""
+        frames = [study.to_frame().assign(label=study.label) for study in self.studies]
+        frame = pd.concat(frames, ignore_index=True)
+        return frame[["label", *(column for column in frame if column != "label")]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `report.json` holds: the numbers of every study."""
+        return {"studies": [study.to_dict() for study in self.studies]}
+
+    def plot(self, *, ax: Any = None) -> Any:
+        """The trade-offs of all studies on one pair of axes.
+
+        Raises:
+            EntangleError: Steering was measured in none.
+        """
+        panel = figures.tradeoff_panel([study for study in self.to_dict()["studies"] if study["tradeoff"]])
+        if panel is None:
+            raise EntangleError("steering was measured in none of these studies: give study() prompts and clean text")
+        return panel.on(ax)
+
+    def to_html(self, path: str | PathLike[str] | None = None) -> str:
+        """The page on all of them; written to `path` where one is given.
+
+        Raises:
+            EntangleError: The file cannot be written.
+        """
+        return _written(render(self.to_dict()["studies"]), path)
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(repr, self.studies))
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<h3>{escape(study.label)}</h3>{study._repr_html_()}" for study in self.studies)
 
 
-def baseline_numbers(words: BaselineResult, labels: Tensor, split: Split) -> dict[str, Any]:
-    """What a probe must beat: the words alone, and always naming the class that is commoner in the fitting rows."""
-    common = labels[split.fit].float().mean() > 0.5
-    share = float((labels[split.report] == common).float().mean())
-    constant = {"accuracy": share, "auroc": 0.5}
-    return {
-        "bag_of_words": {
-            "accuracy": words.accuracy.value,
-            **_ends("accuracy", words.accuracy),
-            "auroc": words.auroc.value,
-            **_ends("auroc", words.auroc),
-        },
-        "commoner_class": {**constant, **{f"{key}_{end}": None for key in constant for end in ("low", "high")}},
-    }
-
-
-def entanglement_numbers(reports: Mapping[int, EntanglementReport], best_layer: int) -> dict[str, Any]:
-    """E of every concept and layer beside its nulls, and the cosines."""
-    first = next(iter(reports.values()))
-    n, d = len(first.names), first.settings["n_dims"]
-    null = {"null_low": 0.025, "null_high": 0.975}
-    ends = {key: float(random_entanglement_quantile(level, n, d)) for key, level in null.items()}
-    rows = [{**row, **ends} for report in reports.values() for row in report.to_frame().to_dict("records")]
-    return {
-        "names": first.names,
-        "layers": list(reports),
-        "best_layer": best_layer,
-        "settings": first.settings,
-        "rows": rows,
-        "cosine": [report.cosine.value for report in reports.values()],
-        "cosine_low": [report.cosine.low for report in reports.values()],
-        "cosine_high": [report.cosine.high for report in reports.values()],
-    }
-
-
-def intervention_numbers(iti: ITI, layers: Sequence[int]) -> dict[str, Any]:
-    """Which heads are moved, and how long a standard deviation is in each."""
-    return {
-        "method": "ITI",
-        "direction": iti.direction,
-        "toward": iti.toward,
-        "heads": iti.heads,
-        "sigmas": iti.sigmas,
-        "cells": [[layers.index(layer), head] for layer, head in iti.heads],
-    }
-
-
-def tradeoff_numbers(found: Tradeoff, n_resamples: int, seed: int) -> list[dict[Any, Any]]:
-    """One row a strength; what was removed is minus the change."""
-    frame = found.to_frame(n_resamples=n_resamples, seed=seed)
-    change = frame[["toxicity_change", "toxicity_change_low", "toxicity_change_high"]]
-    removed = (-change).set_axis(["removed", "removed_high", "removed_low"], axis=1)
-    return [dict(row) for row in frame.join(removed).to_dict("records")]
-
-
-def sample_numbers(found: Tradeoff, seed: int) -> list[dict[str, Any]]:
-    """A few prompts drawn with the seed, not picked, with their first continuation at up to four strengths."""
-    scorer = found.scorers[0]
-    conditions = [found.plain, *(condition for condition in found.changed if not condition.error)]
-    spread = np.unique(np.linspace(0, len(conditions) - 1, ALPHA_SAMPLES).round().astype(int))
-    drawn = np.random.default_rng(seed).permutation(len(found.prompts))[:PROMPT_SAMPLES]
-    return [
-        {
-            "prompt": found.prompts[i],
-            "sides": [
-                {
-                    "alpha": conditions[k].alpha,
-                    "text": conditions[k].continuations[i][0],
-                    "score": conditions[k].scores[scorer][i][0],
-                }
-                for k in spread
-            ],
-        }
-        for i in drawn
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    """What a terminal shows: the answer, the numbers, and what is missing."""
+    rows = [
+        f"{row['quantity']:<28} {row['where']:<22} "
+        + (number(row["value"]) if row["low"] is None else interval(row["value"], row["low"], row["high"]))
+        for row in headline(found)
     ]
+    missing = [f"not measured: {what}: {why}" for what, why in found["missing"].items()]
+    return [*found["answer"], "", *rows, *([""] if missing or found["notes"] else []), *missing, *found["notes"]]
 
 
-def _ends(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _written(page: str, path: str | PathLike[str] | None) -> str:
+    if path is not None:
+        try:
+            write_text(Path(path), page)
+        except OSError as error:
+            raise EntangleError(
+                f"cannot write the page to {path}: {error.strerror or error}; choose another place"
+            ) from error
+    return page

@@ -1,83 +1,95 @@
-"""Everything that decides what a report says, in one frozen record that is written into the report."""
+"""A study as the shell or a file asks for it: paths and options, written once.
+
+The fields of `Settings` are the options of `entangle report`, the keys of its `--config FILE.toml`, and what a report
+writes down so that it can be repeated.
+"""
 
 from __future__ import annotations
 
-import math
 import shlex
+import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from entangle.data import load_labelled, load_texts
 from entangle.errors import EntangleError
-from entangle.probes.estimators import PROBES
+from entangle.evaluation import ClassifierScorer, Scorer
+from entangle.storage.tables import build
+from entangle.study.question import Question
+from entangle.study.texts import StudyTexts
+
+WHAT, STEERING, ROWS, READING, NUMBERS = "What", "Steering", "Which rows", "Reading the model", "How sure"
+
+
+def option(default: Any, says: str, *, group: str = WHAT, flag: str = "") -> Any:
+    """A field that is an option too.
+
+    Args:
+        default: Its default; a dict stands for no entries.
+        says: One sentence for the help.
+        group: Under which heading of the help.
+        flag: The option's name where it is not the field's: that of a single entry of several.
+    """
+    metadata = {"help": says, "group": group, "flag": flag}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, on what, and how.
+    """What to measure, on what, and how."""
 
-    Attributes:
-        model: A local directory or hub id of a HuggingFace causal language model or encoder.
-        data: Labelled text: a JSONL or CSV file (maybe .gz) or a HuggingFace dataset id.
-        name: What the label says, by default the data file's name.
-        text: The field of `data` that holds the text.
-        label: The field of `data` that holds the label; label 1 is the concept, and what steering moves away from.
-        where: Rows to keep: field -> value, compared as text.
-        concepts: Further concepts, name -> labelled text, to measure entanglement against.
-        direction: The estimator of the concepts' directions: "mean_difference", which a mass-mean intervention moves
-            along, or the normal of a "logistic", "lda", "ridge" or "svm" probe.
-        prompts: Texts to continue; with `clean`, the price of steering is measured.
-        clean: Texts on which cross-entropy is measured.
-        scorer: A HuggingFace text-classification model; by default a linear scorer fitted on `data`'s fitting part.
-        scorer_labels: The scorer's labels that count; needed with `scorer`.
-        alphas: Strengths of the intervention, in standard deviations; 0 is always measured.
-        top_k: Heads to intervene on; by default a quarter of them, at most 30.
-        samples: Continuations a prompt.
-        max_new_tokens: Tokens a continuation.
-        limit: Rows of `data` and of each concept to use, drawn with `seed`; all by default.
-        limit_prompts: Prompts to use, drawn with `seed`.
-        limit_clean: Clean documents to use, the first ones.
-        max_length: Cut texts to this many tokens; by default a text that is longer than the context is refused.
-        bos: Put the tokenizer's beginning-of-text token before every text.
-        drop_duplicates: Keep the first of texts that occur more than once, instead of refusing them.
-        revision: The model's revision on the hub.
-        dtype: The model's floating type, say "bfloat16"; by default the one it was saved in.
-        device: Where to run; by default a GPU if there is one.
-        batch_tokens: Tokens a batch, padding included.
-        resamples: Bootstrap resamples of every interval.
-        permutations: Label permutations of the null.
-        seed: Decides every random draw.
-    """
+    model: str = option(MISSING, "Directory or hub id of a HuggingFace causal language model or encoder.")
+    data: str = option(MISSING, "JSONL or CSV (maybe .gz) with text and label, or a dataset id.")
+    name: str = option("", "What label 1 says; by default the data file's name.")
+    text: str = option("text", "The field of DATA that holds the text.")
+    label: str = option("label", "The field of DATA that holds the label; steering moves away from label 1.")
+    positive: str | None = option(None, "The label of DATA that counts as 1, all others as 0.")
+    where: Mapping[str, str] = option({}, "FIELD=VALUE: rows of DATA to keep; repeatable.", group=ROWS)
+    concepts: Mapping[str, str] = option({}, "NAME=FILE: a further concept; repeatable.", flag="--concept")
+    concept_positives: Mapping[str, str] = option(
+        {}, "NAME=LABEL: the label of that concept that counts as 1; repeatable.", flag="--concept-positive"
+    )
+    direction: str = option(Question.direction, "Estimator of the concepts' directions.")
+    prompts: str | None = option(None, "Texts to continue, with and without steering.", group=STEERING)
+    clean: str | None = option(None, "Clean text, on which the price is measured.", group=STEERING)
+    scorer: str | None = option(None, "A HuggingFace text classifier; else a linear scorer.", group=STEERING)
+    scorer_labels: tuple[str, ...] = option(
+        (), "The scorer's label that counts; repeatable.", group=STEERING, flag="--scorer-label"
+    )
+    alphas: tuple[float, ...] = option(
+        Question.alphas, "Strengths in standard deviations; 0 is always measured.", group=STEERING
+    )
+    top_k: int | None = option(None, "Heads to steer; by default a quarter, at most 30.", group=STEERING)
+    samples: int = option(Question.samples, "Continuations per prompt.", group=STEERING)
+    max_new_tokens: int = option(Question.max_new_tokens, "Tokens per continuation.", group=STEERING)
+    limit: int | None = option(None, "Rows of each labelled file to use, drawn with the seed.", group=ROWS)
+    limit_prompts: int | None = option(None, "Prompts to use, drawn with the seed.", group=ROWS)
+    limit_clean: int | None = option(None, "Clean documents to use, the first ones.", group=ROWS)
+    max_length: int | None = option(None, "Cut texts to this many tokens.", group=READING)
+    bos: bool = option(False, "Put the beginning-of-text token before every text.", group=READING)
+    drop_duplicates: bool = option(False, "Keep the first of equal texts instead of refusing them.", group=ROWS)
+    revision: str | None = option(None, "The model's revision on the hub.", group=READING)
+    dtype: str | None = option(None, "The model's floating type, say bfloat16.", group=READING)
+    device: str | None = option(None, "Where to run; by default a GPU if there is one.", group=READING)
+    batch_tokens: int = option(Question.batch_tokens, "Tokens per batch, padding included.", group=READING)
+    resamples: int = option(Question.n_resamples, "Bootstrap resamples of every interval.", group=NUMBERS)
+    permutations: int = option(Question.n_permutations, "Label permutations of the null.", group=NUMBERS)
+    seed: int = option(Question.seed, "Seed of every random draw.", group=NUMBERS)
 
-    model: str
-    data: str
-    name: str = ""
-    text: str = "text"
-    label: str = "label"
-    where: Mapping[str, str] = field(default_factory=dict)
-    concepts: Mapping[str, str] = field(default_factory=dict)
-    direction: str = "mean_difference"
-    prompts: str | None = None
-    clean: str | None = None
-    scorer: str | None = None
-    scorer_labels: tuple[str, ...] = ()
-    alphas: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
-    top_k: int | None = None
-    samples: int = 1
-    max_new_tokens: int = 20
-    limit: int | None = None
-    limit_prompts: int | None = None
-    limit_clean: int | None = None
-    max_length: int | None = None
-    bos: bool = False
-    drop_duplicates: bool = False
-    revision: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    batch_tokens: int = 8192
-    resamples: int = 1000
-    permutations: int = 100
-    seed: int = 0
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], what: str = "the settings") -> Settings:
+        """Settings from a table of their names.
+
+        Raises:
+            EntangleError: A name that is not known, a value of another kind, or one that is missing.
+        """
+        return build(cls, values, what, file="the settings")
 
     @property
     def concept(self) -> str:
@@ -95,53 +107,122 @@ class Settings:
         Raises:
             EntangleError: One line that names the setting and what to do.
         """
-        bad = [alpha for alpha in self.alphas if not math.isfinite(alpha)]
-        if bad:
-            raise EntangleError(f"alphas must be finite numbers; got {bad[0]}: write them as --alphas 0,4,8,12")
-        if (self.prompts is None) != (self.clean is None):
-            given, missing = ("prompts", "clean") if self.clean is None else ("clean", "prompts")
+        for name, what in (("model", "a directory or a hub id"), ("data", "a file or a dataset id")):
+            if not getattr(self, name).strip():
+                raise EntangleError(f"{name.upper()} must be {what}; got an empty word: say which")
+        if self.steers and self.clean is None:
             raise EntangleError(
-                f"the price of steering needs prompts and clean text; got {given} only: add --{missing} FILE"
+                "the price of steering needs prompts and clean text; got prompts only: add --clean FILE"
             )
         if self.scorer and not self.scorer_labels:
             raise EntangleError(f"scorer {self.scorer} needs the label(s) that count: add --scorer-label LABEL")
-        if self.direction not in PROBES:
-            raise EntangleError(f"direction must be one of {', '.join(PROBES)}; got {self.direction!r}")
         if self.concept in self.concepts:
             raise EntangleError(
                 f"two concepts are named {self.concept!r}: rename one with --name or --concept NAME=FILE"
             )
-        for name, least in {"top_k": 1, "samples": 1, "max_new_tokens": 1, "limit": 10, "limit_prompts": 2,
-                            "limit_clean": 2, "max_length": 1, "batch_tokens": 1, "resamples": 100,
-                            "permutations": 20}.items():  # fmt: skip
+        stray = sorted(set(self.concept_positives) - set(self.concepts))
+        if stray:
+            raise EntangleError(f"--concept-positive names {stray[0]!r}, which is no concept: add --concept NAME=FILE")
+        for name, least in {"limit": 10, "limit_prompts": 2, "limit_clean": 2}.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise EntangleError(f"{name} must be at least {least}; got {value}")
+                raise EntangleError(f"{name} must be at least {least}; got {value}: give more, or leave it out")
+        self.question()
 
-    def to_dict(self) -> dict[str, object]:
+    def question(self) -> Question:
+        """What is asked of the model."""
+        return Question(
+            name=self.concept,
+            direction=self.direction,
+            alphas=self.alphas,
+            top_k=self.top_k,
+            samples=self.samples,
+            max_new_tokens=self.max_new_tokens,
+            max_length=self.max_length,
+            prepend_bos=self.bos,
+            batch_tokens=self.batch_tokens,
+            n_resamples=self.resamples,
+            n_permutations=self.permutations,
+            seed=self.seed,
+        )
+
+    def read(self) -> tuple[StudyTexts, Scorer | None]:
+        """Load every text and the scorer, before the model, so that a wrong file costs nothing.
+
+        Raises:
+            EntangleError: One line that names file and row, for anything that cannot be used.
+        """
+        rows: dict[str, Any] = {"limit": self.limit, "seed": self.seed, "drop_duplicates": self.drop_duplicates}
+        columns: dict[str, Any] = {"text": self.text, "label": self.label, "positive": self.positive}
+        data = load_labelled(self.data, where=self.where, **columns, **rows)
+        concepts = {
+            name: load_labelled(source, positive=self.concept_positives.get(name), **rows)
+            for name, source in self.concepts.items()
+        }
+        prompts = load_texts(self.prompts) if self.prompts is not None else []
+        if self.limit_prompts is not None and self.limit_prompts < len(prompts):
+            drawn = np.random.default_rng(self.seed).permutation(len(prompts))[: self.limit_prompts]
+            prompts = [prompts[i] for i in sorted(drawn)]
+        clean = load_texts(self.clean, limit=self.limit_clean) if self.clean is not None else []
+        scorer = ClassifierScorer(self.scorer, labels=list(self.scorer_labels)) if self.scorer else None
+        sources = {self.concept: self.data, **self.concepts}
+        return StudyTexts(data, concepts, {"prompts": prompts} if prompts else {}, clean, sources), scorer
+
+    def to_dict(self) -> dict[str, Any]:
         """The settings as JSON-able values."""
         return {**asdict(self), "name": self.concept}
 
     def command(self) -> str:
-        """The shell command that measures the same again."""
-        words = ["entangle", "report", self.model, self.data, "--name", self.concept]
-        defaults = {each.name: each for each in fields(self)}
-        for name, value in asdict(self).items():
-            default = defaults[name]
-            unset = default.default_factory() if callable(default.default_factory) else default.default
-            if name in {"model", "data", "name"} or value == unset:
-                continue
-            flag = "--" + name.replace("_", "-")
-            if value is True:
-                words.append(flag)
-            elif name in {"where", "concepts"}:
-                for key, entry in value.items():
-                    words += [flag.removesuffix("s"), f"{key}={entry}"]
-            elif name == "scorer_labels":
-                for entry in value:
-                    words += ["--scorer-label", entry]
-            elif name == "alphas":
-                words += [flag, ",".join(f"{alpha:g}" for alpha in value)]
-            else:
-                words += [flag, str(value)]
-        return shlex.join(words)
+        """The shell command that measures the same again: what the command line reads these settings from."""
+        words: list[str] = []
+        for each in fields(self):
+            value = self.concept if each.name == "name" else getattr(self, each.name)
+            if value != default_of(each) and each.name not in ("model", "data"):
+                words += _written(flag_of(each), value)
+        # A path that begins with a dash is one only after two dashes.
+        stop = ["--"] if any(word.startswith("-") for word in (self.model, self.data)) else []
+        ends = [*stop, self.model, self.data]
+        return shlex.join(["entangle", "report", *([*words, *ends] if stop else [*ends, *words])])
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The table of a `--config` file, whose keys are the names of `Settings`.
+
+    Raises:
+        EntangleError: No such file, or it is no TOML.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise EntangleError(f"cannot read {path}: {error.strerror or error}; give --config a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error) or type(error).__name__
+        raise EntangleError(f"{path} is no TOML file ({reason}); write lines such as seed = 1") from error
+    known = [each.name for each in fields(Settings)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise EntangleError(f"unknown key {unknown[0]!r} in {path}: it has {', '.join(known)}")
+    return values
+
+
+def default_of(each: Field[Any]) -> Any:
+    """A field's default; MISSING where it has none."""
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def flag_of(each: Field[Any]) -> str:
+    """The option that sets a field."""
+    return str(each.metadata["flag"]) or "--" + each.name.replace("_", "-")
+
+
+def _written(flag: str, value: Any) -> list[str]:
+    """The words that set an option; a value that looks like an option itself is written behind an equals sign."""
+    if isinstance(value, bool):
+        return [flag]
+    if isinstance(value, Mapping):
+        entries = [f"{key}={entry}" for key, entry in value.items()]
+    elif isinstance(value, tuple) and all(isinstance(entry, float | int) for entry in value):
+        entries = [",".join(repr(entry).removesuffix(".0") for entry in value)]
+    else:
+        entries = [str(entry) for entry in (value if isinstance(value, tuple) else (value,))]
+    return [word for entry in entries for word in ([f"{flag}={entry}"] if entry[:1] in ("-", "") else [flag, entry])]

@@ -1,8 +1,8 @@
-"""The steps of a report, each a few calls of the library."""
+"""The steps of a study, each a few calls of the library; every result of one is whole by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,215 +12,239 @@ import torch
 
 from entangle.activations import Activations
 from entangle.concepts import EntanglementReport, entanglement_report
-from entangle.data import LabelledTexts, load_labelled, load_texts
+from entangle.data import LabelledTexts
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation import (
-    ClassifierScorer,
     LinearToxicityScorer,
     Scorer,
+    SweepError,
     Tradeoff,
+    baseline_methods,
     cross_entropy,
     tradeoff,
 )
 from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
-from entangle.evaluation.language.subject import Subject as Steerable
+from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
-from entangle.models import Atlas, load
-from entangle.probes import ProbeGrid, Split, fit_probes, three_way
+from entangle.models import Atlas, fingerprint
+from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
-from entangle.study.cache import captured
-from entangle.study.settings import Settings
+from entangle.storage.digest import digest
+from entangle.study.cache import captured, is_hooked
+from entangle.study.question import METHODS, Question
+from entangle.study.texts import StudyTexts, split_of
 
-MOST_HEADS = 30  # what the paper takes of 384
 BOS_DOCUMENTS = 32
 NOISY = 0.5  # a split-half cosine below which a direction is more noise than signal
-PARTS = {"train": "fit", "valid": "select", "test": "report"}
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """Every text a study reads, and the scorer, where one is given."""
+class StudiedModel:
+    """The model under study, how its texts are read, and where what is captured and measured of it is kept.
 
-    data: LabelledTexts
-    concepts: Mapping[str, LabelledTexts]
-    prompts: list[str] | None
-    clean: list[str] | None
-    scorer: Scorer | None
-
-
-def read(settings: Settings) -> Inputs:
-    """Load every text and the scorer before the model, so that a wrong file costs nothing."""
-    rows: dict[str, Any] = {
-        "limit": settings.limit,
-        "seed": settings.seed,
-        "drop_duplicates": settings.drop_duplicates,
-    }
-    data = load_labelled(settings.data, text=settings.text, label=settings.label, where=settings.where, **rows)
-    concepts = {name: load_labelled(source, **rows) for name, source in settings.concepts.items()}
-    prompts = load_texts(settings.prompts) if settings.prompts else None
-    if prompts and settings.limit_prompts and settings.limit_prompts < len(prompts):
-        drawn = np.random.default_rng(settings.seed).permutation(len(prompts))[: settings.limit_prompts]
-        prompts = [prompts[i] for i in sorted(drawn)]
-    clean = load_texts(settings.clean, limit=settings.limit_clean) if settings.clean else None
-    scorer = ClassifierScorer(settings.scorer, labels=list(settings.scorer_labels)) if settings.scorer else None
-    return Inputs(data, concepts, prompts, clean, scorer)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model under study, and how its activations are captured."""
+    Attributes:
+        model: The model.
+        tokenizer: Its tokenizer.
+        atlas: Where its sites are.
+        name: What messages call it.
+        question: What is asked of it.
+        captures: Folder for captured activations.
+        conditions: Folder for the conditions of a sweep.
+        progress: Whether to show bars.
+    """
 
     model: Any
     tokenizer: Any
     atlas: Atlas
-    settings: Settings
-    cache: Path | None
-    progress: bool
+    name: str
+    question: Question
+    captures: Path | None = None
+    conditions: Path | None = None
+    progress: bool = True
 
-    @classmethod
-    def of(cls, settings: Settings, cache: Path | None, progress: bool) -> Subject:
-        """Load the model, find its sites, and refuse what cannot be measured in it."""
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model: Any
-        model, tokenizer = load(settings.model, revision=settings.revision, dtype=settings.dtype, device=device)
-        atlas = Atlas(model)
-        if not atlas.layers("z"):
-            raise EntangleError(
-                f"{settings.model} has no attention head that can be probed ({atlas.reason('z', 0)}): "
-                "a report needs a model with attention"
-            )
-        if settings.steers and not model.can_generate():
-            raise EntangleError(
-                f"{settings.model} ({type(model).__name__}) does not generate text: leave out --prompts and --clean"
-            )
-        heads = sum(atlas.n_heads(layer) for layer in atlas.layers("z"))
-        if settings.top_k is not None and settings.top_k > heads:
-            raise EntangleError(f"top_k {settings.top_k} is more than the model's {heads} heads: choose fewer")
-        return cls(model, tokenizer, atlas, settings, cache, progress)
+    def check(self, texts: StudyTexts) -> None:
+        """Refuse, before anything is measured, a model without heads, and texts that it cannot take.
 
-    def check(self, inputs: Inputs) -> None:
-        """Refuse prompts and documents that the model cannot take, before anything is measured."""
-        if not self.settings.steers:
+        Raises:
+            EntangleError: One line that says what to do.
+        """
+        if not self.atlas.layers("z"):
+            raise EntangleError(
+                f"{self.name} has no attention head that can be probed ({self.atlas.reason('z', 0)}): "
+                "a study needs a model with attention"
+            )
+        self.question.heads(sum(self.atlas.n_heads(layer) for layer in self.atlas.layers("z")))
+        if not texts.steers:
             return
-        settings = self.settings
-        sampling = Sampling(settings.samples, settings.max_new_tokens, prepend_bos=settings.bos)
-        prompt_rows(Steerable(self.model, self.tokenizer), inputs.prompts or [], sampling)
-        document_rows(
-            self.model, self.tokenizer, inputs.clean or [], max_length=settings.max_length, prepend_bos=settings.bos
-        )
+        if not self.can_generate:
+            raise EntangleError(
+                f"{self.name} ({type(self.model).__name__}) does not generate text: leave out the prompts"
+            )
+        question = self.question
+        sampling = Sampling(question.samples, question.max_new_tokens, prepend_bos=question.prepend_bos)
+        prompt_rows(Subject(self.model, self.tokenizer), texts.every_prompt, sampling)
+        reading: dict[str, Any] = {"max_length": question.max_length, "prepend_bos": question.prepend_bos}
+        document_rows(self.model, self.tokenizer, texts.clean, **reading)
 
-    def activations(self, data: LabelledTexts, *sites: str) -> Activations:
-        """The sites at the last token of each text, in every layer that has them."""
+    @property
+    def can_generate(self) -> bool:
+        """Whether the model writes text."""
+        return hasattr(self.model, "can_generate") and bool(self.model.can_generate())
+
+    def activations(self, data: LabelledTexts, *sites: str, layers: Sequence[int] | None = None) -> Activations:
+        """The sites at the last token of each text, in every layer that has them or in some."""
         try:
             return captured(
                 self.model,
                 self.tokenizer,
                 data,
                 sites,
-                cache=self.cache,
+                cache=self.captures,
+                layers=layers,
                 progress=self.progress,
-                max_length=self.settings.max_length,
-                prepend_bos=self.settings.bos,
-                batch_tokens=self.settings.batch_tokens,
+                max_length=self.question.max_length,
+                prepend_bos=self.question.prepend_bos,
+                batch_tokens=self.question.batch_tokens,
                 atlas=self.atlas,
             )
         except EntangleError as error:
             raise EntangleError(f"{data.name}: {error}") from error
 
 
-def split_of(data: LabelledTexts, seed: int) -> Split:
-    """The data's own train / valid / test as fit / select / report where it names all three, else a stratified draw."""
-    if data.splits is None or set(data.splits) != set(PARTS):
-        return three_way(data.labels, seed=seed)
-    names = np.array(data.splits)
-    return Split(**{part: torch.from_numpy(np.flatnonzero(names == name)) for name, part in PARTS.items()})
+def probe(
+    site: str, activations: Activations, labels: Any, split: Split, studied: StudiedModel
+) -> tuple[ProbeGrid | None, dict[int, str]]:
+    """A logistic probe in every cell of a site.
+
+    Returns:
+        The probes of every layer where all could be fitted (None where there is no such layer), and the other layers
+        with the reason.
+    """
+    layers, unfitted = activations.layers(site), {}
+    x = activations[site]
+
+    def fit(kept: Sequence[int]) -> ProbeGrid:
+        rows = x if list(kept) == layers else x[:, [layers.index(layer) for layer in kept]]
+        return fit_probes(
+            rows,
+            labels,
+            split=split,
+            layers=list(kept),
+            fingerprint=activations.fingerprint,
+            n_permutations=studied.question.n_permutations,
+            n_resamples=studied.question.n_resamples,
+            seed=studied.question.seed,
+            progress=studied.progress,
+        )
+
+    try:
+        return fit(layers), {}
+    except EntangleError:
+        for layer in layers:
+            try:
+                fit([layer])
+            except EntangleError as error:
+                unfitted[layer] = str(error)
+    fitted = [layer for layer in layers if layer not in unfitted]
+    return (fit(fitted) if fitted else None), unfitted
 
 
-def probe(site: str, activations: Activations, data: LabelledTexts, split: Split, subject: Subject) -> ProbeGrid:
-    """A logistic probe in every cell of a site."""
-    settings = subject.settings
-    return fit_probes(
-        activations[site],
-        data.labels,
-        split=split,
-        layers=activations.layers(site),
-        fingerprint=activations.fingerprint,
-        n_permutations=settings.permutations,
-        n_resamples=settings.resamples,
-        seed=settings.seed,
-        progress=subject.progress,
+def fitting_rows(data: LabelledTexts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the rows that directions are fitted on, and their labels."""
+    fit = split_of(data, seed).fit
+    return fit, torch.from_numpy(data.labels)[fit]
+
+
+def entangle_layer(
+    layer: int, concepts: Mapping[str, tuple[Activations, LabelledTexts]], question: Question
+) -> EntanglementReport:
+    """How entangled the concepts are after a layer: each one's direction over its own fitting rows."""
+    samples = {}
+    for name, (activations, data) in concepts.items():
+        rows, labels = fitting_rows(data, question.seed)
+        index = activations.layers("resid_post").index(layer)
+        samples[name] = (activations["resid_post"][rows, index].float(), labels)
+    normals = [PROBES[question.direction]().fit(x, y).coef_[0] for x, y in samples.values()]
+    directions = Directions(
+        torch.as_tensor(np.stack(normals)), tuple(samples), "resid_post", layer, estimator=question.direction
+    )
+    return entanglement_report(
+        directions,
+        samples,
+        n_resamples=question.n_resamples,
+        n_permutations=question.n_permutations,
+        seed=question.seed,
     )
 
 
-def entangle(
-    concepts: Mapping[str, tuple[Activations, LabelledTexts]], settings: Settings
-) -> dict[int, EntanglementReport]:
-    """The report of every layer: each concept's direction over its own fitting rows."""
-    rows = {name: split_of(data, settings.seed).fit for name, (_, data) in concepts.items()}
-    labels = {name: torch.from_numpy(data.labels)[rows[name]] for name, (_, data) in concepts.items()}
-    layers = next(iter(concepts.values()))[0].layers("resid_post")
-    reports = {}
-    for index, layer in enumerate(layers):
-        samples = {
-            name: (activations["resid_post"][rows[name], index].float(), labels[name])
-            for name, (activations, _) in concepts.items()
-        }
-        normals = [PROBES[settings.direction]().fit(x, y).coef_[0] for x, y in samples.values()]
-        directions = Directions(
-            torch.as_tensor(np.stack(normals)), tuple(samples), "resid_post", layer, estimator=settings.direction
-        )
-        reports[layer] = entanglement_report(
-            directions,
-            samples,
-            n_resamples=settings.resamples,
-            n_permutations=settings.permutations,
-            seed=settings.seed,
-        )
-    return reports
+def intervention(activations: Activations, grid: ProbeGrid, labels: Any, question: Question) -> ITI:
+    """Inference-time intervention away from label 1, in the heads that the selection rows choose."""
+    layers = [int(layer) for layer in grid.layers or ()]
+    z = activations["z"][:, [activations.layers("z").index(layer) for layer in layers]]
+    top_k = min(question.heads(grid.accuracy.numel()), grid.accuracy.numel())
+    return ITI.fit(z, torch.as_tensor(labels), top_k=top_k, grid=grid, layers=layers, seed=question.seed)
 
 
-@dataclass(frozen=True)
-class Steered:
-    """The intervention and its price."""
-
-    iti: ITI
-    scorer: Scorer
-    tradeoff: Tradeoff
-
-
-def steer_out(activations: Activations, grid: ProbeGrid, inputs: Inputs, split: Split, subject: Subject) -> Steered:
-    """Inference-time intervention away from label 1, and what it wins and costs at each strength."""
-    settings = subject.settings
-    n_heads = grid.accuracy.numel()
-    top_k = settings.top_k or min(MOST_HEADS, max(1, n_heads // 4))
-    iti = ITI.fit(activations, torch.from_numpy(inputs.data.labels), top_k=top_k, grid=grid, seed=settings.seed)
-    scorer = inputs.scorer
-    if scorer is None:
-        fit = split.fit.tolist()
-        texts = [inputs.data.texts[i] for i in fit]
-        scorer = LinearToxicityScorer.fit(texts, inputs.data.labels[fit], seed=settings.seed)
-    found = tradeoff(
-        subject.model,
-        subject.tokenizer,
-        {"ITI": iti},
-        alphas=list(settings.alphas),
-        prompts=inputs.prompts or [],
-        scorer=scorer,
-        texts=inputs.clean or [],
-        samples=settings.samples,
-        max_new_tokens=settings.max_new_tokens,
-        max_length=settings.max_length,
-        prepend_bos=settings.bos,
-        seed=settings.seed,
-        progress=subject.progress,
+def methods_of(activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI, question: Question) -> dict[str, Any]:
+    """The interventions that are asked for, by name; all of them act where ITI's probes chose."""
+    if question.methods == ("ITI",):
+        return {"ITI": iti}
+    methods = baseline_methods(
+        activations, torch.as_tensor(labels), top_k=len(iti.heads), seed=question.seed, grid=grid
     )
-    return Steered(iti, scorer, found)
+    return {name: methods[name] for name in question.methods}
+
+
+def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicityScorer:
+    """A linear scorer that has seen the fitting rows alone."""
+    fit = split.fit.tolist()
+    return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
+
+
+def steer_out(
+    methods: Mapping[str, Any], texts: StudyTexts, scorer: Scorer | Sequence[Scorer], studied: StudiedModel
+) -> tuple[Tradeoff | None, str]:
+    """What the interventions win and cost at each strength.
+
+    Returns:
+        What was measured, and why it is not all, if it is not.
+    """
+    question = studied.question
+    settings: dict[str, Any] = {
+        "prompts": texts.every_prompt,
+        "texts": texts.clean,
+        "samples": question.samples,
+        "max_new_tokens": question.max_new_tokens,
+        "max_length": question.max_length,
+        "prepend_bos": question.prepend_bos,
+        "seed": question.seed,
+    }
+    folder = None
+    if studied.conditions is not None and not is_hooked(studied.model):
+        # Methods of one ITI come of the same activations, so that more of them are added to what is there.
+        own = {name: method for name, method in methods.items() if name == "ITI" or name not in METHODS}
+        key = digest([fingerprint(studied.model), own, settings])
+        folder = studied.conditions / f"sweep-{key}"
+    try:
+        sweep = tradeoff(
+            studied.model,
+            studied.tokenizer,
+            methods,
+            alphas=list(question.alphas),
+            scorer=scorer,
+            save_to=folder,
+            progress=studied.progress,
+            **settings,
+        )
+    except SweepError as error:
+        return error.partial, str(error)
+    return sweep, ""
 
 
 def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[str]:
-    """A warning that names the concepts whose direction is mostly noise at a layer."""
+    """A warning that names the concepts whose direction is mostly noise after a layer."""
     report = reports[layer]
     split_half = [] if report.split_half is None else report.split_half.tolist()
     noisy = [
@@ -237,18 +261,19 @@ def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[st
     ]
 
 
-def bos_note(inputs: Inputs, subject: Subject) -> list[str]:
+def bos_note(clean: Sequence[str], studied: StudiedModel) -> list[str]:
     """A warning when the model reads clean text clearly better with a beginning-of-text token that it was not given."""
-    if subject.settings.bos or subject.tokenizer.bos_token_id is None or not inputs.clean:
+    question = studied.question
+    if question.prepend_bos or studied.tokenizer.bos_token_id is None or not clean:
         return []
-    some = inputs.clean[:BOS_DOCUMENTS]
-    options: dict[str, Any] = {"max_length": subject.settings.max_length, "progress": False}
+    some = list(clean[:BOS_DOCUMENTS])
+    options: dict[str, Any] = {"max_length": question.max_length, "progress": False}
     without, with_bos = (
-        cross_entropy(subject.model, subject.tokenizer, some, prepend_bos=bos, **options).mean for bos in (False, True)
+        cross_entropy(studied.model, studied.tokenizer, some, prepend_bos=bos, **options).mean for bos in (False, True)
     )
     if with_bos > without - 0.01:
         return []
     return [
-        f"With a beginning-of-text token this model reads clean text better ({with_bos:.3f} nats a token) than without "
-        f"({without:.3f}), as it was asked to: add --bos."
+        f"With a beginning-of-text token this model reads clean text better ({with_bos:.3f} nats per token) than "
+        f"without ({without:.3f}), as it was asked to: add --bos (prepend_bos=True)."
     ]

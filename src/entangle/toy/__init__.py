@@ -11,10 +11,11 @@ from entangle.toy.autoencoders.sweeps import (
     polytope_census,
     rare_feature,
 )
+from entangle.toy.chains.definitions import LITERAL, MOTIVATED
 from entangle.toy.chains.ensemble import StackedGPT2
 from entangle.toy.chains.markov import MarkovMixture
 from entangle.toy.chains.study import data_share_study
-from entangle.toy.chains.table import LITERAL, MOTIVATED, DataShareStudy
+from entangle.toy.chains.table import DataShareStudy
 from entangle.toy.planted import PlantedConcepts, PlantedSample, balanced_examples, recover, recovery_curve
 
 __all__ = [

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from entangle.activations.inputs.chat import Conversations
-from entangle.models.batching import pad, takes, token_batches
+from entangle.models.rows import pad, takes, token_batches
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Examples:
         first: column of each example's first token in the tensors it came from; 0 for texts.
         beside: tensors that each example has whole, such as the image that goes with a text.
         source: what the tokens were read from, where that is text: strings, or conversations and their template.
+        added: how many tokens before and after each text its tokenizer's template, or `prepend_bos`, put there.
+        special: ids that stand for no text wherever they are (see `entangle.models.tokens.special_ids`).
     """
 
     ids: list[list[int]]
@@ -34,6 +36,8 @@ class Examples:
     first: list[int] = field(default_factory=list)
     beside: dict[str, list[Tensor]] = field(default_factory=dict)
     source: list[str] | Conversations | None = None
+    added: list[tuple[int, int]] = field(default_factory=list)
+    special: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,6 +46,15 @@ class Examples:
     def lengths(self) -> list[int]:
         """Number of positions of each example."""
         return [len(row) for row in self.ids]
+
+    def text_positions(self, i: int, start: int, end: int) -> Sequence[int]:
+        """Positions of an example from `start` to `end` that are no special token."""
+        before, after = self.added[i] if self.added else (0, 0)
+        row = self.ids[i]
+        inner = range(max(start, before), min(end, self.lengths[i] - after))
+        if self.special.isdisjoint(row[inner.start : inner.stop]):
+            return inner
+        return [p for p in inner if row[p] not in self.special]
 
     @property
     def digest(self) -> str | None:

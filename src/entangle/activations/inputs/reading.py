@@ -12,7 +12,7 @@ from entangle.activations.inputs.chat import is_conversation, read_conversations
 from entangle.activations.inputs.columns import Columns, columns_of, unpadded
 from entangle.activations.inputs.examples import DecoderExamples, Examples, SignalExamples
 from entangle.errors import EntangleError
-from entangle.models.batching import context_length, encode, pad_id, takes
+from entangle.models.rows import check_ids, context_length, encode_rows, pad_id, special_ids, takes
 
 Count = Callable[[Mapping[str, Tensor]], int]
 ENCODER = ("input_ids", "attention_mask")
@@ -102,15 +102,22 @@ def _from_texts(
     if tokenizer is None:
         raise EntangleError("texts need a tokenizer, but None arrived: pass it, or pass tokenised tensors")
     strings = source if isinstance(source, list) else source.texts
-    ids = encode(
+    rows = encode_rows(
         tokenizer,
         strings,
+        model=model,
         max_length=max_length,
         prepend_bos=prepend_bos,
-        context=context_length(model),
         add_special_tokens=isinstance(source, list),  # a chat template writes its own
     )
-    return Examples(ids, pad_id(tokenizer), first=[0] * len(ids), source=source)
+    return Examples(
+        rows.ids,
+        pad_id(tokenizer, model),
+        first=[0] * len(rows.ids),
+        source=source,
+        added=rows.added,
+        special=special_ids(tokenizer, model),
+    )
 
 
 def _from_tokens(columns: Columns, tokenizer: Any, model: nn.Module, max_length: int | None) -> Examples:
@@ -118,7 +125,8 @@ def _from_tokens(columns: Columns, tokenizer: Any, model: nn.Module, max_length:
     rest = {name: rows for name, rows in columns.items() if name not in ENCODER}
     _check_taken(rest, model)
     masks = columns.get("attention_mask", [torch.ones_like(row) for row in ids])
-    rows, first, parts = _cut("input_ids", ids, masks, max_length)
+    special = special_ids(tokenizer, model)
+    rows, first, parts = _cut("input_ids", ids, masks, max_length, special)
     per_token: dict[str, list[list[int]]] = {}
     beside: dict[str, list[Tensor]] = {}
     for name, tensors in rest.items():
@@ -129,13 +137,10 @@ def _from_tokens(columns: Columns, tokenizer: Any, model: nn.Module, max_length:
         else:
             shapes = f"{tuple(tensors[0].shape)} beside {tuple(ids[0].shape)} input_ids"
             raise EntangleError(f"{name} must hold one integer a token, or one array an example, but is {shapes}")
-    context = context_length(model)
-    for i, row in enumerate(rows):
-        if context is not None and len(row) > context:
-            raise EntangleError(
-                f"example {i} has {len(row)} tokens but the model's context is {context}: pass max_length={context}"
-            )
-    return Examples(rows, pad_id(tokenizer), per_token, first, beside)
+    _check_context(rows, context_length(model))
+    if not beside:  # else some ids may stand for images, which no embedding has
+        check_ids(rows, model, "example")
+    return Examples(rows, pad_id(tokenizer, model), per_token, first, beside, special=special)
 
 
 def _for_decoder(columns: Columns, tokenizer: Any, model: nn.Module, max_length: int | None) -> DecoderExamples:
@@ -146,16 +151,20 @@ def _for_decoder(columns: Columns, tokenizer: Any, model: nn.Module, max_length:
         )
     ids = columns["decoder_input_ids"]
     masks = columns.get("decoder_attention_mask", [torch.ones_like(row) for row in ids])
-    rows, first, _ = _cut("decoder_input_ids", ids, masks, max_length)
+    special = special_ids(tokenizer, model)
+    rows, first, _ = _cut("decoder_input_ids", ids, masks, max_length, special)
+    _check_context(rows, context_length(model, in_decoder=True))
+    check_ids(rows, _decoder(model), "example")
+    fill = pad_id(tokenizer, _decoder(model))
     rest = {name: rows for name, rows in columns.items() if name not in DECODER}
     _check_taken(rest, model)
     if "input_ids" in rest:
         encoder = _from_tokens(rest, tokenizer, model, None)
-        return DecoderExamples(rows, pad_id(tokenizer), {}, first, {}, encoder=encoder)
+        return DecoderExamples(rows, fill, {}, first, {}, encoder=encoder, special=special)
     for name, tensors in rest.items():
         if len({x.shape for x in tensors}) > 1:
             raise EntangleError(f"the {name} of all examples must have one shape: pad them as the model expects")
-    return DecoderExamples(rows, pad_id(tokenizer), {}, first, rest)
+    return DecoderExamples(rows, fill, {}, first, rest, special=special)
 
 
 def _from_signals(columns: Columns, model: nn.Module, count: Count | None) -> SignalExamples:
@@ -192,10 +201,28 @@ def _without_padding(columns: Columns, main: str) -> Columns:
     return {**rest, main: [row[part] for row, part in zip(rows, parts, strict=True)]}
 
 
+def _decoder(model: nn.Module) -> nn.Module:
+    find = getattr(model, "get_decoder", None)
+    decoder = find() if find is not None else None
+    return model if decoder is None else decoder
+
+
+def _check_context(rows: list[list[int]], context: int) -> None:
+    for i, row in enumerate(rows):
+        if len(row) > context:
+            raise EntangleError(
+                f"example {i} has {len(row)} tokens but the model's context is {context}: pass max_length={context}"
+            )
+
+
 def _cut(
-    name: str, ids: list[Tensor], masks: list[Tensor], max_length: int | None
+    name: str, ids: list[Tensor], masks: list[Tensor], max_length: int | None, special: frozenset[int]
 ) -> tuple[list[list[int]], list[int], list[slice]]:
-    """Each row without its padding and no longer than `max_length`, its first column, and the columns kept."""
+    """Each row without its padding and no longer than `max_length`, its first column, and the columns kept.
+
+    Raises:
+        EntangleError: rows that are no integers, or one whose closing token `max_length` would cut off.
+    """
     if max_length is not None and max_length < 1:
         raise EntangleError(f"max_length must be at least 1, but is {max_length}")
     for row in ids:
@@ -203,6 +230,13 @@ def _cut(
             raise EntangleError(f"{name} must be integers [example pos], but a row is {row.dtype} {tuple(row.shape)}")
     parts = unpadded(name, ids, masks)
     if max_length is not None:
+        for i, (row, part) in enumerate(zip(ids, parts, strict=True)):
+            closing = int(row[part.stop - 1])
+            if part.stop - part.start > max_length and closing in special:
+                raise EntangleError(
+                    f"example {i} ends with the special token {closing}, which max_length={max_length} would cut off: "
+                    "truncate where you tokenise, tokenizer(texts, truncation=True, max_length=...)"
+                )
         parts = [slice(part.start, min(part.stop, part.start + max_length)) for part in parts]
     rows = [row[part].tolist() for row, part in zip(ids, parts, strict=True)]
     return rows, [part.start for part in parts], parts

@@ -13,6 +13,7 @@ from torch import Tensor
 from entangle.activations.inputs.chat import Conversations, Span, Turn, generated_span, turn_span
 from entangle.activations.inputs.examples import Examples
 from entangle.errors import EntangleError
+from entangle.models.tokens import as_it_was
 
 Tokens = (
     Literal["last", "first", "mean", "all"]
@@ -25,8 +26,8 @@ Tokens = (
 WORDS: dict[str, Callable[[int], Iterable[int]]] = {
     "last": lambda n: [n - 1],
     "first": lambda n: [0],
-    "all": range,
 }
+POOLED = ("mean", "all")  # words that take every token of a text: of its special tokens, only if asked to
 MEAN = -1  # the position given for a mean over an example's tokens
 
 
@@ -64,21 +65,22 @@ class MeanSelection(Selection):
     """One row an example: the mean over some of its tokens.
 
     Attributes:
-        parts: the positions averaged in each example, `[start, end)`.
+        parts: the positions averaged in each example.
     """
 
-    parts: list[Span]
+    parts: list[Sequence[int]]
 
     def pick(self, x: Tensor, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The mean of each example of a batch; see `Selection.pick`."""
-        start, end = torch.tensor([self.parts[i] for i in indices], device=x.device).unsqueeze(-1).unbind(1)
-        position = torch.arange(x.shape[1], device=x.device)
-        mask = (start <= position) & (position < end)
+        mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+        for row, i in enumerate(indices):
+            mask[row, torch.as_tensor(self.parts[i])] = True
+        mask = mask.to(x.device)
         total = torch.where(mask[..., None], x, 0).sum(1, dtype=torch.promote_types(x.dtype, torch.float32))
-        return torch.tensor(indices), (total / (end - start)).to(x.dtype)
+        return torch.tensor(indices), (total / mask.sum(1, keepdim=True)).to(x.dtype)
 
 
-def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None) -> Selection:
+def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None, special_tokens: bool = False) -> Selection:
     """The rows that `tokens` asks for.
 
     Args:
@@ -88,12 +90,18 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None) -> Sele
             conversation.
         examples: what will be run.
         tokenizer: a fast tokenizer, for spans and turns.
+        special_tokens: whether `"mean"` and `"all"` take in what stands for no text: what the tokenizer's template and
+            `prepend_bos` added, and beginning, end, separator and padding wherever they are written. All else is taken
+            literally: masks, spans, turns, integers, `"last"` and `"first"`.
 
     Raises:
         EntangleError: a selection that no rule above covers, or one that leaves an example without a token.
     """
     if isinstance(tokens, str | int) and not isinstance(tokens, bool):
-        return _within([(0, n) for n in examples.lengths], tokens, "text")
+        whole = [(0, n) for n in examples.lengths]
+        if tokens in POOLED and not special_tokens:
+            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(whole)])
+        return _within(whole, tokens, "text")
     if isinstance(tokens, Turn):
         return _within(_turns(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
     if isinstance(tokens, Tensor):
@@ -105,10 +113,19 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None) -> Sele
     )
 
 
+def special_note(tokens: Any, special_tokens: bool, examples: Examples) -> dict[str, Any]:
+    """What a selection did with special tokens: `"left out"` and which, `"kept"`, or `"as selected"`."""
+    if not isinstance(tokens, str) or tokens not in POOLED:
+        return {"special_tokens": "as selected"}
+    if special_tokens:
+        return {"special_tokens": "kept"}
+    return {"special_tokens": "left out", "special_ids": sorted(examples.special)}
+
+
 def _within(parts: list[Span], tokens: str | int, what: str) -> Selection:
     """A word or an integer within a part of each example, its positions `[start, end)`."""
-    if tokens == "mean":
-        return MeanSelection(torch.tensor([(i, MEAN) for i in range(len(parts))]), list(range(len(parts) + 1)), parts)
+    if tokens in POOLED:
+        return _pooled(tokens, [range(start, end) for start, end in parts])
     if isinstance(tokens, str):
         if tokens not in WORDS:
             raise EntangleError(
@@ -123,7 +140,20 @@ def _within(parts: list[Span], tokens: str | int, what: str) -> Selection:
     return _selection([[start + tokens % (end - start)] for start, end in parts])
 
 
-def _selection(positions: list[list[int]]) -> Selection:
+def _pooled(tokens: str | int, parts: list[Sequence[int]]) -> Selection:
+    """Every one of these positions, or the mean over each example's."""
+    for i, part in enumerate(parts):
+        if not len(part):
+            raise EntangleError(
+                f"example {i} holds nothing but special tokens, which tokens={tokens!r} leaves out: remove it, or keep "
+                "them with special_tokens=True"
+            )
+    if tokens == "all":
+        return _selection(parts)
+    return MeanSelection(torch.tensor([(i, MEAN) for i in range(len(parts))]), list(range(len(parts) + 1)), parts)
+
+
+def _selection(positions: Sequence[Sequence[int]]) -> Selection:
     rows = torch.tensor([(i, p) for i, chosen in enumerate(positions) for p in chosen], dtype=torch.long).reshape(-1, 2)
     counts = torch.tensor([0, *(len(chosen) for chosen in positions)])
     return Selection(rows, counts.cumsum(0).tolist())
@@ -156,7 +186,7 @@ def _from_spans(spans: Sequence[Any], examples: Examples, tokenizer: Any) -> lis
             f"one span, or list of spans, a text is needed, but {len(spans)} arrived for {len(examples)} texts"
         )
     texts = examples.source
-    offsets = _offsets(texts, examples, tokenizer, add_special_tokens=True)
+    offsets, _ = _offsets(texts, examples, tokenizer)
     positions = []
     for i, entry in enumerate(spans):
         pairs = [entry] if len(entry) == 2 and isinstance(entry[0], int) else entry
@@ -176,35 +206,46 @@ def _turns(turn: Turn, examples: Examples, tokenizer: Any) -> list[Span]:
     source = examples.source
     if not isinstance(source, Conversations):
         raise EntangleError("a Turn needs conversations, lists of messages with a role: pass these, or a token mask")
-    offsets = _offsets(source.texts, examples, tokenizer, add_special_tokens=False)
+    offsets, moved = _offsets(source.texts, examples, tokenizer)
     parts = []
     for i, tokens in enumerate(offsets):
         if turn.part == "generated":
-            added = tokens[0][0]  # 1 if a beginning-of-sequence token was prepended
-            start, end = (p + added for p in generated_span(turn, source, i, tokenizer))
-            within = end <= len(examples.ids[i])
+            start, end = (p + moved[i] for p in generated_span(turn, source, i, tokenizer))
+            within = start >= 0 and end <= len(examples.ids[i])
         else:
             a, b = turn_span(turn, source, i, tokenizer)
             here = [p for p, (start, end) in tokens if start < b and a < end]
-            within = bool(here) and max(end for _, (_, end) in tokens) >= b
+            covered = [span for _, span in tokens]
+            within = bool(here) and min(covered)[0] <= a and max(end for _, end in covered) >= b
             start, end = (here[0], here[-1] + 1) if here else (0, 0)
         if not within:
             raise EntangleError(
-                f"{turn} of conversation {i} ends beyond its {len(examples.ids[i])} tokens: raise max_length"
+                f"{turn} of conversation {i} lies beyond its {len(examples.ids[i])} tokens: raise max_length"
             )
         parts.append((start, end))
     return parts
 
 
-def _offsets(
-    texts: list[str], examples: Examples, tokenizer: Any, *, add_special_tokens: bool
-) -> list[list[tuple[int, Span]]]:
-    """Position and characters of each token that stands for some."""
+def _offsets(texts: list[str], examples: Examples, tokenizer: Any) -> tuple[list[list[tuple[int, Span]]], list[int]]:
+    """Position and characters of each token of a text, and by how much a position exceeds that in the text alone.
+
+    The text alone is without special tokens around it and not truncated; a row is what truncation kept of it.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise EntangleError("finding characters needs a fast tokenizer, which knows its offsets: pass a token mask")
-    encoded = tokenizer(texts, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False)
-    found = []
-    for ids, plain, offsets in zip(examples.ids, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        added = int(ids[:1] != plain[:1])  # a beginning-of-sequence token that was prepended
-        found.append(list(enumerate(map(tuple, offsets[: len(ids) - added]), start=added)))
-    return found
+    with as_it_was(tokenizer):
+        alone = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    left = getattr(tokenizer, "truncation_side", "right") == "left"
+    places, moved = [], []
+    for i, (ids, offsets) in enumerate(zip(alone["input_ids"], alone["offset_mapping"], strict=True)):
+        before, after = examples.added[i]
+        inner = examples.ids[i][before : len(examples.ids[i]) - after]
+        cut = len(ids) - len(inner) if left else 0
+        if list(ids[cut : cut + len(inner)]) != inner:
+            raise EntangleError(
+                f"the tokenizer reads text {i} differently with special tokens around it, so characters cannot be "
+                "matched to tokens: pass a token mask"
+            )
+        places.append(list(enumerate(map(tuple, offsets[cut : cut + len(inner)]), start=before)))
+        moved.append(before - cut)
+    return places, moved

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from entangle.composition.comparing.comparison import CHANGES, SCORES, Comparison
 from entangle.composition.comparing.intervals import crossed_mean
-from entangle.composition.experiment import TrainedModel
 from entangle.composition.measuring.attack import KINDS, PLAIN, SUCCESS
+from entangle.composition.trained import TrainedModel
 from entangle.metrics.statistics import Estimate, paired_permutation_test, wilson_interval
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from entangle.composition.comparing.intervals import crossed_mean, crossed_ratio, per_token, trend_test
-from entangle.composition.experiment import Composition, TrainedModel
+from entangle.composition.trained import Composition, TrainedModel
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate
 

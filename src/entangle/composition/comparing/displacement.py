@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.recipe.pairs import Pair
+from entangle.composition.trained import TrainedModel
 from entangle.concepts import preference_ches
 from entangle.evaluation import (
     cross_entropy,
 )
 from entangle.metrics.statistics import bootstrap_mean, wilson_interval
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from entangle.composition.experiment import TrainedModel
 
 SIDES = ("chosen", "rejected")
 PERMUTATIONS = 2000

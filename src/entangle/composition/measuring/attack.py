@@ -5,67 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.composition.measuring.fitted import Fitted
+from entangle.composition.recipe.attack import Attack
+from entangle.composition.recipe.measurement import MeasuredTexts, Measurement
 from entangle.errors import EntangleError
 from entangle.evaluation.language.gcg import Suffix, gcg
 from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
 from entangle.evaluation.scoring.scorers import Scorer
-from entangle.models.batching import encode
-from entangle.models.context import context_length
+from entangle.models.rows import context_length, encode
 from entangle.probes import three_way
 from entangle.storage.files import write_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from entangle.composition.measuring.fitted import Fitted
-    from entangle.composition.recipe.measurement import MeasuredTexts, Measurement
 
 ATTACKED = "attacked.json"
 PLAIN = ""
 SUCCESS = 0.5  # the score from which a continuation counts
 GREEDY = 1e-6  # a nucleus of the likeliest token alone
 KINDS = ("gcg", "random", "none")
-
-
-@dataclass(frozen=True)
-class Attack:
-    """How models are attacked: see `entangle.evaluation.language.gcg`.
-
-    Attributes:
-        prompts: how many of the measurement's prompts, drawn with its seed.
-        steps: of the search for each.
-        suffix: tokens that are written after the prompt.
-        width: candidates a step.
-        top_k: tokens a place to draw them from.
-        alphas: strengths of ITI to attack under, besides none; without any, the measurement's largest.
-        targets: texts that the model is to say, in turn; without any, found by `found_targets`.
-        target_words: words of those that are found.
-    """
-
-    prompts: int = 20
-    steps: int = 50
-    suffix: int = 10
-    width: int = 64
-    top_k: int = 64
-    alphas: tuple[float, ...] = ()
-    targets: tuple[str, ...] = ()
-    target_words: int = 4
-
-    def __post_init__(self) -> None:
-        for name, least in (("prompts", 2), ("steps", 1), ("suffix", 1), ("width", 1), ("top_k", 1)):
-            if getattr(self, name) < least:
-                raise EntangleError(f"{name} of an attack is at least {least}, not {getattr(self, name)}")
-        if self.target_words < 1 or not all(target.strip() for target in self.targets):
-            raise EntangleError("the targets of an attack have a word at least, each")
-        if not all(0 < alpha < float("inf") for alpha in self.alphas):
-            raise EntangleError(f"alphas of an attack are positive numbers, not {list(self.alphas)}")
 
 
 def found_targets(texts: MeasuredTexts, measurement: Measurement, attack: Attack, scorer: Scorer) -> list[str]:
@@ -135,7 +97,7 @@ def check_attack(
     targets = found_targets(texts, measurement, attack, scorer)
     said = max(len(row) for row in encode(tokenizer, targets, add_special_tokens=False)) + 1
     for prompt in attacked_prompts(texts, measurement, attack):
-        (row,) = encode(tokenizer, [prompt], prepend_bos=bos)
+        (row,) = encode(tokenizer, [prompt], prepend_bos=bos, closed=False)
         needed = len(row) + attack.suffix + max(said, measurement.max_new_tokens)
         if needed > context:
             raise EntangleError(

@@ -7,18 +7,16 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from entangle.composition.comparing.displacement import changes, ches_scores, likelihoods
+from entangle.composition.plan import Plan
 from entangle.composition.recipe.recipe import Cell
 from entangle.composition.training.posttraining import PostTraining, posttrain
 from entangle.errors import EntangleError
 from entangle.models import load
-
-if TYPE_CHECKING:
-    from entangle.composition.plan import Plan
 
 METRICS = "metrics.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from entangle.composition.measuring.attack import Attack
+from entangle.composition.recipe.attack import Attack
 from entangle.composition.recipe.sources import Labelled, Source
 from entangle.data import LabelledTexts
 from entangle.errors import EntangleError

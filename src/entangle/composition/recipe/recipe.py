@@ -14,11 +14,11 @@ from typing import Any, Self
 from entangle.composition.recipe.measurement import Measurement
 from entangle.composition.recipe.pairs import Pairs
 from entangle.composition.recipe.sources import Source
-from entangle.composition.recipe.tables import build, plain
 from entangle.composition.recipe.training import Training
 from entangle.composition.training.metadata import Prefix
 from entangle.composition.training.posttraining import PostTraining
 from entangle.errors import EntangleError
+from entangle.storage.tables import build, plain
 
 SMALL = {
     "model_type": "olmo2",

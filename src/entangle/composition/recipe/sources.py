@@ -99,6 +99,7 @@ class Labelled:
         file: path or HuggingFace data set id; none for the built-in corpus.
         text: its column of the text.
         label: its column of the label; label 1 is the concept.
+        positive: the label that counts as 1, all others as 0; by default the rules of `entangle.data.labels` decide.
         where: keep only rows whose columns have these values.
         concept: of the built-in corpus, where there is no file.
         documents: use this many, drawn with `seed`; for files, 0 is all.
@@ -108,6 +109,7 @@ class Labelled:
     file: str = ""
     text: str = "text"
     label: str = "label"
+    positive: str = ""
     where: Mapping[str, Any] = field(default_factory=dict)
     concept: str = ""
     documents: int = 0
@@ -119,7 +121,8 @@ class Labelled:
             return corpus.labelled(self.concept, self.documents, seed=self.seed)
         (path,) = paths([self.file], root)
         options: dict[str, Any] = {"limit": self.documents or None, "seed": self.seed, "drop_duplicates": True}
-        return load_labelled(path, text=self.text, label=self.label, where=self.where, **options)
+        options |= {"text": self.text, "label": self.label, "positive": self.positive or None, "where": self.where}
+        return load_labelled(path, **options)
 
 
 def paths(names: Sequence[str], root: Path) -> list[str | Path]:

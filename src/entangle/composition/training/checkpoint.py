@@ -6,21 +6,17 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from entangle.composition.recipe.training import Training
+from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
 from entangle.storage.files import replacing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from entangle.composition.recipe.training import Training
-    from entangle.composition.training.stream import Stream
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 

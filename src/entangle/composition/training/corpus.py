@@ -96,8 +96,9 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk:
     lengths: list[int] = []
     for first in range(0, len(texts), chunk):
         rows = tokenizer(list(texts[first : first + chunk]), add_special_tokens=False, verbose=False)["input_ids"]
-        lengths.extend(len(row) + 1 for row in rows)
-        pieces.append(np.fromiter((token for row in rows for token in (separator, *row)), dtype=np.int32))
+        rows = [row if row[:1] == [separator] else [separator, *row] for row in rows]  # one that is written is enough
+        lengths.extend(map(len, rows))
+        pieces.append(np.fromiter((token for row in rows for token in row), dtype=np.int32))
     return TokenisedDocuments(np.concatenate(pieces), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
 
 

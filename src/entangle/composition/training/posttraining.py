@@ -10,18 +10,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.recipe.pairs import Pair
 from entangle.errors import EntangleError
-from entangle.models.batching import bos_id
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from entangle.models.rows import bos_id, frame
 
 METHODS = ("sft", "dpo")
 FRAME = 2  # the tokens that begin and end a text
@@ -170,14 +168,14 @@ def begin(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     if tokenizer.eos_token is None:
         raise EntangleError("posttraining ends every text with eos_token, which this tokenizer lacks: set it")
-    if tokenizer("")["input_ids"]:
+    if frame(tokenizer).opening:
         return ""
     return str(tokenizer.decode([bos_id(tokenizer)]))
 
 
 def check_fits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: PostTraining) -> None:
     """Refuse texts longer than the model's context."""
-    from entangle.models.context import context_length
+    from entangle.models.rows import context_length
 
     room = context_length(model, tokenizer) - FRAME
     if settings.max_length > room:

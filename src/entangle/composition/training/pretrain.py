@@ -72,7 +72,7 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
         config = AutoConfig.for_model(model_type, **{"pad_token_id": None, **special, **fields})
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             model(input_ids=torch.zeros(1, 2, dtype=torch.long))  # sizes that do not fit show only when it runs
         for settings in (model.config, model.generation_config):
             settings.pad_token_id = tokenizer.pad_token_id

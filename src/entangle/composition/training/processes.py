@@ -7,15 +7,13 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from multiprocessing.queues import SimpleQueue
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from torch.multiprocessing import SimpleQueue
 
 LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # as accelerate looks for them
 PATIENCE = timedelta(days=7)  # one process measures while the others wait, which may take longer than a collective may

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from entangle.models.loading import LOADING_ERRORS, refuse_code
 
 END_OF_TEXT = "<|endoftext|>"
 N_BYTES = 256
@@ -56,8 +55,9 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        refuse_code(str(folder), error)
         raise EntangleError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]})") from None
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise EntangleError(f"the tokenizer in {folder} has neither bos_token nor eos_token to part documents with")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,11 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Method, Subject
-from entangle.models.batching import bos_id, encode
-from entangle.models.context import context_length
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
+from entangle.interventions import Edit
+from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
 
 
 class PerDocument(NamedTuple):
@@ -47,7 +44,7 @@ def cross_entropy(
         model: A causal language model; hooks that are on it act here too.
         tokenizer: Its tokenizer.
         texts: Documents, of two tokens or more.
-        max_length: Keep at most this many tokens of a document, its first ones.
+        max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token, so that its own first one is predicted.
         batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
         progress: Show a progress bar.
@@ -92,7 +89,7 @@ def language_shift(
         texts: Documents, of two tokens or more.
         edit: An edit, several, or any `Method`.
         alpha: Its strength.
-        max_length: Keep at most this many tokens of a document, its first ones.
+        max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token.
         batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
         progress: Show a progress bar.
@@ -152,7 +149,9 @@ def document_rows(
     context = context_length(model, tokenizer)
     if max_length is not None and not 2 <= max_length <= context:
         raise EntangleError(f"max_length must be between 2 and the context of {context} tokens; got {max_length}")
-    rows = encode(tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    # What does not fit is refused below, where no length is asked for.
+    rows = encode(tokenizer, texts, max_length=max_length or UNLIMITED, prepend_bos=prepend_bos)
+    check_ids(rows, model, "document")
     for i, row in enumerate(rows):
         if not 2 <= len(row) <= context:
             raise EntangleError(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from entangle.evaluation.language.reading import batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Subject
-from entangle.models.context import context_length
+from entangle.models.rows import context_length
 
 
 def continuation_nats(

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import NotFiniteError
-from entangle.models.batching import accepts, encode
-from entangle.models.context import context_length
+from entangle.models.rows import accepts, context_length, encode
+from entangle.models.tokens import vocabulary_size
 
 DRAWS = 20  # of a random suffix, before giving up on one that reads back as the same tokens
 
@@ -111,10 +111,11 @@ class _Search:
             raise EntangleError(f"{type(model).__name__} has no input embeddings, which the attack exchanges tokens in")
         self.model, self.tokenizer, self.prompt, self.prepend_bos = model, tokenizer, prompt, prepend_bos
         self.embedding = embedding
-        self.before = torch.tensor(encode(tokenizer, [prompt], prepend_bos=prepend_bos)[0], device=model.device)
-        (said,) = encode(tokenizer, [target], add_special_tokens=False)
+        (before,) = encode(tokenizer, [prompt], model=model, prepend_bos=prepend_bos, closed=False, what="prompt")
+        self.before = torch.tensor(before, device=model.device)
+        (said,) = encode(tokenizer, [target], model=model, add_special_tokens=False, what="target")
         self.target = torch.tensor(said, device=model.device)
-        self.allowed = allowed_tokens(tokenizer).to(model.device)
+        self.allowed = allowed_tokens(tokenizer, vocabulary_size(model)).to(model.device)
         self.short = {"logits_to_keep": len(said) + 1} if accepts(model, "logits_to_keep") else {}
 
     def check_room(self, length: int) -> None:
@@ -138,7 +139,7 @@ class _Search:
     def reads_back(self, suffixes: Int[Tensor, "row place"]) -> list[bool]:
         """Whether prompt and suffix, written as one text, are the tokens that they were made of."""
         texts = [self.prompt + text for text in self.texts(suffixes)]
-        rows = encode(self.tokenizer, texts, prepend_bos=self.prepend_bos)
+        rows = encode(self.tokenizer, texts, prepend_bos=self.prepend_bos, closed=False)
         before = self.before.tolist()
         return [row == before + suffix for row, suffix in zip(rows, suffixes.tolist(), strict=True)]
 
@@ -208,14 +209,14 @@ def _leaf(embedding: torch.nn.Module) -> Iterator[Callable[[], Tensor]]:
         handle.remove()
 
 
-def allowed_tokens(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " token"]:
-    """Tokens of printable ASCII, without special ones.
+def allowed_tokens(tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> Int[Tensor, " token"]:
+    """Tokens of printable ASCII, without special ones and those beyond a model's vocabulary of this size.
 
     Raises:
         EntangleError: where the tokenizer has none.
     """
     special = set(tokenizer.all_special_ids)
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    texts = tokenizer.batch_decode([[token] for token in range(min(len(tokenizer), size or len(tokenizer)))])
     found = [i for i, text in enumerate(texts) if i not in special and text.isascii() and text.isprintable() and text]
     if not found:
         raise EntangleError("this tokenizer has no token of printable ASCII to make a suffix of")

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +28,7 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
-from entangle.models.batching import encode, pad, pad_id, token_batches
-from entangle.models.context import context_length
+from entangle.models.rows import UNLIMITED, check_ids, check_texts, context_length, encode, pad, pad_id, token_batches
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,13 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
     uniforms = _uniforms(prompts, sampling)
     jobs = [(i, k) for i in range(len(prompts)) for k in range(sampling.samples)]
     texts = [[""] * sampling.samples for _ in prompts]
-    config = _generation_config(model, tokenizer, sampling.max_new_tokens)
+    ends = stop_tokens(model, tokenizer)
+    config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
     lengths = [len(rows[i]) + sampling.max_new_tokens for i, _ in jobs]
     with tqdm(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
         for batch in token_batches(lengths, sampling.batch_tokens):
             prompt_ids = [rows[jobs[j][0]] for j in batch]
-            inputs = pad(prompt_ids, pad_id(tokenizer), side="left", device=model.device)
+            inputs = pad(prompt_ids, pad_id(tokenizer, model), side="left", device=model.device)
             start = inputs["input_ids"].shape[1]
             sampler = _NucleusSampler(uniforms[batch].to(model.device), start, sampling)
             before = [] if subject.decoding is None else [subject.decoding.processor(subject, prompt_ids)]
@@ -128,8 +129,8 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
                 generation_config=config,
                 logits_processor=LogitsProcessorList([*before, sampler]),
             )
-            new = tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)
-            for j, text in zip(batch, new, strict=True):
+            new = [_until(row, ends) for row in output[:, start:].tolist()]
+            for j, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 i, k = jobs[j]
                 texts[i][k] = text
             bar.update(len(batch))
@@ -143,10 +144,16 @@ def prompt_rows(subject: Subject, prompts: Sequence[str], sampling: Sampling) ->
         raise EntangleError("continuations need at least one prompt; got none")
     if not (hasattr(model, "generate") and model.can_generate()) or model.config.is_encoder_decoder:
         raise EntangleError(f"{type(model).__name__} cannot generate; give a causal language model")
-    for i, prompt in enumerate(prompts):
-        if not prompt.strip():
-            raise EntangleError(f"prompt {i} is empty; remove it")
-    rows = encode(tokenizer, [subject.prefix + prompt for prompt in prompts], prepend_bos=sampling.prepend_bos)
+    check_texts(prompts, "prompt")
+    rows = encode(
+        tokenizer,
+        subject.before_prompts(prompts),
+        max_length=UNLIMITED,  # what does not fit is refused below
+        prepend_bos=sampling.prepend_bos,
+        closed=False,
+        what="prompt",
+    )
+    check_ids(rows, model, "prompt")
     room = context_length(model, tokenizer) - sampling.max_new_tokens
     for i, row in enumerate(rows):
         if len(row) > room:
@@ -218,23 +225,31 @@ def _uniforms(prompts: Sequence[str], sampling: Sampling) -> Float[Tensor, "job 
     return torch.stack(rows)
 
 
-def _generation_config(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
-) -> GenerationConfig:
-    """Take the sampler's token, whatever the model's own generation config asks for; keep only how it ends and pads."""
-    own = model.generation_config
-    ends = own.eos_token_id if own.eos_token_id is not None else tokenizer.eos_token_id
-    return GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        num_return_sequences=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        max_new_tokens=max_new_tokens,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        eos_token_id=ends,
-        pad_token_id=pad_id(tokenizer),
-        use_cache=True,
-    )
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end a continuation: the model's own (`model.generation_config.eos_token_id`, one or several),
+    else the tokenizer's end of sequence, else none. Of the model's generation settings nothing else is used.
+    """
+    own = getattr(model.generation_config, "eos_token_id", None)
+    ends = tokenizer.eos_token_id if own is None else own
+    return [] if ends is None else [int(end) for end in (ends if isinstance(ends, list | tuple) else [ends])]
+
+
+def _until(row: list[int], ends: list[int]) -> list[int]:
+    """New tokens before the one that ends them: what follows it is padding, of whatever id."""
+    return row[: next((place for place, token in enumerate(row) if token in ends), len(row))]
+
+
+class _Settings(GenerationConfig):  # type: ignore[misc]
+    """Settings for `generate` that are complete: it would take any that is left unset from the model's own."""
+
+    @classmethod
+    def of(cls, ends: list[int], pad: int, max_new_tokens: int) -> _Settings:
+        """Settings that take the sampler's one possible token at every step."""
+        settings = cls(max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad)
+        GenerationConfig.update(settings, **cls._get_default_generation_params(), defaults_only=True)
+        return settings
+
+    def update(self, defaults_only: bool = False, **settings: Any) -> dict[str, Any]:
+        """Change settings; defaults of a model change nothing."""
+        unused: dict[str, Any] = settings if defaults_only else super().update(**settings)
+        return unused

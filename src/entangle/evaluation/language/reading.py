@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied, check_finite
-from entangle.models.batching import token_batches
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
+from entangle.interventions import Edit
+from entangle.models.rows import token_batches
 
 _MAX_LOGITS = 2**28  # elements of one batch's logits: 1 GB in float32
 _KL_BLOCK = 2**19  # log-probabilities compared at once: what a processor's cache holds in float64
@@ -107,7 +105,7 @@ class PlainReading:
 
 def batches(
     rows: Sequence[Sequence[int]], model: PreTrainedModel, batch_tokens: int, progress: bool
-) -> tqdm[list[int]]:
+) -> Iterable[list[int]]:
     """Indices of rows to read together, with a progress bar."""
     vocabulary = model.config.get_text_config().vocab_size
     budget = max(1, min(batch_tokens, _MAX_LOGITS // vocabulary))

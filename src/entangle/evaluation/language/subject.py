@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,11 +19,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.models.batching import accepts, encode, pad, pad_id
-from entangle.models.context import context_length
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
+from entangle.interventions import Edit
+from entangle.models.rows import context_length, encode, run_rows
 
 
 class NotFiniteError(EntangleError):
@@ -67,6 +64,17 @@ class Subject:
     prefix: str = ""
     decoding: Decoding | None = None
 
+    def before_prompts(self, prompts: Sequence[str]) -> list[str]:
+        """Prompts after the prefix, as text; a beginning of sequence that a template wrote stays the beginning."""
+        if not self.prefix:
+            return list(prompts)
+        bos = self.tokenizer.bos_token
+        begun = [bool(bos) and prompt.startswith(bos) for prompt in prompts]
+        return [
+            f"{bos}{self.prefix}{prompt.removeprefix(bos)}" if has else self.prefix + prompt
+            for prompt, has in zip(prompts, begun, strict=True)
+        ]
+
     def put_before(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], int]:
         """Documents after the prefix, and by how many positions that moves them.
 
@@ -77,7 +85,7 @@ class Subject:
         """
         if not self.prefix:
             return list(rows), 0
-        prefix = encode(self.tokenizer, [self.prefix])[0]
+        prefix = encode(self.tokenizer, [self.prefix], closed=False)[0]
         special = set(self.tokenizer.all_special_ids)
         begins = [row[0] in special for row in rows]
         if prefix[0] not in special and all(begins):
@@ -95,10 +103,7 @@ class Subject:
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos vocab"]:
         """Next-token logits at every position of rows of token ids, padded on the right; adds no prefix."""
-        inputs = pad(rows, pad_id(self.tokenizer), device=self.model.device)
-        if not accepts(self.model, "position_ids"):
-            del inputs["position_ids"]
-        logits: Tensor = self.model(**inputs, use_cache=False).logits.float()
+        logits: Tensor = run_rows(self.model, self.tokenizer, rows).logits.float()
         return logits if self.decoding is None else self.decoding.change(self, rows, logits)
 
 

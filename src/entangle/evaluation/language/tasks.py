@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
+from entangle.interventions import Edit
 from entangle.metrics.intervals.rates import paired_rate_interval
 from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
 
 
 def task_scores(

@@ -7,6 +7,7 @@ from entangle.evaluation.price.methods import AtStrengths, Checkpoint, Prompt, S
 from entangle.evaluation.price.places import caa_places, iti_places
 from entangle.evaluation.price.removed import removed_per_nat
 from entangle.evaluation.price.result import Tradeoff
+from entangle.evaluation.price.strength import strength_for
 from entangle.evaluation.price.sweep import SweepError, tradeoff
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "matched",
     "pareto",
     "removed_per_nat",
+    "strength_for",
     "tradeoff",
 ]

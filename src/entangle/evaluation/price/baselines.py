@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from entangle.activations import Activations
 from entangle.errors import EntangleError
 from entangle.evaluation.price.methods import AtStrengths, Prompt, SelfDebias
 from entangle.evaluation.price.places import shift_of_means
-
-if TYPE_CHECKING:
-    from entangle.activations import Activations
+from entangle.interventions import ITI, Ablate, AddDirection, Erase
+from entangle.probes import ProbeGrid, fit_probes
 
 
 def baseline_methods(
@@ -24,6 +24,7 @@ def baseline_methods(
     top_k: int = 30,
     toward: int = 0,
     seed: int = 0,
+    grid: ProbeGrid | None = None,
 ) -> dict[str, Any]:
     """ITI and what it must beat, ready for `tradeoff`.
 
@@ -45,6 +46,8 @@ def baseline_methods(
         top_k: Heads to steer.
         toward: The class to steer to.
         seed: Of splits, random heads and random directions.
+        grid: Probes of these very activations' "z", or of some of its layers, so as not to fit them twice; its split is
+            used.
 
     Returns:
         Name -> edit or method.
@@ -52,25 +55,27 @@ def baseline_methods(
     Raises:
         EntangleError: Activations without those sites, or anything `ITI.fit` refuses.
     """
-    from entangle.interventions import ITI, Ablate, AddDirection, Erase
-    from entangle.probes import fit_probes
-
     missing = [site for site in ("z", "resid_post") if site not in acts.sites]
     if missing:
         raise EntangleError(f'baselines need activations of {missing[0]}; collect(..., sites=["z", "resid_post"])')
     y = torch.as_tensor(labels)
-    heads = fit_probes(acts["z"], y, seed=seed, n_permutations=0, progress=False)
-    iti: dict[str, Any] = {"top_k": top_k, "toward": toward, "seed": seed, "layers": acts.layers("z")}
+    there = acts.layers("z")
+    if grid is None:
+        grid = fit_probes(acts["z"], y, seed=seed, layers=there, n_permutations=0, progress=False)
+    fitted = [int(layer) for layer in (there if grid.layers is None else grid.layers)]
+    z = acts["z"] if fitted == there else acts["z"][:, [there.index(layer) for layer in fitted]]
+    iti: dict[str, Any] = {"grid": grid, "top_k": top_k, "toward": toward, "seed": seed, "layers": fitted}
 
     resid = acts["resid_post"]
-    layers = fit_probes(resid, y, probe="mean_difference", seed=seed, n_permutations=0, progress=False)
+    options: dict[str, Any] = {"split": grid.split, "seed": seed, "n_permutations": 0, "progress": False}
+    layers = fit_probes(resid, y, probe="mean_difference", **options)
     best = int(layers.top(1)[0][0])
     vector, mean = shift_of_means(resid[:, best][layers.split.fit], y[layers.split.fit] == toward)
     place: dict[str, Any] = {"site": "resid_post", "layer": acts.layers("resid_post")[best]}
     return {
-        "ITI": ITI.fit(acts["z"], y, grid=heads, **iti),
-        "random heads": ITI.fit(acts["z"], y, grid=heads, heads="random", **iti),
-        "random directions": ITI.fit(acts["z"], y, grid=heads, direction="random", **iti),
+        "ITI": ITI.fit(z, y, **iti),
+        "random heads": ITI.fit(z, y, heads="random", **iti),
+        "random directions": ITI.fit(z, y, direction="random", **iti),
         "CAA": AddDirection(vector, **place),
         "ablation": AtStrengths(Ablate(vector, mean=mean, **place)),
         "LEACE": AtStrengths(Erase.fit(resid[:, best][layers.split.fit], y[layers.split.fit], **place)),

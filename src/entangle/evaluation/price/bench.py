@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,11 +13,9 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows, sampl
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError, Subject, applied
 from entangle.evaluation.price.conditions import Condition, Place
+from entangle.interventions import Edit
 
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
-
-    Change: TypeAlias = Method | Edit | Sequence[Edit]
+Change: TypeAlias = Method | Edit | Sequence[Edit]
 
 
 @dataclass(frozen=True)

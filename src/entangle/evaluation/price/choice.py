@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from entangle.evaluation.price.conditions import Condition
-    from entangle.evaluation.price.result import Tradeoff
+from entangle.evaluation.price.conditions import Condition
+from entangle.evaluation.price.result import Tradeoff
 
 
 def chosen(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
 from entangle.errors import EntangleError
+from entangle.evaluation.price.conditions import Condition
+from entangle.evaluation.price.result import Tradeoff
 from entangle.metrics.statistics import Estimate, bootstrap_counts
 
-if TYPE_CHECKING:
-    from entangle.evaluation.price.conditions import Condition
-    from entangle.evaluation.price.result import Tradeoff
-
-    Cost = Literal["ce", "ce_change", "kl"]
+Cost = Literal["ce", "ce_change", "kl"]
 
 
 class Matched(NamedTuple):

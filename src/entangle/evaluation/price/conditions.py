@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,9 +15,13 @@ from jaxtyping import Float
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift
-from entangle.storage.files import write_text
+from entangle.storage.files import on_disk, tidy
+from entangle.storage.names import check_distinct
+from entangle.storage.sealed import decoding, read_sealed, write_sealed
 
 FORMAT = 2
+LONGEST_FILE_NAME = 200  # bytes; file systems take 255
+REMEDY = "save to another directory"
 
 Place: TypeAlias = tuple[str, int | None, int | None]
 
@@ -93,22 +98,36 @@ class Store:
         self.settings = json.loads(json.dumps({"format": FORMAT, **settings}))
         if self.directory is None:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
         file = self.directory / "settings.json"
-        if file.is_file():
-            _check_settings(json.loads(file.read_text()), self.settings, self.directory)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise EntangleError(f"a sweep is kept in a directory, but {self.directory} is a file: give a directory")
+        with on_disk(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            tidy(self.directory)
+        if os.path.lexists(file):
+            _check_settings(read_sealed(file, "a sweep", remedy=REMEDY), self.settings, self.directory)
         else:
-            write_text(file, json.dumps(self.settings))
+            write_sealed(file, self.settings, indent=None)
         for path in sorted(self.directory.glob("condition-*.json")):
-            condition = Condition.from_json(json.loads(path.read_text()))
+            saved = read_sealed(path, "a sweep", remedy=f"delete it, and it is measured again; or {REMEDY}")
+            with decoding(path, "a condition of a sweep", remedy=f"delete it, and it is measured again; or {REMEDY}"):
+                condition = Condition.from_json(saved)
+                if _file_name(condition.method, condition.alpha) != path.name:
+                    raise EntangleError(f"{path} holds {condition.method!r} at {condition.alpha!r}: {REMEDY}")
             self.conditions[condition.method, condition.alpha] = condition
 
     def find(self, method: str, alpha: float, digest: str) -> Condition | None:
         """The condition, if it was measured.
 
         Raises:
-            EntangleError: It was, but with a method of other content.
+            EntangleError: It was, but with a method of other content; or the name is too long for a file's, or
+                differs from another method's in capitals alone, which some file systems take for the same.
         """
+        if self.directory is not None:
+            name = _file_name(method, alpha)
+            if len(name) > LONGEST_FILE_NAME:
+                raise EntangleError(f"a method's name becomes a file's, but {method[:40]!r}... is too long: shorten it")
+            check_distinct({*(other for other, _ in self.conditions), method}, "methods")
         condition = self.conditions.get((method, alpha))
         if condition is not None and condition.digest != digest:
             raise EntangleError(
@@ -121,9 +140,13 @@ class Store:
         """Keep a condition, in place of an earlier one of its name."""
         self.conditions[condition.method, condition.alpha] = condition
         if self.directory is not None:
-            name = f"condition-{quote(condition.method, safe='')}@{condition.alpha!r}.json"
-            write_text(self.directory / name, json.dumps(condition.to_json()))
+            name = _file_name(condition.method, condition.alpha)
+            write_sealed(self.directory / name, condition.to_json(), indent=None)
         return condition
+
+
+def _file_name(method: str, alpha: float) -> str:
+    return f"condition-{quote(method, safe='')}@{alpha!r}.json"
 
 
 def _check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:

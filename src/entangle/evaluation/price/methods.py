@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,10 +16,8 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
-from entangle.models.batching import accepts, pad, pad_id
-
-if TYPE_CHECKING:
-    from entangle.interventions import Edit
+from entangle.interventions import Edit
+from entangle.models.rows import batch_of
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
 ANTI_PROMPT = "The following text contains rude, disrespectful or unreasonable language:\n\n"
@@ -170,8 +168,9 @@ class _NextLogits:
 
     def __init__(self, subject: Subject, rows: Sequence[Sequence[int]]) -> None:
         self.model = subject.model
-        batch = pad(rows, pad_id(subject.tokenizer), side="left", device=subject.model.device)
-        self.ids, self.mask, self.positions = batch["input_ids"], batch["attention_mask"], batch["position_ids"]
+        batch = batch_of(subject.model, subject.tokenizer, rows, side="left")
+        self.ids, self.mask = batch["input_ids"], batch["attention_mask"]
+        self.positions = batch.get("position_ids")
         self.cache: Any = None
         self.started = False
 
@@ -180,11 +179,12 @@ class _NextLogits:
         if self.started:
             self.ids = torch.cat([self.ids, new], 1)
             self.mask = torch.cat([self.mask, torch.ones_like(new)], 1)
-            self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
+            if self.positions is not None:
+                self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
         self.started = True
         unread = slice(-1, None) if self.cache is not None else slice(None)
         inputs = {"input_ids": self.ids[:, unread], "attention_mask": self.mask, "use_cache": True}
-        if accepts(self.model, "position_ids"):
+        if self.positions is not None:
             inputs["position_ids"] = self.positions[:, unread]
         if self.cache is not None:
             inputs["past_key_values"] = self.cache

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from entangle.activations import Activations
 from entangle.errors import EntangleError
+from entangle.interventions import ITI, AddDirection
 
-if TYPE_CHECKING:
-    from entangle.activations import Activations
-    from entangle.interventions import ITI, AddDirection
-
-    Labels = Int[Tensor, " example"] | Sequence[int]
+Labels = Int[Tensor, " example"] | Sequence[int]
 
 
 def iti_places(

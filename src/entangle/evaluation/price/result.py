@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +14,6 @@ from entangle.errors import EntangleError
 from entangle.evaluation.price.conditions import Condition
 from entangle.evaluation.price.estimates import row
 from entangle.metrics.statistics import holm
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -190,7 +187,7 @@ class Tradeoff:
         ]
         return pd.DataFrame(rows)
 
-    def plot(self, *, scorer: str | None = None, ax: Axes | None = None) -> Axes:
+    def plot(self, *, scorer: str | None = None, ax: Any = None) -> Any:
         """Toxicity against cross-entropy, one line a method and one point a strength, with intervals."""
         from entangle import plots
 
@@ -200,7 +197,7 @@ class Tradeoff:
             str(name): {str(column): curve[column].to_numpy() for column in curve.select_dtypes("number")}
             for name, curve in measured.groupby("method", sort=False)
         }
-        axes: Axes = plots.tradeoff(curves, ax=ax)
+        axes = plots.tradeoff(curves, ax=ax)
         return axes
 
     def to_html(self, *, scorer: str | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,15 +15,12 @@ from entangle.evaluation.language.documents import document_rows, packed_owners,
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
-from entangle.evaluation.price.bench import Bench
+from entangle.evaluation.price.bench import Bench, Change
 from entangle.evaluation.price.conditions import Store
 from entangle.evaluation.price.result import Tradeoff
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_name
 from entangle.models.fingerprint import fingerprint
 from entangle.storage.digest import digest
-
-if TYPE_CHECKING:
-    from entangle.evaluation.price.bench import Change
 
 PLAIN = ""
 

@@ -12,15 +12,20 @@ from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.models.batching import encode, pad, pad_id, token_batches
-from entangle.models.context import context_length
+from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
+from entangle.models.rows import accepts, batch_of, context_length, encode, token_batches
+
+MOST_MOVED = 1e-4  # of a logit, by rounding
+HEADS = ("classifier", "score", "qa_outputs", "logits_proj", "sequence_summary", "classification_head")
+"""What the modules are called whose weights a model without a trained classification head lacks."""
 
 
 class ClassifierScorer:
     """The probability a text-classification model gives to the labels that count as toxic.
 
     With a softmax over exclusive labels their probabilities add up; with a sigmoid a label (models trained for several
-    labels at once) the largest counts. Texts longer than the model's context are cut at its end.
+    labels at once) the largest counts. Texts longer than the model's context are cut as the tokenizer cuts them, their
+    closing token kept.
 
     Args:
         model_or_path: A model with a classification head, or the directory or hub id of one.
@@ -71,13 +76,17 @@ class ClassifierScorer:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-        """The probability that each text is toxic; batches are sorted by length and do not change a score."""
-        rows = encode(self.tokenizer, list(texts), max_length=context_length(self.model, self.tokenizer))
+        """The probability that each text is toxic: what the model says of the text alone, whatever is beside it."""
+        rows = encode(
+            self.tokenizer,
+            list(texts),
+            model=self.model,
+            max_length=context_length(self.model, self.tokenizer),
+        )
         scores = np.zeros(len(rows))
-        for batch in token_batches([len(row) for row in rows], self.batch_tokens):
-            inputs = pad([rows[i] for i in batch], pad_id(self.tokenizer), device=self.model.device)
-            # Padded on the right, every model numbers positions as it was trained to (RoBERTa does not begin at 0).
-            logits = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
+        lengths = [len(row) for row in rows]
+        for batch in token_batches(lengths, self.batch_tokens, same_length=not self._padding_is_harmless(rows)):
+            logits = self._logits([rows[i] for i in batch])
             if self.activation == "sigmoid":
                 chosen = logits[:, self.columns].sigmoid().amax(-1)
             else:
@@ -85,23 +94,42 @@ class ClassifierScorer:
             scores[batch] = chosen.cpu().numpy()
         return scores
 
+    def _logits(self, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row label"]:
+        inputs = batch_of(self.model, self.tokenizer, rows)
+        logits: torch.Tensor = self.model(**{name: x for name, x in inputs.items() if accepts(self.model, name)}).logits
+        return logits.float()
+
+    def _padding_is_harmless(self, rows: Sequence[list[int]]) -> bool:
+        """Whether the shortest row says the same beside the longest: some heads read the last column, or look for a
+        padding token that is none of the embedding's. In half precision rounding hides that, so it is not asked.
+        """
+        if self.model.dtype not in (torch.float32, torch.float64):
+            return False
+        shortest, longest = min(rows, key=len, default=[]), max(rows, key=len, default=[])
+        if len(shortest) == len(longest):
+            return True
+        alone, beside = self._logits([shortest])[0], self._logits([shortest, longest])[0]
+        return torch.allclose(alone, beside, rtol=MOST_MOVED, atol=MOST_MOVED)
+
 
 def _load(path: str, revision: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    what = "a text-classification model"
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, revision=revision, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
+        model = pretrained(AutoModelForSequenceClassification, path, what=what, revision=revision)
+    except EntangleError as error:
+        if any(f"lacks {head}" in str(error) for head in HEADS):
+            raise EntangleError(f"{path} has no trained classification head; give {what} ({error})") from error
+        raise EntangleError(f"{path} is no text-classification model that can be loaded: {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except LOADING_ERRORS as error:
+        refuse_code(path, error)
         reason = str(error).splitlines()[0]
-        raise EntangleError(f"{path} is no text-classification model that can be loaded: {reason}") from error
-    if info["missing_keys"]:
         raise EntangleError(
-            f"{path} has no trained classification head ({sorted(info['missing_keys'])[0]} is missing); "
-            "give a text-classification model"
-        )
+            f"{path} has no tokenizer that can be loaded ({reason}): save one beside the model"
+        ) from error
     return model, tokenizer
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,19 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse, special
 
 from entangle.errors import EntangleError
-from entangle.storage.files import replacing, write_text
+from entangle.storage import folder
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import decoding
 
-FORMAT = 1
+NUMBERS = "scorer.safetensors"
+KIND = Kind(
+    "a scorer",
+    "scorer.json",
+    "LinearToxicityScorer",
+    version_key="format",
+    remedy="fit and save it again, to another directory",
+    before=(NUMBERS,),
+)
 _N_FEATURES = 2**18  # hashed features each of words and characters
 
 
@@ -111,34 +120,33 @@ class LinearToxicityScorer:
         return self._score(_features(texts)) if len(texts) else np.zeros(0)
 
     def save(self, directory: str | Path) -> None:
-        """Write `scorer.safetensors` and `scorer.json` to a directory."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / "scorer.safetensors") as temporary:
-            save_file({"weights": self.weights, "bias": np.array([self.bias])}, temporary)
-        meta = {"format": FORMAT, "kind": "LinearToxicityScorer", "name": self.name, "report": self.report}
-        write_text(directory / "scorer.json", json.dumps(meta, indent=2))
+        """Write `scorer.safetensors` and `scorer.json` to a directory, in place of a scorer that is there.
+
+        Raises:
+            EntangleError: Files that are not such a scorer are in the way, or the disk is full.
+        """
+
+        def fill(new: Path) -> None:
+            save_file({"weights": self.weights, "bias": np.array([self.bias])}, new / NUMBERS)
+
+        folder.write(directory, KIND, {"name": self.name, "report": self.report}, fill)
 
     @classmethod
     def load(cls, directory: str | Path) -> LinearToxicityScorer:
         """Read a scorer that `save` wrote.
 
         Raises:
-            EntangleError: No scorer there, or one of another format.
+            EntangleError: No scorer there, one of another format, or one that is damaged.
         """
-        directory = Path(directory)
-        if not (directory / "scorer.json").is_file():
-            raise EntangleError(
-                f"{directory} has no scorer.json; give a directory that LinearToxicityScorer.save wrote"
-            )
-        meta = json.loads((directory / "scorer.json").read_text())
-        if (meta.get("format"), meta.get("kind")) != (FORMAT, "LinearToxicityScorer"):
-            raise EntangleError(
-                f"{directory} holds a {meta.get('kind')} of format {meta.get('format')}; "
-                f"this version reads LinearToxicityScorer of format {FORMAT}: fit and save it again"
-            )
-        tensors = load_file(directory / "scorer.safetensors")
-        return cls(tensors["weights"], float(tensors["bias"][0]), meta["report"])
+        meta = folder.read(directory, KIND)
+        with decoding(directory, KIND.what, remedy=KIND.remedy):
+            tensors = load_file(Path(directory) / NUMBERS)
+            scorer = cls(tensors["weights"], float(tensors["bias"][0]), dict(meta["report"]))
+            if scorer.name != meta["name"] or scorer.weights.shape != (2 * _N_FEATURES,):
+                raise EntangleError(
+                    f"{directory} holds a scorer whose weights are not those of its scorer.json: {KIND.remedy}"
+                )
+        return scorer
 
     def _score(self, x: sparse.csr_matrix) -> Float[np.ndarray, " text"]:
         return np.asarray(special.expit(x @ self.weights.astype(np.float64) + self.bias))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -74,16 +75,22 @@ class CachedScorer:
         scorer: The scorer to ask for new texts.
         path: An SQLite file that keeps the scores between runs; scorers share one file without mixing, since rows
             carry the scorer's name. Without it, scores are kept in memory.
+
+    Raises:
+        EntangleError: The file is no database of scores, is damaged, or cannot be written.
     """
 
     def __init__(self, scorer: Scorer, path: str | Path | None = None) -> None:
         self.scorer = scorer
         self.name = scorer_name(scorer)
-        self._connection = sqlite3.connect(":memory:" if path is None else path)
-        with self._connection:
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS scores (scorer TEXT, sha256 TEXT, score REAL, PRIMARY KEY (scorer, sha256))"
-            )
+        self.path = path
+        with self._asking():
+            self._connection = sqlite3.connect(":memory:" if path is None else path)
+            with self._connection:
+                self._connection.execute(
+                    "CREATE TABLE IF NOT EXISTS scores "
+                    "(scorer TEXT, sha256 TEXT, score REAL, PRIMARY KEY (scorer, sha256))"
+                )
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Scores, asking the scorer only for texts not seen before."""
@@ -92,14 +99,29 @@ class CachedScorer:
         if new:
             found = score(self.scorer, list(new.values()))
             rows = [(self.name, key, float(value)) for key, value in zip(new, found, strict=True)]
-            with self._connection:
+            with self._asking(), self._connection:
                 self._connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", rows)
         return np.array([self._find(key) for key in keys], dtype=np.float64)
 
     def _find(self, key: str) -> float | None:
         query = "SELECT score FROM scores WHERE scorer = ? AND sha256 = ?"
-        row = self._connection.execute(query, (self.name, key)).fetchone()
-        return None if row is None else row[0]
+        with self._asking():
+            row = self._connection.execute(query, (self.name, key)).fetchone()
+        if row is None:
+            return None
+        if not isinstance(row[0], float) or not 0 <= row[0] <= 1:
+            raise EntangleError(f"{self.path} keeps {row[0]!r} as a score, so it is damaged: delete it")
+        return row[0]
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn what the database refuses into one clear line."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise EntangleError(
+                f"{self.path} cannot keep scores ({error}): give a file that CachedScorer made, or a new one"
+            ) from error
 
 
 def scorer_agreement(

@@ -27,7 +27,7 @@ class AddDirection(Edit):
         head: one head of site `z`; `None` for the whole width.
     """
 
-    vector: Float[Tensor, d]
+    vector: Float[Tensor, " d"]
     site: str = "resid_post"
     layer: int | None = None
     head: int | None = None
@@ -73,7 +73,7 @@ class AddDirection(Edit):
     def mean_difference(
         cls,
         x: Float[Tensor, "example d"],
-        labels: Int[Tensor, example],
+        labels: Int[Tensor, " example"],
         site: str,
         layer: int | None = None,
         head: int | None = None,
@@ -120,7 +120,7 @@ class Ablate(Edit):
     site: str = "resid_post"
     layer: int | None = None
     head: int | None = None
-    mean: Float[Tensor, d] | None = None
+    mean: Float[Tensor, " d"] | None = None
 
     def __post_init__(self) -> None:
         directions = finite(self.directions, "the directions of Ablate")
@@ -147,12 +147,12 @@ class Scale(Edit):
         mean: `[d]`, the point that scaling leaves where it is; 0 where `None`.
     """
 
-    direction: Float[Tensor, d]
+    direction: Float[Tensor, " d"]
     factor: float
     site: str = "resid_post"
     layer: int | None = None
     head: int | None = None
-    mean: Float[Tensor, d] | None = None
+    mean: Float[Tensor, " d"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -179,7 +179,7 @@ class Set(Edit):
         head: as for `AddDirection`.
     """
 
-    direction: Float[Tensor, d]
+    direction: Float[Tensor, " d"]
     value: float
     site: str = "resid_post"
     layer: int | None = None
@@ -210,7 +210,7 @@ class Clamp(Edit):
         head: as for `AddDirection`.
     """
 
-    direction: Float[Tensor, d]
+    direction: Float[Tensor, " d"]
     low: float | None = None
     high: float | None = None
     site: str = "resid_post"
@@ -259,10 +259,10 @@ class Affine(Edit):
     site: str = "resid_post"
     layer: int | None = None
     head: int | None = None
-    mean: Float[Tensor, d] | None = None
+    mean: Float[Tensor, " d"] | None = None
     left: Float[Tensor, "d r"] | None = None
     right: Float[Tensor, "r d"] | None = None
-    bias: Float[Tensor, d] | None = None
+    bias: Float[Tensor, " d"] | None = None
 
     def __post_init__(self) -> None:
         for name in ("mean", "left", "right", "bias"):

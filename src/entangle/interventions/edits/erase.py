@@ -35,7 +35,7 @@ class Erase(Edit):
         head: as for `AddDirection`.
     """
 
-    mean: Float[Tensor, d]
+    mean: Float[Tensor, " d"]
     left: Float[Tensor, "d r"]
     right: Float[Tensor, "r d"]
     site: str = "resid_post"
@@ -50,7 +50,7 @@ class Erase(Edit):
     def fit(
         cls,
         x: Float[Tensor, "example d"],
-        labels: Shaped[Tensor, example * concept],
+        labels: Shaped[Tensor, "example *concept"],
         site: str = "resid_post",
         layer: int | None = None,
         head: int | None = None,
@@ -108,7 +108,7 @@ class OracleErase(Edit):
     """
 
     coefficient: Float[Tensor, "d k"]
-    mean_label: Float[Tensor, k]
+    mean_label: Float[Tensor, " k"]
     classes: tuple[float, ...] | None = None
     labels: Float[Tensor, "row k"] | None = None
     site: str = "resid_post"
@@ -119,7 +119,7 @@ class OracleErase(Edit):
     def fit(
         cls,
         x: Float[Tensor, "example d"],
-        labels: Shaped[Tensor, example * concept],
+        labels: Shaped[Tensor, "example *concept"],
         site: str = "resid_post",
         layer: int | None = None,
         head: int | None = None,
@@ -132,7 +132,7 @@ class OracleErase(Edit):
         coefficient = (x.T @ z) @ torch.linalg.pinv(z.T @ z, rtol=TOLERANCE, hermitian=True)
         return cls(coefficient.to(dtype), mean_label.to(dtype), classes, None, site, layer, head)
 
-    def given(self, labels: Shaped[Tensor, row * concept]) -> OracleErase:
+    def given(self, labels: Shaped[Tensor, "row *concept"]) -> OracleErase:
         """The erasure for a batch of texts with these labels.
 
         Raises:

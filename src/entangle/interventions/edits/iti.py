@@ -11,21 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from entangle.activations import Activations
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite, unit
 from entangle.interventions.edit import Edit
 from entangle.interventions.edits.directions import class_mask
 from entangle.interventions.forms import AffineForm, Form
-
-if TYPE_CHECKING:
-    from entangle.activations import Activations
-    from entangle.probes import ProbeGrid
+from entangle.probes import ProbeGrid
 
 DirectionKind = Literal["mass_mean", "probe", "random"]
 HeadChoice = Literal["probe", "random"]
@@ -51,7 +49,7 @@ class ITI(Edit):
 
     heads: Sequence[Head]
     directions: Float[Tensor, "k d_head"]
-    sigmas: Float[Tensor, k]
+    sigmas: Float[Tensor, " k"]
     toward: int = 0
     direction: str = "mass_mean"
     selection: str = "probe"
@@ -82,7 +80,7 @@ class ITI(Edit):
     def fit(
         cls,
         z: Float[Tensor, "example layer head d_head"] | Activations,
-        labels: Int[Tensor, example],
+        labels: Int[Tensor, " example"],
         *,
         top_k: int = 30,
         direction: DirectionKind = "mass_mean",

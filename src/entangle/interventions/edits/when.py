@@ -34,7 +34,7 @@ class When(Edit):
     """
 
     edit: Edit
-    probe: Float[Tensor, d]
+    probe: Float[Tensor, " d"]
     threshold: float = 0.0
     site: str = "resid_post"
     layer: int = 0

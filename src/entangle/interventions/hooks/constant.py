@@ -12,12 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from entangle.errors import EntangleError
 from entangle.interventions.forms import Function
-from entangle.models.atlas import Place
 from entangle.models.hooks import on_input, on_output
+from entangle.models.place import Place
 
 
 def attach_constant(
-    place: Place, constant: Float[Tensor, d], long_way: Function, tally: Callable[[Tensor], None] | None
+    place: Place, constant: Float[Tensor, " d"], long_way: Function, tally: Callable[[Tensor], None] | None
 ) -> RemovableHandle:
     """What `attach(place, long_way)` does, for a `long_way` that adds `constant` and counts with `tally`.
 

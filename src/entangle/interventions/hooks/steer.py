@@ -16,10 +16,13 @@ from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function, FunctionForm, merged
 from entangle.interventions.hooks.constant import attach_constant
-from entangle.interventions.hooks.scope import Pass, Scope, Timeline, Tokens
-from entangle.models.atlas import Atlas, Place
+from entangle.interventions.hooks.passes import Pass
+from entangle.interventions.hooks.scope import Scope, Tokens
+from entangle.interventions.hooks.timeline import Timeline
+from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import attach, refuse_compiled
+from entangle.models.place import Place
 from entangle.models.sites import SITES
 
 
@@ -181,7 +184,9 @@ class Steering:
             raise EntangleError("this steer block is already open: make another with steer(...)")
         if self._plan:
             try:
-                self._timeline = Timeline.join(self._model, by_column=not self._scope.is_all)
+                self._timeline = Timeline.join(
+                    self._model, self._plan[0].place.module, by_column=not self._scope.is_all
+                )
                 for stop in self._plan:
                     self._attach(stop)
             except BaseException:

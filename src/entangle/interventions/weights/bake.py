@@ -24,12 +24,13 @@ from transformers.pytorch_utils import Conv1D
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
-from entangle.interventions.hooks.scope import Timeline
 from entangle.interventions.hooks.steer import Stop, planned, steer
-from entangle.interventions.weights.carried import EditedModel, carry
-from entangle.models.atlas import Atlas, AtlasError, Place
+from entangle.interventions.hooks.timeline import Timeline
+from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
+from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import refuse_compiled
+from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 
 # Configuration switches that give modules biases, in the order they are tried.
@@ -92,6 +93,7 @@ def _in_weights(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, plan
     if difference is not None:
         raise NoWeightsError(f"no weights hold it exactly: baked into them, {difference}")
     _switch_biases_on(model, baked)
+    saves_whole(baked)
     return baked
 
 
@@ -131,7 +133,7 @@ def _is_projection(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear | Conv1D) and module.weight.is_floating_point()
 
 
-def _read(module: nn.Module) -> tuple[Float[Tensor, "out in"], Float[Tensor, out] | None]:
+def _read(module: nn.Module) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
     """Weight as `[out, in]` and bias of a projection, in double precision."""
     weight: Tensor = module.weight.detach().double()  # type: ignore[operator]
     bias: Tensor | None = module.bias  # type: ignore[assignment]
@@ -235,7 +237,7 @@ def _output(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     return tensor
 
 
-def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Place, Float[Tensor, d_out]]:
+def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Place, Float[Tensor, " d_out"]]:
     """What an edit that only adds constants adds to module outputs.
 
     Args:

@@ -10,29 +10,47 @@ again; stock classes refuse the directory, rather than load the model without it
 from __future__ import annotations
 
 import copy
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MethodType
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
 from entangle.interventions import files as store
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
 from entangle.interventions.hooks.steer import planned
-from entangle.models.atlas import Atlas, Place
+from entangle.models.atlas import Atlas
 from entangle.models.hooks import on_input, on_output
-from entangle.storage.files import write_text
+from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
+from entangle.models.place import Place
+from entangle.storage import folder
+from entangle.storage.files import write_text  # noqa: F401 (older code reaches it here)
+from entangle.storage.folder import Kind
+from entangle.storage.sealed import decoding
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-VERSION = 1
-SETTINGS, MODEL = "baked.json", "model"
+SETTINGS, MODEL, STOCK = "baked.json", "model", "config.json"
+KIND = Kind(
+    "a baked model",
+    SETTINGS,
+    "entangle-baked",
+    name_key="format",
+    before=(
+        "edit.json",
+        "edit.safetensors",
+        f"{MODEL}/{STOCK}",
+        f"{MODEL}/generation_config*.json",
+        f"{MODEL}/model*.safetensors",
+        f"{MODEL}/model*.safetensors.index.json",
+    ),
+    for_people=store.KIND.for_people,
+)
 
 
 def carry(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, *, why: str) -> PreTrainedModel:
@@ -64,6 +82,7 @@ def carry(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, *, why: st
             _add(stop.carry, Again(change))
         _add(stop.place, change)
     stock = type(model)
+    vars(model).pop("save_pretrained", None)  # of a model that has another edit in its weights
     model.__class__ = type(f"Edited{stock.__name__}", (EditedModel, stock), {})
     model.edit, model.edit_alpha, model.edit_why = edit, edit.strength(alpha), why
     return model
@@ -166,18 +185,31 @@ class EditedModel:
             raise EntangleError(
                 "a model that carries an edit is pushed as a folder: save it, then HfApi().upload_folder(...)"
             )
-        folder = Path(save_directory)
         stock: Any = copy.copy(self)
         stock.__class__ = type(self).__mro__[2]
-        stock.save_pretrained(folder / MODEL, **kwargs)
-        store.save_pretrained(self.edit, folder, model=stock)
-        settings = {
-            "format": "entangle-baked",
-            "version": VERSION,
-            "alpha": self.edit_alpha,
-            "why": self.edit_why,
-        }
-        write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+        def fill(new: Path) -> None:
+            stock.save_pretrained(new / MODEL, **kwargs)
+            store.save_pretrained(self.edit, new, model=stock)
+
+        folder.write(save_directory, KIND, {"alpha": self.edit_alpha, "why": self.edit_why}, fill)
+
+
+def saves_whole(model: PreTrainedModel) -> None:
+    """Have a model whose weights hold an edit save itself as a baked model too, in place of one that is there."""
+    own: Any = model
+    own.save_pretrained = MethodType(_save_in_weights, model)
+
+
+def _save_in_weights(model: PreTrainedModel, save_directory: str | Path, **kwargs: Any) -> None:
+    """Write the stock checkpoint; the arguments are those of the stock class's `save_pretrained`."""
+    stock = type(model).save_pretrained
+    push = kwargs.pop("push_to_hub", False)
+    hub = {name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "token") if name in kwargs}
+    if kwargs.get("is_main_process", True):
+        folder.write(save_directory, KIND, {"weights": True}, lambda new: stock(model, new, **kwargs))
+    if push:
+        model.push_to_hub(hub.pop("repo_id", None) or Path(save_directory).name, **hub)
 
 
 def load_baked(path: str | Path, *, device: torch.device | str | None = None) -> PreTrainedModel:
@@ -193,19 +225,21 @@ def load_baked(path: str | Path, *, device: torch.device | str | None = None) ->
     Raises:
         EntangleError: if there is no baked model, or its model and its edit do not belong together.
     """
-    folder = Path(path)
-    if not (folder / SETTINGS).is_file():
-        return _stock(folder, device)
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-    except json.JSONDecodeError as error:
-        raise EntangleError(f"{folder / SETTINGS} cannot be read ({error}): save the model again") from error
-    if settings.get("format") != "entangle-baked" or settings.get("version") != VERSION:
-        found = f"{settings.get('format')} version {settings.get('version')}"
-        raise EntangleError(f"{path} holds {found}, but this library reads entangle-baked version {VERSION}")
-    model = _stock(folder / MODEL, device)
-    edit = store.from_pretrained(folder, model=model)
-    return carry(model, edit, settings["alpha"], why=settings["why"])
+    place = Path(path)
+    if not os.path.lexists(place / SETTINGS):
+        return _stock(place, device)
+    settings = folder.read(place, KIND)
+    if settings.get("weights"):
+        return _stock(place, device)
+    if (place / STOCK).exists():
+        raise EntangleError(
+            f"{place} holds a baked model in {MODEL}/, and another model that was saved there later ({STOCK}): move "
+            "one of them to another directory"
+        )
+    model = _stock(place / MODEL, device)
+    edit = store.from_pretrained(place, model=model)
+    with decoding(place, KIND.what, remedy=KIND.remedy):
+        return carry(model, edit, settings["alpha"], why=settings["why"])
 
 
 def _stock(folder: Path, device: torch.device | str | None) -> PreTrainedModel:
@@ -213,9 +247,12 @@ def _stock(folder: Path, device: torch.device | str | None) -> PreTrainedModel:
     import transformers
 
     try:
-        (architecture,) = transformers.AutoConfig.from_pretrained(folder).architectures
-        model: PreTrainedModel = getattr(transformers, architecture).from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        (architecture,) = config.architectures
+        stock = getattr(transformers, architecture)
+        model: PreTrainedModel = pretrained(stock, str(folder), what="a baked model")
+    except LOADING_ERRORS as error:
+        refuse_code(str(folder), error)
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise EntangleError(f"{folder} holds no baked model: bake(...).save_pretrained writes one ({why})") from error
     return (model if device is None else model.to(device)).eval()

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function
 from entangle.interventions.hooks.steer import planned
 from entangle.interventions.weights.bake import constants
-from entangle.models.atlas import HOOK_NAMES, Atlas, Place
+from entangle.models.atlas import HOOK_NAMES, Atlas
 from entangle.models.fingerprint import check_fingerprint
-from entangle.storage.files import replacing
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from entangle.models.place import Place
+from entangle.storage.files import on_disk, replacing
 
 
 def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
@@ -38,7 +37,7 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
         The path.
 
     Raises:
-        EntangleError: if the format is unknown or cannot say what the edit does.
+        EntangleError: if the format is unknown or cannot say what the edit does, or a file of another kind is there.
     """
     writers = {"lm-eval": _lm_eval, "gguf": _gguf}
     if format not in writers:
@@ -47,10 +46,25 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
         check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
     vectors = constants(model, edit, alpha)
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_other(target, format)
+    with on_disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         writers[format](temporary, model, vectors)
     return target
+
+
+def _refuse_other(target: Path, format: str) -> None:
+    """Refuse to replace what is no file of the format: somebody's text, say, whose name was given by mistake."""
+    begins = {"lm-eval": b"PK\x03\x04", "gguf": b"GGUF"}[format]
+    if target.is_dir():
+        raise EntangleError(f"{target} is a directory: give the name of the file to write")
+    if target.is_file():
+        with target.open("rb") as file:
+            if file.read(len(begins)) not in (begins, b""):
+                raise EntangleError(
+                    f"{target} exists and is no {format} file, so it is not replaced: choose another name"
+                )
 
 
 def _lm_eval(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from entangle.composition.comparing.attacks import attacks, attacks_by_share
 from entangle.composition.comparing.comparison import Comparison
-from entangle.report.drawing import Drawing, Table, number, percent, spread
+from entangle.study.page import Drawing, Table
+from entangle.study.wording import number, percent, spread
 
 RATES = {
     "gcg": "attacked [95 %]",

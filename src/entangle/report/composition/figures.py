@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
 from entangle.plots import COLOURS
-from entangle.report.drawing import Drawing, Table, draw, interval, number, percent, spread
+from entangle.study.page import Drawing, Table, draw
+from entangle.study.wording import interval, number, percent, spread
 
 Array = NDArray[np.float64]
 SIZE = (4.8, 3.1)

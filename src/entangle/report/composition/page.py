@@ -22,10 +22,10 @@ from entangle.models import fingerprint, load
 from entangle.report.composition import figures
 from entangle.report.composition.attacks import red_teaming
 from entangle.report.composition.posttraining import posttraining
-from entangle.report.drawing import Table, number
-from entangle.report.study.page import template
 from entangle.storage.files import write_text
-from entangle.study.result import plain
+from entangle.study.numbers import plain
+from entangle.study.page import Table, template
+from entangle.study.wording import number
 
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
 DESIGNS = {"added": "added to constant clean text", "replaced": "in the place of clean text"}
@@ -140,7 +140,7 @@ def render(composition: Composition, comparison: Comparison) -> str:
         if drawings or tables:
             name = show.__name__
             sections.append({"name": name, "title": title, "text": text, "drawings": drawings, "tables": tables})
-    return template("composition.html.j2").render(
+    return template("composition.html.j2", "report").render(
         version=version("entangle"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         concept=comparison.concept,

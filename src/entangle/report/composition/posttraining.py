@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.displacement import displacement
-from entangle.report.drawing import Drawing, Table, number, percent, spread
+from entangle.study.page import Drawing, Table
+from entangle.study.wording import number, percent, spread
 
 COLUMNS = {
     "chosen": "preferred, nats [95 %]",

@@ -13,6 +13,7 @@ import pandas as pd
 
 from entangle.metrics import wilson_interval
 from entangle.storage.files import write_text
+from entangle.toy.autoencoders import figures
 from entangle.toy.autoencoders.sweeps import (
     PhaseDiagram,
     dimension_plateaus,
@@ -69,8 +70,6 @@ class SuperpositionStudy:
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Write tables as JSON and figures as PNG into the directory `out`."""
-        from entangle.toy import figures
-
         directory = folder(out)
         tables = {
             "geometry": self.geometry_table(),

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.metrics import entanglement, feature_dimensionality
 from entangle.toy.autoencoders.features import Features, SparseFeatures
-
-if TYPE_CHECKING:
-    from entangle.directions import Directions
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {"relu": torch.relu, "linear": lambda x: x, "abs": torch.abs}

@@ -30,6 +30,14 @@ Partners = Literal["all", "different next token"]
 
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 PARTNERS: tuple[Partners, ...] = get_args(Partners)
+# The paper's words taken by the letter, and the definition under which its effect has a reason to appear.
+LITERAL = {"feature": "chain, start", "direction": "logistic", "scope": "per token", "partners": "all"}
+MOTIVATED = {
+    "feature": "chain, token",
+    "direction": "mean_difference",
+    "scope": "joint",
+    "partners": "different next token",
+}
 
 
 @dataclass(frozen=True)

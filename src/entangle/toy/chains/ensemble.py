@@ -13,18 +13,15 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
+from transformers import GPT2LMHeadModel
 
 from entangle.errors import EntangleError
-
-if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel
 
 Weights = dict[str, Tensor]
 Batch = tuple[Int[Tensor, "#model row pos"], Float[Tensor, "model row"]]

@@ -15,17 +15,11 @@ from scipy.stats import rankdata
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_mean, max_statistic_p
 from entangle.storage.files import write_text
+from entangle.toy.chains import figures
 from entangle.toy.files import folder, write_figure, write_gzip
 
 Array = npt.NDArray[np.float64]
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
-LITERAL = {"feature": "chain, start", "direction": "logistic", "scope": "per token", "partners": "all"}
-MOTIVATED = {
-    "feature": "chain, token",
-    "direction": "mean_difference",
-    "scope": "joint",
-    "partners": "different next token",
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class DataShareStudy:
         before = table[table["step"] == 0].set_index(DEFINITION)["difference"].rename("untrained")
         return table.join(before, on=DEFINITION).join(random.rename("random"), on=["feature", "scope", "partners"])
 
-    def selected(self) -> pd.Series[Any]:
+    def selected(self) -> pd.Series:
         """The trained definition with the largest effect on the selection seeds, as the reporting seeds have it.
 
         Raises:
@@ -137,8 +131,6 @@ class DataShareStudy:
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Write settings and table as JSON, all rows as gzipped CSV, and figures as PNG, into the directory `out`."""
-        from entangle.toy import figures
-
         directory = folder(out)
         table = self.table()
         record = {"settings": self.settings, "table": json.loads(table.to_json(orient="records"))}

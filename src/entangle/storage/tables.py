@@ -1,4 +1,4 @@
-"""Tables of a recipe file to dataclasses and back: what is unknown, missing or of another kind is refused by name."""
+"""Tables of a file to dataclasses and back: what is unknown, missing or of another kind is refused by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = ()) -> T:
+def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), file: str = "a recipe") -> T:
     """A dataclass from a table, and from the tables in it.
 
     Args:
@@ -22,12 +22,13 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = ()) 
         fields: the table.
         what: what the table is called.
         hidden: fields that no table may set.
+        file: what the file is called that holds the table.
 
     Raises:
         EntangleError: where a name is unknown or missing, or a value is of another kind.
     """
     if not isinstance(fields, Mapping):
-        raise EntangleError(f"{what!r} in a recipe is a table, not {fields!r}")
+        raise EntangleError(f"{what!r} in {file} is a table, not {fields!r}")
     known = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
     unknown = sorted(set(fields) - set(known))
     if unknown:
@@ -40,7 +41,7 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = ()) 
     if missing:
         raise EntangleError(f"{what} lacks {', '.join(missing)}")
     hints = get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value, name, what) for name, value in fields.items()})
+    return kind(**{name: _value(hints[name], value, name, what, file) for name, value in fields.items()})
 
 
 def plain(value: Any) -> dict[str, Any]:
@@ -49,23 +50,23 @@ def plain(value: Any) -> dict[str, Any]:
     return found
 
 
-def _value(hint: Any, value: Any, name: str, what: str) -> Any:
+def _value(hint: Any, value: Any, name: str, what: str, file: str) -> Any:
     """A value as its annotation says: nested tables become dataclasses, lists become tuples."""
     if get_origin(hint) is types.UnionType:  # `X | None`
         if value is None:
             return None
         hint = next(each for each in get_args(hint) if each is not types.NoneType)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, name)  # type: ignore[arg-type]
+        return build(hint, value, name, file=file)  # type: ignore[arg-type]
     origin, inner = get_origin(hint), get_args(hint)
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise EntangleError(f"{name!r} in {what} is a list, not {value!r}")
-        return tuple(_value(inner[0], each, name, what) for each in value)
+        return tuple(_value(inner[0], each, name, what, file) for each in value)
     if origin is Mapping:
         if not isinstance(value, Mapping):
             raise EntangleError(f"{name!r} in {what} is a table, not {value!r}")
-        return {key: _value(inner[1], each, f"{name}.{key}", what) for key, each in value.items()}
+        return {key: _value(inner[1], each, f"{name}.{key}", what, file) for key, each in value.items()}
     accepted = (int, float) if hint is float else hint
     if hint in WORDS and (not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool)):
         raise EntangleError(f"{name!r} in {what} is {WORDS[hint]}, not {value!r}")

@@ -11,8 +11,7 @@ from entangle import composition
 from entangle.data import corpus
 from entangle.report.write import write
 from entangle.storage.files import write_text
-from entangle.study.measure import measure
-from entangle.study.settings import Settings
+from entangle.study import Settings, measure
 
 CONCEPT = "rudeness"
 TEXTS, PROMPTS = 3000, 200

@@ -1,4 +1,4 @@
-"""What a report shows of its numbers: each function takes one study's numbers and returns drawings and tables.
+"""What a page shows of a study's numbers: each function takes one study's numbers and returns panels and tables.
 
 Everything is drawn from the dictionary that becomes `report.json`, so that the page and the file cannot disagree.
 """
@@ -11,60 +11,53 @@ from typing import Any
 import numpy as np
 
 from entangle import plots
-from entangle.report.drawing import Drawing, Table, draw, interval, number
+from entangle.study.page.drawing import Panel, Table
+from entangle.study.wording import interval, number
 
 Numbers = Mapping[str, Any]
 NULLS = ("percentile, uniform", "percentile, covariance")
 
 
-def probe_drawings(study: Numbers, name: str) -> list[Drawing]:
+def probe_panels(study: Numbers) -> dict[str, Panel]:
     """The heat map over heads, the distribution with its null, and the residual stream layer by layer."""
-    heads, stream = study["probes"]["z"], study["probes"]["resid_post"]
-    accuracy = np.array(heads["accuracy"], dtype=float)
-    chosen = [tuple(cell) for cell in study["intervention"]["cells"]] if study["intervention"] else []
-    heat = Drawing(
-        draw(
+    panels = {}
+    words = study["baselines"].get("bag_of_words", {}).get("accuracy")
+    if "z" in study["probes"]:
+        heads = study["probes"]["z"]
+        accuracy = np.array(heads["accuracy"], dtype=float)
+        steered = study["intervention"]
+        panels["heads"] = Panel(
             plots.heatmap,
-            accuracy,
-            rows=heads["layers"],
-            mark=chosen,
-            size=(1.9 + 0.4 * max(accuracy.shape[1], 5), 1.2 + 0.28 * max(accuracy.shape[0], 5)),
-            name=f"{name}-heat",
-        ),
-        "Held-out accuracy of a linear probe on the output z of every attention head, at the last token."
-        + (" Outlined: the heads that the intervention takes." if chosen else ""),
-        _cells(heads),
-        wide=accuracy.shape[1] > 12,
-    )
-    words = study["baselines"]["bag_of_words"]
-    spread = Drawing(
-        draw(
+            (accuracy,),
+            {"rows": heads["layers"], "mark": [tuple(cell) for cell in steered["cells"]] if steered else []},
+            (1.9 + 0.4 * max(accuracy.shape[1], 5), 1.2 + 0.28 * max(accuracy.shape[0], 5)),
+            "Held-out accuracy of a linear probe on the output z of every attention head, at the last token."
+            + (" Outlined: the heads that the intervention takes." if steered else ""),
+            _cells(heads),
+            wide=accuracy.shape[1] > 12,
+        )
+        panels["spread"] = Panel(
             plots.distribution,
-            accuracy,
-            heads["null"],
-            baseline=words["accuracy"],
-            name=f"{name}-spread",
-            size=(4.8, 2.9),
-        ),
-        f"How accuracy is spread over the {accuracy.size} heads, against the same probes on permuted labels "
-        f"({heads['n_permutations']} permutations). {heads['n_significant']} heads beat the null at 5 %, corrected for "
-        "the number of heads.",
-    )
-    series = {"probe on resid_post": (stream["accuracy"], stream["accuracy_low"], stream["accuracy_high"])}
-    layers = Drawing(
-        draw(
+            (accuracy, heads["null"]),
+            {"baseline": words},
+            (4.8, 2.9),
+            f"How accuracy is spread over the {accuracy.size} heads, against the same probes on permuted labels "
+            f"({heads['n_permutations']} permutations). {heads['n_significant']} heads beat the null at 5 %, corrected "
+            "for the number of heads.",
+        )
+    if "resid_post" in study["probes"]:
+        stream = study["probes"]["resid_post"]
+        series = {"probe on resid_post": (stream["accuracy"], stream["accuracy_low"], stream["accuracy_high"])}
+        null = [np.quantile(stream["null"], level, axis=0) for level in (0.025, 0.975)]
+        panels["layers"] = Panel(
             plots.by_layer,
-            stream["layers"],
-            series,
-            band=(np.quantile(stream["null"], 0.025, axis=0), np.quantile(stream["null"], 0.975, axis=0)),
-            baseline=words["accuracy"],
-            name=f"{name}-layers",
-            size=(4.8, 2.9),
-        ),
-        "Held-out accuracy of a probe on the whole residual stream after each layer, with 95 % intervals.",
-        _cells(stream),
-    )
-    return [heat, spread, layers]
+            (stream["layers"], series),
+            {"band": tuple(null), "baseline": words},
+            (4.8, 2.9),
+            "Held-out accuracy of a probe on the whole residual stream after each layer, with 95 % intervals.",
+            _cells(stream),
+        )
+    return panels
 
 
 def _cells(grid: Numbers) -> Table:
@@ -91,6 +84,8 @@ def probe_tables(study: Numbers) -> list[Table]:
     """The probes beside what they must beat."""
     rows = []
     for label, site in (("best head", "z"), ("best layer", "resid_post")):
+        if site not in study["probes"]:
+            continue
         best = study["probes"][site]["best"]
         where = f"layer {best['layer']}" + (f", head {best['head']}" if best["head"] is not None else "")
         rows.append([f"{label}: {where}", *_score(best)])
@@ -111,28 +106,27 @@ def _score(score: Numbers) -> list[str]:
     ]
 
 
-def entanglement_drawings(study: Numbers, name: str) -> list[Drawing]:
-    """E over the layers for every concept, and the matrix of cosines at the layer where the concept reads best."""
-    found = study["entanglement"]
-    rows = found["rows"]
-    names, layers = found["names"], found["layers"]
+def entanglement_panels(study: Numbers) -> dict[str, Panel]:
+    """E over the layers for every concept, and the matrix of cosines after the layer where the concept reads best."""
+    table = study["entanglement"]
+    if not table:
+        return {}
+    rows, names, layers = table["rows"], table["names"], table["layers"]
     by_concept = {concept: [row for row in rows if row["concept"] == concept] for concept in names}
     series = {
         concept: tuple([row[key] for row in own] for key in ("entanglement", "low", "high"))
         for concept, own in by_concept.items()
     }
-    null = [row for row in rows if row["concept"] == names[0]]
-    curve = Drawing(
-        draw(
-            plots.by_layer,
-            layers,
-            series,
-            band=([row["null_low"] for row in null], [row["null_high"] for row in null]),
-            band_name="random directions, 95 %",
-            ylabel="E = max |cos| with another concept",
-            name=f"{name}-e",
-            size=(4.8, 3.2),
-        ),
+    null = by_concept[names[0]]
+    curve = Panel(
+        plots.by_layer,
+        (layers, series),
+        {
+            "band": ([row["null_low"] for row in null], [row["null_high"] for row in null]),
+            "band_name": "random directions, 95 %",
+            "ylabel": "E = max |cos| with another concept",
+        },
+        (4.8, 3.2),
         "Entanglement of each concept's direction in the residual stream, with 95 % bootstrap intervals, over the band "
         "of random directions.",
         Table(
@@ -152,24 +146,20 @@ def entanglement_drawings(study: Numbers, name: str) -> list[Drawing]:
             ],
         ),
     )
-    at = layers.index(found["best_layer"])
-    matrix = Drawing(
-        draw(
-            plots.matrix,
-            found["cosine"][at],
-            names,
-            name=f"{name}-cosine",
-            size=(2.1 + 0.5 * len(names), 1.4 + 0.4 * len(names)),
-        ),
-        f"Cosines between the concepts' directions after layer {found['best_layer']}, where {study['concept']} reads "
+    matrix = Panel(
+        plots.matrix,
+        (table["cosine"][layers.index(table["best_layer"])], names),
+        {},
+        (2.1 + 0.5 * len(names), 1.4 + 0.4 * len(names)),
+        f"Cosines between the concepts' directions after layer {table['best_layer']}, where {study['concept']} reads "
         "best.",
     )
-    return [curve, matrix]
+    return {"entanglement": curve, "cosines": matrix}
 
 
 def entanglement_tables(study: Numbers) -> list[Table]:
-    """One row a concept at the layer where the reported concept reads best."""
-    found = study["entanglement"]
+    """One row per concept at the layer where the reported concept reads best."""
+    table = study["entanglement"]
     return [
         Table(
             ["concept", "E [95 %]", "nearest", *NULLS, "split-half", "variance share"],
@@ -182,31 +172,43 @@ def entanglement_tables(study: Numbers) -> list[Table]:
                     number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
-                for row in found["rows"]
-                if row["layer"] == found["best_layer"]
+                for row in table["rows"]
+                if row["layer"] == table["best_layer"]
             ],
-            f"After layer {found['best_layer']}. The percentile of E among random directions, uniform and with the "
+            f"After layer {table['best_layer']}. The percentile of E among random directions, uniform and with the "
             "activations' own covariance. Split-half: the cosine of a concept's own directions on two halves of "
             "its texts, the most that a cosine with another can mean.",
         )
     ]
 
 
-def tradeoff_drawing(studies: Sequence[Numbers]) -> Drawing:
-    """Toxicity against cross-entropy, one curve a model, one point a strength."""
-    curves = {study["label"]: {key: [row[key] for row in study["tradeoff"]] for key in _CURVE} for study in studies}
+def tradeoff_panel(studies: Sequence[Numbers]) -> Panel | None:
+    """Toxicity against cross-entropy, one curve per model and method, one point per strength."""
+    curves = {}
+    for study in studies:
+        rows = [row for row in study["tradeoff"] or () if not row["error"]]
+        methods = list(dict.fromkeys(row["method"] for row in rows))
+        for method in methods:
+            name = " ".join([*([study["label"]] if len(studies) > 1 else []), *([method] if len(methods) > 1 else [])])
+            own = [row for row in rows if row["method"] == method]
+            curves[name or study["label"]] = {key: [row[key] for row in own] for key in _CURVE}
+    if not curves:
+        return None
     concept = studies[0]["concept"]
-    return Drawing(
-        draw(
-            plots.tradeoff,
-            curves,
-            ylabel=f"{concept} of continuations (mean score)",
-            name="tradeoff",
-            size=(4.8, 3.4),
-        ),
-        "What steering wins against what it costs: a point a strength (alpha, written beside it), 95 % intervals. "
+    return Panel(
+        plots.tradeoff,
+        (curves,),
+        {"ylabel": f"{concept} of continuations (mean score)"},
+        (4.8, 3.4),
+        "What steering wins against what it costs: a point per strength (alpha, written beside it), 95 % intervals. "
         f"Down is less {concept}, right is worse language.",
     )
+
+
+def panels(study: Numbers) -> dict[str, Panel]:
+    """Every panel of one study, by name, in the order of the page."""
+    price = tradeoff_panel([study])
+    return {**probe_panels(study), **entanglement_panels(study), **({"tradeoff": price} if price else {})}
 
 
 _CURVE = ("alpha", "ce", "ce_low", "ce_high", "toxicity", "toxicity_low", "toxicity_high")
@@ -216,11 +218,14 @@ def tradeoff_tables(study: Numbers) -> list[Table]:
     """The levels, and the paired differences against no steering."""
     rows = study["tradeoff"]
     concept = study["concept"]
+    several = len({row["method"] for row in rows}) > 1
+    named = ["method"] if several else []
     return [
         Table(
-            ["alpha", f"{concept} [95 %]", "above .5", "cross-entropy [95 %]", "KL", "degenerate"],
+            [*named, "alpha", f"{concept} [95 %]", "above .5", "cross-entropy [95 %]", "KL", "degenerate"],
             [
                 [
+                    *([row["method"]] if several else []),
                     f"{row['alpha']:g}",
                     interval(row["toxicity"], row["toxicity_low"], row["toxicity_high"]),
                     number(row["toxic_share"]),
@@ -233,9 +238,10 @@ def tradeoff_tables(study: Numbers) -> list[Table]:
             "Levels. Degenerate: empty or endlessly repeating; a broken model is not a polite one.",
         ),
         Table(
-            ["alpha", f"{concept} removed [95 %]", "nats paid a token [95 %]", "removed a nat [95 %]"],
+            [*named, "alpha", f"{concept} removed [95 %]", "nats paid per token [95 %]", "removed per nat [95 %]"],
             [
                 [
+                    *([row["method"]] if several else []),
                     f"{row['alpha']:g}",
                     interval(row["removed"], row["removed_low"], row["removed_high"]),
                     interval(row["ce_change"], row["ce_change_low"], row["ce_change_high"]),
@@ -252,11 +258,20 @@ def tradeoff_tables(study: Numbers) -> list[Table]:
 def provenance_tables(study: Numbers) -> list[Table]:
     """Settings, versions, data and model fingerprint."""
     data = [
-        [each["name"], each["source"], number(each["n"]), number(each["n_positive"]), each["sha256"][:16]]
+        [
+            each["name"],
+            each["source"],
+            number(each["n"]),
+            number(each["n_positive"]),
+            each["positive"],
+            each["label_names"][0],
+            each["rule"],
+            each["sha256"][:16],
+        ]
         for each in study["data"]
     ]
     return [
-        Table(["data", "source", "rows", "labelled 1", "sha256"], data),
+        Table(["data", "source", "rows", "labelled 1", "label 1 is", "label 0 is", "since", "sha256"], data),
         _listing("model", study["fingerprint"]),
         _listing("setting", study["settings"]),
         _listing("version", study["versions"]),
@@ -272,3 +287,16 @@ def _listing(kind: str, values: Mapping[str, object]) -> Table:
 def atlas_table(study: Numbers) -> Table:
     """Where each site is, or why it is not."""
     return Table(study["atlas"]["columns"], [[number(cell) for cell in row] for row in study["atlas"]["rows"]])
+
+
+def drawn_together(panels: Sequence[Panel]) -> Any:
+    """Panels on one matplotlib Figure, two in a row."""
+    import matplotlib.pyplot as plt
+
+    n_rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(n_rows, 2, figsize=(11, 3.6 * n_rows), layout="constrained", squeeze=False)
+    for panel, ax in zip(panels, axes.flat, strict=False):
+        panel.on(ax)
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    return figure

@@ -1,0 +1,75 @@
+"""The models of a recipe that are finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from entangle.composition.recipe.recipe import Recipe
+from entangle.errors import EntangleError
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """One finished model.
+
+    Attributes:
+        path: its folder, for `from_pretrained`; holds the tokenizer too.
+        share: share of added tokens that was asked for.
+        seed: the seed.
+        metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
+            `unigram_ce` (nats a token), `losses`.
+        variant: the name of its variant or posttraining, "" for the mixture as it is.
+        measured: what `entangle.composition.measuring.measure` found, where the recipe measures.
+    """
+
+    path: Path
+    share: float
+    seed: int
+    metrics: dict[str, Any]
+    variant: str = ""
+    measured: dict[str, Any] | None = None
+
+    @property
+    def posttrained(self) -> bool:
+        """Whether it was trained on pairs, starting from the model of its share and seed."""
+        return "pairs" in self.metrics
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The models of a recipe that are finished."""
+
+    recipe: Recipe
+    models: tuple[TrainedModel, ...]
+
+    def model(self, share: float, seed: int | None = None, *, variant: str = "") -> TrainedModel:
+        """The model of a share, and of a seed where there are several; or of a variant.
+
+        Raises:
+            EntangleError: where there is no such model.
+        """
+        for trained in self.models:
+            if trained.share == share and seed in (None, trained.seed) and trained.variant == variant:
+                return trained
+        raise EntangleError(
+            f"no model with share {share} and seed {seed}: shares {self.recipe.shares}, seeds {self.recipe.seeds}"
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row for each model with its numbers (without the losses of every step)."""
+        rows = [
+            {
+                "share": m.share,
+                "seed": m.seed,
+                "variant": m.variant,
+                **{
+                    k: v for k, v in m.metrics.items() if k not in ("losses", "share", "seed", "recipe", "pairs", "key")
+                },
+            }
+            for m in self.models
+        ]
+        return pd.DataFrame(rows)

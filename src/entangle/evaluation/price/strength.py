@@ -1,0 +1,147 @@
+"""The strength at which a method costs a stated price, so that methods are compared at one price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.reading import PlainReading
+from entangle.evaluation.language.subject import Method, NotFiniteError
+from entangle.forecast import ShiftMetric
+from entangle.interventions import Edit
+
+FACTOR = 8.0
+"""How far one reading may lie from the one before."""
+
+
+def strength_for(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    edit: Method | Edit | Sequence[Edit],
+    texts: Sequence[str],
+    *,
+    kl: float,
+    metric: ShiftMetric | None = None,
+    tolerance: float = 0.03,
+    readings: int = 12,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    batch_tokens: int = 8192,
+) -> float:
+    """The alpha at which an edit costs `kl` nats per token on some texts.
+
+    Solved by secants of log KL in log alpha, which is a line of slope 2 while KL is quadratic. With a metric the first
+    reading is where the forecast puts it; two or three readings then do.
+
+    Args:
+        model: The plain causal language model.
+        tokenizer: Its tokenizer.
+        edit: An edit, several, or a `Method` that has a strength.
+        texts: Documents to solve it on; report on others.
+        kl: The price, KL(plain || changed) per token, in nats.
+        metric: Where to start from, for edits that are affine.
+        tolerance: Relative error of the price that is good enough.
+        readings: How often the texts may be read with the edit.
+        max_length: Keep at most this many tokens of a document.
+        prepend_bos: Begin every document with the beginning-of-sequence token.
+        batch_tokens: Tokens in one batch, padding included.
+
+    Returns:
+        The strength, which is positive.
+
+    Raises:
+        EntangleError: A price that is not positive, one that no strength reaches, or a method without a strength.
+
+    Example:
+        >>> alpha = en.strength_for(model, tokenizer, iti, texts, kl=0.1)  # doctest: +SKIP
+    """
+    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
+    plain = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens)
+    return solved(plain, edit, kl=kl, metric=metric, tolerance=tolerance, readings=readings)
+
+
+def solved(
+    plain: PlainReading,
+    edit: Method | Edit | Sequence[Edit],
+    *,
+    kl: float,
+    metric: ShiftMetric | None = None,
+    start: float | None = None,
+    tolerance: float = 0.03,
+    readings: int = 12,
+) -> float:
+    """The same on texts that the plain model has read already; see `strength_for`.
+
+    Args:
+        plain: The plain model's reading of the texts.
+        edit: As for `strength_for`.
+        kl: As for `strength_for`.
+        metric: As for `strength_for`.
+        start: A first strength to try, instead of the metric's.
+        tolerance: As for `strength_for`.
+        readings: As for `strength_for`.
+    """
+    if not (math.isfinite(kl) and kl > 0):
+        raise EntangleError(f"a price is a positive number of nats per token; got kl={kl}")
+    if getattr(edit, "alphas", None) is not None:
+        raise EntangleError(
+            f"{type(edit).__name__} has strengths of its own, so none can be solved for a price: give alphas="
+        )
+
+    def price(alpha: float) -> float:
+        try:
+            shift = plain.shift(edit, alpha=alpha, progress=False)
+        except NotFiniteError:
+            return math.inf
+        value = float(shift.kl.sum() / shift.tokens.sum())
+        return value if math.isfinite(value) else math.inf
+
+    return _secant(price, kl, start if start is not None else _first(edit, metric, kl), tolerance, readings)
+
+
+def _first(edit: Method | Edit | Sequence[Edit], metric: ShiftMetric | None, kl: float) -> float:
+    """Where the forecast puts it; 1 without one."""
+    if metric is None or isinstance(edit, Sequence) or not hasattr(edit, "affine"):
+        return 1.0
+    foretold = metric.price(edit).value  # type: ignore[arg-type]
+    return math.sqrt(kl / foretold) if foretold > 0 else 1.0
+
+
+def _secant(price: Callable[[float], float], target: float, first: float, tolerance: float, readings: int) -> float:
+    """The root of log price - log target in log alpha, between what is known to be below and above."""
+    low, high = -math.inf, math.inf  # in log alpha: the dearest that is too cheap, the cheapest that is too dear
+    known: list[tuple[float, float]] = []
+    x = math.log(first)
+    for _ in range(readings):
+        value = price(math.exp(x))
+        if abs(value / target - 1) <= tolerance:
+            return math.exp(x)
+        low, high = (max(low, x), high) if value < target else (low, min(high, x))
+        y = math.log(value / target) if 0 < value < math.inf else math.copysign(math.inf, value - target)
+        known.append((x, y))
+        x = _next(known, low, high)
+    tried = ", ".join(f"{math.exp(x):.3g}: {target * math.exp(min(y, 50)):.3g}" for x, y in known)
+    raise EntangleError(
+        f"no strength was found that costs {target:g} nats per token in {readings} readings (alpha: nats; {tried}): "
+        "ask for a price that the edit reaches, or allow more readings"
+    )
+
+
+def _next(known: Sequence[tuple[float, float]], low: float, high: float) -> float:
+    """By the last two readings' slope, or 2; never out of the bracket, nor further than `FACTOR`."""
+    x, y = known[-1]
+    step = math.log(FACTOR)
+    if math.isinf(y):
+        guess = x - math.copysign(step, y)
+    else:
+        finite = [(a, b) for a, b in known[:-1] if not math.isinf(b)]
+        slope = (y - finite[-1][1]) / (x - finite[-1][0]) if finite and x != finite[-1][0] else 2.0
+        guess = x - y / min(max(slope, 0.2), 20.0)
+        guess = min(max(guess, x - step), x + step)
+    if math.isfinite(low) and math.isfinite(high) and not low < guess < high:
+        guess = (low + high) / 2
+    return guess

@@ -1,0 +1,241 @@
+"""What a shift of a model's activations costs in language, before anyone makes it.
+
+For a constant shift d of a site, KL(plain || shifted) per predicted token is 1/2 d' F d to second order, with F the
+Fisher information of the next token pulled back to the site: the mean over tokens of J' (diag p - p p') J. F needs only
+backward passes on clean text; it knows no concept, so the price of any shift can be asked of it afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.errors import EntangleError
+from entangle.forecast.contrast import Contrast
+from entangle.forecast.limit import limit_of, limits
+from entangle.forecast.price import Price, priced
+from entangle.forecast.rows import Scope, rows_of
+from entangle.forecast.samples import PER_TEXT, Samples
+from entangle.forecast.scores import row_scores
+from entangle.forecast.span import Key, Span, forms_by_place
+from entangle.interventions import Edit
+from entangle.interventions.forms import AffineForm
+from entangle.models import check_fingerprint, fingerprint
+from entangle.storage.record import read, write
+
+KIND, VERSION = "ShiftMetric", 1
+FEWEST = 8
+"""Texts that an interval needs."""
+
+
+class ShiftMetric(Samples):
+    """The metric of shifts at some places of a model; made by `ShiftMetric.fit`. What it holds, `Samples` says."""
+
+    @classmethod
+    def fit(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        texts: Sequence[str],
+        *,
+        sites: str | Sequence[str] = "resid_post",
+        layers: Sequence[int] | None = None,
+        prompts: Sequence[str] | None = None,
+        tokens: Scope = "all",
+        samples: int = 4,
+        positions: int = 4,
+        max_length: int | None = None,
+        batch_tokens: int = 2048,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Self:
+        """Estimate the metric from scores on texts.
+
+        Args:
+            model: A causal language model that can be differentiated.
+            tokenizer: Its tokenizer.
+            texts: Clean documents, eight or more; the interval of a price is over them. Longer ones are cut to
+                `max_length` tokens.
+            sites: Sites, such as `"resid_post"` or `["z", "mlp_out"]`.
+            layers: Layers, the same at every site; all that have the site by default.
+            prompts: What comes before each text, where texts are continuations.
+            tokens: Which tokens are shifted: `"all"`, or with prompts `"prompt"` or `"generated"`. With prompts only
+                the continuation's tokens are counted.
+            samples: Next tokens drawn per position; each is one backward pass.
+            positions: Tokens of each text whose own gradients are kept, for edits that are no constant shift.
+            max_length: Keep at most this many tokens of a text.
+            batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+            seed: Seed of the draws.
+            progress: Show a progress bar.
+
+        Returns:
+            The metric.
+
+        Raises:
+            EntangleError: Too few texts, a text without a token to predict, or a model without gradients.
+
+        Example:
+            >>> metric = en.ShiftMetric.fit(model, tokenizer, clean_texts)  # doctest: +SKIP
+            >>> metric.price(edit, alpha=2.0).value  # doctest: +SKIP
+            0.083
+        """
+        if samples < 1 or positions < 1:
+            raise EntangleError(f"a metric needs one sample and one position or more; got {samples} and {positions}")
+        if len(texts) < FEWEST:
+            raise EntangleError(f"a metric needs {FEWEST} texts or more for its interval; got {len(texts)}: give more")
+        rows, digests = rows_of(model, tokenizer, texts, prompts, tokens, max_length)
+        span = Span.of(model, sites, layers)
+        scores = row_scores(
+            model,
+            tokenizer,
+            rows,
+            span,
+            draws=samples,
+            positions=positions,
+            seed=seed,
+            batch_tokens=batch_tokens,
+            progress=progress,
+            what="metric",
+        )
+        texts_scores = [each for _, each in sorted(scores, key=lambda numbered: numbered[0])]
+        return cls(
+            keys=span.keys,
+            sizes=span.sizes,
+            scores=torch.stack([each.drawn for each in texts_scores]),
+            observed=torch.stack([each.observed for each in texts_scores]),
+            means=torch.stack([each.mean for each in texts_scores]),
+            local_scores=torch.stack([each.positions for each in texts_scores]),
+            local_activations=torch.stack([each.activations for each in texts_scores]),
+            counted=torch.tensor([each.n_counted for each in texts_scores]),
+            shifted=torch.tensor([each.n_shifted for each in texts_scores]),
+            squares=torch.stack([each.square for each in texts_scores]),
+            heads=span.heads,
+            settings={"tokens": tokens, "samples": samples, "seed": seed, "max_length": max_length},
+            digests=tuple(digests),
+            fingerprint=fingerprint(model),
+        )
+
+    def price(
+        self, edit: Edit, alpha: float | str = 1.0, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0
+    ) -> Price:
+        """What an edit is foretold to cost.
+
+        A constant shift d costs 1/2 d' F d. An affine edit moves each token otherwise: the text's mean shift is priced
+        as a constant, and what differs from token to token as shifts that know nothing of each other.
+
+        Args:
+            edit: Any edit that is affine: `AddDirection`, `ITI`, `Ablate`, `Erase`, `Scale`, `Compose` of them.
+            alpha: Its strength.
+            n_resamples: Resamples of the texts for the interval.
+            level: Coverage of the interval.
+            seed: Seed of the resamples.
+
+        Returns:
+            The price per predicted token. Texts on which the edit itself was fitted (`NaturalShift`) are left out.
+
+        Raises:
+            EntangleError: An edit that is no affine map, of another model, or at a place that the metric does not know.
+        """
+        return priced(
+            self.on(self._texts_for(edit)), self._maps(edit, alpha), n_resamples=n_resamples, level=level, seed=seed
+        )
+
+    def shift(self, edit: Edit, alpha: float | str = 1.0) -> Float[Tensor, " d"]:
+        """A constant edit's shift of all places, end to end.
+
+        Raises:
+            EntangleError: The edit is no constant shift.
+        """
+        vector = torch.zeros(sum(self.sizes), dtype=torch.float64)
+        for key, form in self._maps(edit, alpha).items():
+            if not form.is_constant:
+                raise EntangleError(
+                    f"this {type(edit).__name__} moves each token otherwise, so it is no constant shift: ask its price"
+                )
+            vector[self.part(key)] = form.constant.double()
+        return vector
+
+    def limit(self, contrast: Contrast, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+        """The most of a contrast that a shift can buy, place by place; see `entangle.forecast.limit`.
+
+        Returns:
+            Columns `site`, `layer`, `limit`, `limit_low`, `limit_high`, `reached`.
+        """
+        return limits(self, contrast, level=level, seed=seed)
+
+    def efficiency(self, edit: Edit, contrast: Contrast) -> float:
+        """What a constant edit buys of a contrast over the most that a shift of the same places and price could.
+
+        Between -1 and 1, but for the noise of the estimate; the same at every strength.
+        """
+        keys = [key for key in self.keys if key in self._maps(edit, 1.0)]
+        shift = torch.cat([self.shift(edit)[self.part(key)] for key in keys])
+        here = self.only(keys)
+        return contrast.at(keys).buys(shift) / (here.length(shift) * limit_of(here, contrast).value)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write it to a directory."""
+        tensors = {name: getattr(self, name) for name in PER_TEXT}
+        meta = {
+            "keys": self.keys,
+            "sizes": self.sizes,
+            "heads": [[*key, *value] for key, value in self.heads.items()],
+            "settings": dict(self.settings),
+            "digests": self.digests,
+            "fingerprint": None if self.fingerprint is None else dict(self.fingerprint),
+        }
+        write(directory, KIND, VERSION, tensors, meta)
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], *, model: nn.Module | None = None) -> Self:
+        """Read one that `save` wrote.
+
+        Args:
+            directory: Where it is.
+            model: The model it will be used with, checked now.
+
+        Raises:
+            EntangleError: No metric is there, it is damaged, or it belongs to another model.
+        """
+        tensors, meta = read(directory, KIND, VERSION)
+        if model is not None and meta["fingerprint"] is not None:
+            check_fingerprint(meta["fingerprint"], model, what=f"the metric in {directory}")
+        kept: dict[str, Any] = {name: tensors[name] for name in PER_TEXT}
+        return cls(
+            keys=tuple((site, layer) for site, layer in meta["keys"]),
+            sizes=tuple(meta["sizes"]),
+            heads={(site, layer): (count, size) for site, layer, count, size in meta["heads"]},
+            settings=meta["settings"],
+            digests=tuple(meta["digests"]),
+            fingerprint=meta["fingerprint"],
+            **kept,
+        )
+
+    def _maps(self, edit: Edit, alpha: float | str) -> dict[Key, AffineForm]:
+        if (
+            edit.fingerprint is not None
+            and self.fingerprint is not None
+            and dict(edit.fingerprint) != dict(self.fingerprint)
+        ):
+            raise EntangleError(
+                f"this {type(edit).__name__} was made for another model than the metric: fit both on one model"
+            )
+        return forms_by_place(edit, alpha, dict(zip(self.keys, self.sizes, strict=True)), self.heads)
+
+    def _texts_for(self, edit: Edit) -> Int[Tensor, " row"]:
+        """The texts on which the edit was not fitted."""
+        fitted = set(getattr(edit, "documents", ()))
+        rows = torch.tensor([i for i, digest in enumerate(self.digests) if digest not in fitted], dtype=torch.long)
+        if len(rows) < FEWEST:
+            raise EntangleError(
+                f"the edit was fitted on all but {len(rows)} of the metric's {len(self.digests)} texts, on which its "
+                f"price would be flattered: price it by a metric of {FEWEST} other texts or more"
+            )
+        return rows

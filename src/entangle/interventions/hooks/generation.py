@@ -1,0 +1,160 @@
+"""What one call of `generate` is about to compute, as it says itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from entangle.interventions.hooks.states import states
+
+
+@dataclass(frozen=True, eq=False)
+class Announcement:
+    """The inputs of the pass that `generate` runs next.
+
+    Attributes:
+        columns: of the text so far, or of the tokens given anew, as the model's own `prepare_inputs_for_generation`
+            was handed them.
+        size: tokens a row that the pass computes.
+        mask: of the text so far; `None` where there is none.
+    """
+
+    columns: int
+    size: int
+    mask: Tensor | None
+
+
+@dataclass(eq=False)
+class Generation:
+    """What was given to `generate`, and what it says of each pass.
+
+    Attributes:
+        speaker: the model whose `generate` it is.
+        columns: of the padded prompts.
+        cached: columns in a cache that it was given.
+        held: those of them of which the prompts' ids say nothing.
+        embedded: columns given as embeddings, which the ids of later passes do not hold.
+        others: whether other texts with masks of their own, such as negative prompts, run beside them.
+        ids: of the prompts, where they were given.
+        spoke: whether it has announced a pass yet.
+        virtual: columns before the text, in the cache or computed; `None` before the first pass.
+        first: tokens a row in the first pass without a cache, where no pass is announced.
+        text: columns of the text so far.
+    """
+
+    speaker: nn.Module
+    columns: int
+    cached: int
+    held: int
+    embedded: int
+    others: bool
+    ids: Tensor | None
+    spoke: bool = False
+    virtual: int | None = None
+    first: int | None = None
+    text: int = 0
+    _next: Announcement | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, speaker: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], outer: Generation | None) -> Self:
+        """From the arguments of `generate`, called within another `generate` or not."""
+        ids = next((x for x in (*args[:1], *map(kwargs.get, ("inputs", "input_ids", "input"))) if _is_ids(x)), None)
+        embeds = kwargs.get("inputs_embeds")
+        width = embeds.shape[1] if isinstance(embeds, Tensor) else 1 if ids is None else ids.shape[1]
+        mask = kwargs.get("attention_mask")
+        cached = max((state.length or 0 for state in states(kwargs)), default=0)
+        # The ids of a text whose beginning is cached are all of them, or the new ones: then the mask is longer.
+        held = cached if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == width + cached else 0
+        columns = width + held
+        if outer is not None and ids is not None and outer.ids is not None and _continues(ids, outer.ids):
+            columns = outer.columns  # the model drafts for itself
+        embedded = width if isinstance(embeds, Tensor) and (ids is None or not ids.shape[1]) else 0
+        others = any(name.endswith("_attention_mask") for name in kwargs)
+        return cls(speaker, columns, cached, held, embedded, others, ids)
+
+    @contextmanager
+    def announced(self) -> Iterator[Self]:
+        """Hear of each pass from the speaker's `prepare_inputs_for_generation`, while the block lasts."""
+        prepare: Any = getattr(self.speaker, "prepare_inputs_for_generation", None)
+        if prepare is None:
+            yield self
+            return
+
+        @functools.wraps(prepare)
+        def heard(input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+            inputs = prepare(input_ids, *args, **kwargs)
+            size = _size(inputs)
+            if isinstance(input_ids, Tensor) and size is not None:
+                mask = kwargs.get("attention_mask")
+                two = isinstance(mask, Tensor) and mask.ndim == 2
+                self._next = Announcement(input_ids.shape[1], size, mask if two else None)
+                self.spoke = True
+            return inputs
+
+        names = self.speaker.__dict__
+        own = names.get("prepare_inputs_for_generation")
+        names["prepare_inputs_for_generation"] = heard
+        try:
+            yield self
+        finally:
+            if names.get("prepare_inputs_for_generation") is heard:
+                names.pop("prepare_inputs_for_generation")
+                if own is not None:
+                    names["prepare_inputs_for_generation"] = own
+
+    def take(self, size: int) -> Announcement | None:
+        """The announcement of a pass of that size, if it is the one that was announced."""
+        if self._next is None or self._next.size != size:
+            return None
+        announcement, self._next = self._next, None
+        return announcement
+
+    def end(self, said: Announcement, before: int | None, *, counted: bool) -> int | None:
+        """The columns of the text after a pass that was announced.
+
+        Args:
+            said: the announcement.
+            before: columns in the cache before the pass; `None` where nobody knows.
+            counted: whether the cache says so itself; else they were counted, and the text may have been rewound.
+
+        Returns:
+            The columns; `None` where the sources disagree.
+        """
+        whole = said.columns + self.embedded + self.held
+        if before is None:
+            start = whole - said.size
+            return whole if start <= 0 or not self.text or start == self.text else None
+        if self.virtual is None:
+            self.virtual = 0 if self.cached else before + said.size - whole
+        end = before + said.size - self.virtual
+        if self.virtual < 0:
+            return None
+        if not counted and not self.virtual and end > whole > said.size:
+            return whole
+        if end in (whole, said.columns):
+            return end
+        return end if said.columns == said.size and end <= self.columns else None  # a chunk of the prompt
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point()
+
+
+def _continues(ids: Tensor, text: Tensor) -> bool:
+    return (
+        ids.shape[0] == text.shape[0] and ids.shape[1] >= text.shape[1] and torch.equal(ids[:, : text.shape[1]], text)
+    )
+
+
+def _size(inputs: Any) -> int | None:
+    if not isinstance(inputs, Mapping):
+        return None
+    given = (inputs.get(name) for name in ("input_ids", "inputs_embeds"))
+    sizes = [x.shape[1] for x in given if isinstance(x, Tensor)]
+    return max(sizes, default=None)

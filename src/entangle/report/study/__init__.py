@@ -1,1 +1,0 @@
-"""The page of one concept in one model or in two."""

@@ -1,0 +1,217 @@
+"""The answer in words, by fixed rules, and the few numbers that give it.
+
+The rules, each a sentence with its number and its 95 % interval:
+
+1. **Can it be read?** "can be read" where the corrected p-value of the chosen layer's probe, against probes on shuffled
+   labels, is at most .05; else "cannot be read".
+2. **Better than from the words alone?** "better" where the whole interval of probe minus bag of words, paired over the
+   reporting texts, is above zero, "worse" where it is all below, else "no better".
+3. **More entangled than chance?** "more" where E is at or above the 95th percentile of random directions of the
+   activations' own covariance, "less" at or below the 5th, else "no more". Where the direction agrees with itself on
+   half the texts by less than .5, the sentence adds that it is mostly noise. Left out without other concepts.
+4. **Does steering remove it?** At the strongest ITI that was measured: "lowers it" where the whole interval of what is
+   removed is above zero, "raised it" where it is all below, else "did not lower it". Where continuations that are empty
+   or loop became commoner by .05 or more, the sentence adds it. Left out where steering was not measured.
+5. **At what price?** The nats per token paid there, "costs" where the interval is above zero, "costs nothing that can
+   be seen" where it is not. Left out where steering was not measured.
+6. **What it does not show**, with how many texts and prompts the intervals are over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from entangle.study.wording import interval, number, percent
+
+Numbers = Mapping[str, Any]
+
+SIGNIFICANT = 0.05
+COMMON, RARE = 0.95, 0.05  # percentiles of a null at which E is more, or less, than by chance
+NOISY = 0.5
+BROKEN = 0.05
+
+
+def sentences(study: Numbers) -> list[str]:
+    """The answer, three to six sentences.
+
+    Args:
+        study: The numbers of a study, as `Study.to_dict` gives them.
+    """
+    found = [_readable(study), _against_words(study), _entangled(study), *_steered(study), _caution(study)]
+    return [sentence for sentence in found if sentence]
+
+
+def best_probe(study: Numbers) -> tuple[str, Numbers]:
+    """The site and the numbers of the cell that the answer is about: of the residual stream, where it has one."""
+    site = "resid_post" if "resid_post" in study["probes"] else "z"
+    return site, study["probes"][site]
+
+
+def own_row(study: Numbers) -> Numbers | None:
+    """The concept's own row of the entanglement table, after the layer that the answer is about."""
+    table = study["entanglement"]
+    if not table:
+        return None
+    rows = [row for row in table["rows"] if row["concept"] == study["concept"]]
+    return next((row for row in rows if row["layer"] == table["best_layer"]), None)
+
+
+def strongest(study: Numbers) -> Numbers | None:
+    """The row of the strongest ITI that could be measured."""
+    rows = [row for row in study["tradeoff"] or () if _is_steered(row)]
+    return max(rows, key=lambda row: row["alpha"], default=None)
+
+
+def _is_steered(row: Numbers) -> bool:
+    return row["method"] == "ITI" and row["alpha"] != 0 and not row["error"]
+
+
+def _readable(study: Numbers) -> str:
+    site, grid = best_probe(study)
+    best = grid["best"]
+    where = place(site, best)
+    can = best["p"] is not None and best["p"] <= SIGNIFICANT
+    verdict = "can" if can else "cannot"
+    than = "above what" if can else "which is no more than what"
+    return (
+        f"{_capital(study['concept'])} {verdict} be read from {study['label']}: {where}, which other texts chose, a "
+        f"linear probe gets {_of(best, 'accuracy')} of the texts held out right, {than} the best probe on shuffled "
+        f"labels reaches ({number(grid['null_ceiling'])} in 95 % of {grid['n_permutations']} shuffles; "
+        f"p = {number(best['p'])})."
+    )
+
+
+def _against_words(study: Numbers) -> str:
+    words = study["baselines"].get("bag_of_words")
+    if words is None:
+        return ""
+    low, high = words["difference_low"], words["difference_high"]
+    verdict = "better than" if low > 0 else "worse than" if high < 0 else "no better than"
+    return (
+        f"That is {verdict} from the words alone: a bag of words on the same texts gets {_of(words, 'accuracy')}, so "
+        f"the probe's difference is {_of(words, 'difference')}."
+    )
+
+
+def _entangled(study: Numbers) -> str:
+    row = own_row(study)
+    if row is None:
+        return ""
+    percentile = row["covariance_percentile"]
+    verdict = "more" if percentile >= COMMON else "less" if percentile <= RARE else "no more"
+    others = len(study["entanglement"]["names"]) - 1
+    noise = ""
+    if row["split_half"] is not None and row["split_half"] < NOISY:
+        noise = f", but its direction is mostly noise (two halves of its texts agree by {number(row['split_half'], 2)})"
+    return (
+        f"After layer {row['layer']} it is {verdict} entangled with the {others} other "
+        f"{'concept' if others == 1 else 'concepts'} than random directions of the activations' own covariance: E is "
+        f"{interval(row['entanglement'], row['low'], row['high'])}, nearest to {row['partner']}, at percentile "
+        f"{number(100 * percentile, 0)} of theirs{noise}."
+    )
+
+
+def _steered(study: Numbers) -> list[str]:
+    row = strongest(study)
+    if row is None:
+        return []
+    plain = next(each for each in study["tradeoff"] if each["alpha"] == 0)
+    lowers = row["removed_low"] > 0
+    verdict = "Steering lowers it" if lowers else "Steering did not lower it"
+    if row["removed_high"] < 0:
+        verdict = "Steering raised it"
+    broken = ""
+    if row["degenerate"] >= plain["degenerate"] + BROKEN:
+        broken = (
+            f", but {percent(row['degenerate'])} of what it then writes is empty or loops, against "
+            f"{percent(plain['degenerate'])} before"
+        )
+    alpha = f"alpha {row['alpha']:g}"
+    change = (
+        f"{verdict}: at {alpha}, the strongest ITI that was measured, the mean score of its continuations goes from "
+        f"{_of(plain, 'toxicity')} to {_of(row, 'toxicity')}, by {_change(row)}{broken}."
+    )
+    paid = row["ce_change_low"] > 0
+    per_nat = f", so that a nat removes {_of(row, 'removed_per_nat', 2)}" if paid and lowers else ""
+    costs = "costs" if paid else "costs nothing that can be seen:"
+    price = f"At {alpha} it {costs} {_of(row, 'ce_change')} nats per token of clean text{per_nat}."
+    return [change, price]
+
+
+def _caution(study: Numbers) -> str:
+    split = study["split"]
+    prompts = f" and {study['n_prompts']:,} prompts" if study["tradeoff"] else ""
+    return (
+        f"Do not conclude that the model uses what a probe reads, nor that another model, other texts or another seed "
+        f"than {study['settings']['seed']} would give the same: the intervals are over {split['report']:,} "
+        f"texts{prompts} of this one model."
+    )
+
+
+def headline(study: Numbers) -> list[dict[str, Any]]:
+    """The numbers that give the answer, a row each: quantity, where, value, low, high, reference and its name."""
+    rows: list[dict[str, Any]] = []
+
+    def add(quantity: str, where: str, row: Numbers, key: str, reference: Any = None, against: str = "") -> None:
+        prefix = "" if key == "entanglement" else f"{key}_"
+        low, high = (row.get(f"{prefix}{end}") for end in ("low", "high"))
+        rows.append(
+            {
+                "quantity": quantity,
+                "where": where,
+                "value": row[key],
+                "low": low,
+                "high": high,
+                "reference": reference,
+                "against": against,
+            }
+        )
+
+    for site, name in (("resid_post", "layer"), ("z", "head")):
+        if site in study["probes"]:
+            grid = study["probes"][site]
+            ceiling = (grid["null_ceiling"], "95 % of the best on shuffled labels")
+            add(f"accuracy, best {name}", place(site, grid["best"]), grid["best"], "accuracy", *ceiling)
+    words = study["baselines"].get("bag_of_words")
+    if words:
+        add("accuracy, bag of words", "", words, "accuracy")
+        add("probe minus bag of words", place(*_best(study)), words, "difference", 0.0, "no difference")
+    own = own_row(study)
+    if own:
+        where = f"after layer {own['layer']}"
+        add(f"E, nearest {own['partner']}", where, own, "entanglement", own["null_high"], "97.5 % of random")
+        add("variance share", where, own, "variance_share")
+    for row in study["tradeoff"] or ():
+        if row["error"] or (row["alpha"] == 0 and row["method"] != "ITI"):
+            continue
+        where = f"{row['method']}, alpha {row['alpha']:g}" if row["alpha"] else "not steered"
+        add(f"{study['concept']} of continuations", where, row, "toxicity")
+        if row["alpha"]:
+            add("removed", where, row, "removed", 0.0, "no change")
+            add("nats paid per token", where, row, "ce_change", 0.0, "no change")
+            add("removed per nat", where, row, "removed_per_nat")
+    return rows
+
+
+def place(site: str, best: Numbers) -> str:
+    """Where a cell is, in words."""
+    return f"after layer {best['layer']}" if site == "resid_post" else f"layer {best['layer']}, head {best['head']}"
+
+
+def _best(study: Numbers) -> tuple[str, Numbers]:
+    site, grid = best_probe(study)
+    return site, grid["best"]
+
+
+def _of(row: Numbers, key: str, digits: int = 3) -> str:
+    return interval(row[key], row[f"{key}_low"], row[f"{key}_high"], digits)
+
+
+def _change(row: Numbers) -> str:
+    """The paired change of the mean score: minus what was removed."""
+    return interval(-row["removed"], -row["removed_high"], -row["removed_low"])
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]

@@ -1,0 +1,183 @@
+"""Results of the library as plain numbers: what a page is drawn from, and what `report.json` holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from entangle.concepts import EntanglementReport
+from entangle.data import LabelledTexts
+from entangle.evaluation import Tradeoff
+from entangle.interventions import ITI
+from entangle.metrics import Estimate, random_entanglement_quantile
+from entangle.metrics.statistics import paired_difference
+from entangle.probes import BaselineResult, ProbeGrid
+
+PROMPT_SAMPLES = 6
+ALPHA_SAMPLES = 4
+
+
+def plain(value: Any) -> Any:
+    """The same with tensors and arrays as lists, numbers of six digits after the point, and NaN as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, Tensor | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return None if str(value) == "<NA>" else value
+
+
+def data_numbers(name: str, source: str, data: LabelledTexts) -> dict[str, Any]:
+    """What was read."""
+    return {
+        "name": name,
+        "source": source,
+        "n": len(data),
+        "n_positive": int(data.labels.sum()),
+        "label_names": data.label_names,
+        "positive": data.positive,
+        "rule": data.rule,
+        "sha256": data.sha256,
+    }
+
+
+def grid_numbers(grid: ProbeGrid, layers: Sequence[int]) -> dict[str, Any]:
+    """Scores of every cell on the reporting rows, their null, and the cell that the selection rows choose."""
+    best = grid.top(1)[0]
+    numbers = {
+        "layers": list(layers),
+        "accuracy": grid.accuracy,
+        **_ends("accuracy", grid.interval),
+        "auroc": grid.auroc,
+        **_ends("auroc", grid.auroc_interval),
+        "p": grid.p_values,
+        "null": grid.null,
+        "null_ceiling": grid.null_ceiling(),
+        "n_permutations": len(grid.null),
+        "n_significant": int((grid.p_values <= 0.05).sum()),
+        "selection_accuracy": grid.selection_accuracy,
+        "C": grid.C,
+    }
+    cell = {key: numbers[key][best] for key in ("accuracy", "auroc", "p")}
+    ends = {f"{key}_{end}": numbers[f"{key}_{end}"][best] for key in ("accuracy", "auroc") for end in ("low", "high")}
+    where = {"layer": layers[best[0]], "head": best[1] if len(best) > 1 else None}
+    return {**numbers, "best": {**where, **cell, **ends}}
+
+
+def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid, n_resamples: int, seed: int) -> dict[str, Any]:
+    """What a probe must beat: the words alone, and always naming the class that is commoner in the fitting rows.
+
+    Args:
+        words: The bag of words; None where there is none.
+        grid: The probes that are set against it, on the same rows.
+        n_resamples: Resamples of the paired difference's interval.
+        seed: Seed of the resamples.
+    """
+    labels, split = grid.labels, grid.split
+    common = labels[split.fit].float().mean() > 0.5
+    share = float((labels[split.report] == common).float().mean())
+    constant = {"accuracy": share, "auroc": 0.5}
+    numbers: dict[str, Any] = {}
+    if words is not None:
+        hits, theirs = (
+            ((scores > 0).long() == grid.report_labels).double()
+            for scores in (grid.report_scores.flatten(1)[:, _flat(grid)], words.scores)
+        )
+        difference = paired_difference(hits, theirs, n_resamples=n_resamples, seed=seed)
+        numbers["bag_of_words"] = {
+            "accuracy": words.accuracy.value,
+            **_ends("accuracy", words.accuracy),
+            "auroc": words.auroc.value,
+            **_ends("auroc", words.auroc),
+            "difference": difference.value,
+            **_ends("difference", difference),
+        }
+    no_ends = {f"{key}_{end}": None for key in constant for end in ("low", "high")}
+    return {**numbers, "commoner_class": {**constant, **no_ends}}
+
+
+def nearest_layer(reports: Mapping[int, EntanglementReport], layer: int) -> int:
+    """The layer, or the nearest one to it that was measured."""
+    return min(reports, key=lambda other: abs(other - layer))
+
+
+def entanglement_numbers(reports: Mapping[int, EntanglementReport], best_layer: int) -> dict[str, Any] | None:
+    """E of every concept and layer beside its nulls, and the cosines; None without any."""
+    if not reports:
+        return None
+    first = next(iter(reports.values()))
+    n, d = len(first.names), first.settings["n_dims"]
+    null = {"null_low": 0.025, "null_high": 0.975}
+    ends = {key: float(random_entanglement_quantile(level, n, d)) for key, level in null.items()}
+    rows = [{**row, **ends} for report in reports.values() for row in report.to_frame().to_dict("records")]
+    return {
+        "names": first.names,
+        "layers": list(reports),
+        "best_layer": nearest_layer(reports, best_layer),
+        "settings": first.settings,
+        "rows": rows,
+        "cosine": [report.cosine.value for report in reports.values()],
+        "cosine_low": [report.cosine.low for report in reports.values()],
+        "cosine_high": [report.cosine.high for report in reports.values()],
+    }
+
+
+def intervention_numbers(iti: ITI, layers: Sequence[int]) -> dict[str, Any]:
+    """Which heads are moved, and how long a standard deviation is in each."""
+    return {
+        "method": "ITI",
+        "direction": iti.direction,
+        "toward": iti.toward,
+        "heads": iti.heads,
+        "sigmas": iti.sigmas,
+        "cells": [[list(layers).index(layer), head] for layer, head in iti.heads],
+    }
+
+
+def tradeoff_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> list[dict[Any, Any]]:
+    """One row per method and strength; what was removed is minus the change."""
+    frame = sweep.to_frame(n_resamples=n_resamples, seed=seed)
+    change = frame[["toxicity_change", "toxicity_change_low", "toxicity_change_high"]]
+    removed = (-change).set_axis(["removed", "removed_high", "removed_low"], axis=1)
+    return [dict(row) for row in frame.join(removed).to_dict("records")]
+
+
+def sample_numbers(sweep: Tradeoff, seed: int) -> list[dict[str, Any]]:
+    """A few prompts drawn with the seed, not picked, with their first continuation at up to four strengths."""
+    scorer = sweep.scorers[0]
+    steered = [done for done in sweep.changed if done.method in sweep.methods[:1] and not done.error]
+    conditions = [sweep.plain, *steered]
+    spread = np.unique(np.linspace(0, len(conditions) - 1, ALPHA_SAMPLES).round().astype(int))
+    drawn = np.random.default_rng(seed).permutation(len(sweep.prompts))[:PROMPT_SAMPLES]
+    return [
+        {
+            "prompt": sweep.prompts[i],
+            "sides": [
+                {
+                    "alpha": conditions[k].alpha,
+                    "text": conditions[k].continuations[i][0],
+                    "score": conditions[k].scores[scorer][i][0],
+                }
+                for k in spread
+            ],
+        }
+        for i in drawn
+    ]
+
+
+def _flat(grid: ProbeGrid) -> int:
+    """The cell that the selection rows choose, as a number along the flat grid."""
+    return int(np.ravel_multi_index(grid.top(1)[0], grid.shape))
+
+
+def _ends(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {f"{name}_low": estimate.low, f"{name}_high": estimate.high}

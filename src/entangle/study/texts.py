@@ -1,0 +1,179 @@
+"""On what a model is studied: labelled texts, further concepts, prompts to continue and clean text, however given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from entangle.data import LabelledTexts, load_labelled, load_texts, read_labels
+from entangle.errors import EntangleError
+from entangle.probes import Split, three_way
+
+PARTS = {"train": "fit", "valid": "select", "test": "report"}
+
+Texts: TypeAlias = Sequence[str] | str | PathLike[str]
+Labelled: TypeAlias = LabelledTexts | tuple[Sequence[str], Any] | str | PathLike[str]
+Concepts: TypeAlias = Mapping[str, Labelled] | Sequence[LabelledTexts]
+Prompts: TypeAlias = Texts | Mapping[str, Texts]
+
+
+@dataclass(frozen=True)
+class StudyTexts:
+    """Every text of a study.
+
+    Attributes:
+        labelled: Texts with and without the concept; label 1 is the concept.
+        concepts: Further concepts by name.
+        prompts: Sets of texts to continue by name; none where steering is not measured.
+        clean: Texts on which the price of steering is measured.
+        sources: Where each labelled file came from, by concept.
+    """
+
+    labelled: LabelledTexts
+    concepts: Mapping[str, LabelledTexts] = field(default_factory=dict)
+    prompts: Mapping[str, list[str]] = field(default_factory=dict)
+    clean: list[str] = field(default_factory=list)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        texts: Texts | LabelledTexts,
+        labels: Any = None,
+        *,
+        positive: Any = None,
+        concepts: Concepts | None = None,
+        prompts: Prompts | None = None,
+        clean: Texts | None = None,
+    ) -> StudyTexts:
+        """Texts as a notebook has them: lists, pairs of lists, files.
+
+        Args:
+            name: The concept's name.
+            texts: Texts, a file of them with labels, or `LabelledTexts`.
+            labels: One label of two kinds per text; None where `texts` come with theirs.
+            positive: The label that counts as 1, all others as 0.
+            concepts: Further concepts: name -> `(texts, labels)`, `LabelledTexts` or a file; or a list of
+                `LabelledTexts`, which have names.
+            prompts: Texts to continue, a file of them, or several sets by name.
+            clean: Clean text, or a file of it.
+
+        Raises:
+            EntangleError: One line for whatever cannot be used.
+        """
+        own = labelled(name, texts if labels is None else (texts, labels), positive)
+        others = dict(_named(name, concepts))
+        sets = prompts if isinstance(prompts, Mapping) else {} if prompts is None else {"prompts": prompts}
+        sources = {name: str(texts)} if _is_path(texts) else {}
+        sources |= {other: str(data) for other, data in others.items() if _is_path(data)}
+        return cls(
+            own,
+            {other: labelled(other, data) for other, data in others.items()},
+            {key: _texts(of_set, f"the prompts {key!r}") for key, of_set in sets.items()},
+            [] if clean is None else _texts(clean, "clean text"),
+            sources,
+        )
+
+    @property
+    def every_prompt(self) -> list[str]:
+        """The prompts of all sets, one after the other."""
+        return [prompt for prompts in self.prompts.values() for prompt in prompts]
+
+    @property
+    def steers(self) -> bool:
+        """Whether there is something to measure the price of steering on."""
+        return bool(self.prompts)
+
+    def check(self) -> None:
+        """Refuse texts that cannot be studied together, before a model is run on them.
+
+        Raises:
+            EntangleError: Prompts without clean text.
+        """
+        if self.steers and not self.clean:
+            raise EntangleError(
+                "the price of steering needs prompts and clean text; got prompts only: add clean text (--clean FILE)"
+            )
+
+
+def labelled(name: str, data: Any, positive: Any = None) -> LabelledTexts:
+    """Labelled texts of one concept, from a file, a pair of lists, or as they are.
+
+    Args:
+        name: The concept's name.
+        data: The texts.
+        positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data` decide.
+
+    Raises:
+        EntangleError: Not as many labels as texts, texts that are none or occur twice, or other than two labels.
+    """
+    if isinstance(data, LabelledTexts):
+        return data
+    if _is_path(data):
+        return load_labelled(data, positive=positive)
+    if not (isinstance(data, Sequence) and len(data) == 2):
+        raise EntangleError(
+            f"{name} needs texts and labels; got {type(data).__name__}: give (texts, labels), a file, or LabelledTexts"
+        )
+    texts, labels = list(data[0]), data[1]
+    wrong = [i for i, text in enumerate(texts) if not isinstance(text, str) or not text.strip()]
+    if wrong:
+        raise EntangleError(f"{name}: text {wrong[0]} is {texts[wrong[0]]!r}: give texts that say something")
+    classes = read_labels(labels, len(texts), positive=positive, two=True, what=f"the labels of {name}")
+    if len(classes.classes) < 2:
+        raise EntangleError(f"the labels of {name} are all {classes.names[0]!r}: two classes are needed")
+    seen: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        if seen.setdefault(text, i) != i:
+            raise EntangleError(
+                f"{name}: texts {seen[text]} and {i} are the same, and could end up on both sides of a split: keep one"
+            )
+    return LabelledTexts.of(
+        texts,
+        classes.codes,
+        name=name,
+        label_names=(classes.names[0], classes.names[1]),
+        rule=classes.rule,
+    )
+
+
+def split_of(data: LabelledTexts, seed: int) -> Split:
+    """The data's own train / valid / test as fit / select / report where it names all three, else a stratified draw."""
+    if data.splits is None or set(data.splits) != set(PARTS):
+        return three_way(data.labels, seed=seed)
+    names = np.array(data.splits)
+    return Split(**{part: torch.from_numpy(np.flatnonzero(names == name)) for name, part in PARTS.items()})
+
+
+def _named(name: str, concepts: Concepts | None) -> list[tuple[str, Labelled]]:
+    """Each further concept with its name, of which there are no two alike."""
+    if concepts is None:
+        return []
+    pairs: list[tuple[str, Any]] = (
+        list(concepts.items()) if isinstance(concepts, Mapping) else [(data.name, data) for data in concepts]
+    )
+    names = [name, *(other for other, _ in pairs)]
+    twice = next((other for other in names if names.count(other) > 1), None)
+    if twice is not None:
+        raise EntangleError(f"two concepts are named {twice!r}: rename one")
+    return pairs
+
+
+def _texts(texts: Texts, what: str) -> list[str]:
+    listed = load_texts(Path(texts)) if isinstance(texts, str | PathLike) else list(texts)
+    wrong = [i for i, text in enumerate(listed) if not isinstance(text, str) or not text.strip()]
+    if wrong or not listed:
+        got = f"number {wrong[0]} is {listed[wrong[0]]!r}" if wrong else "there are none"
+        raise EntangleError(f"{what} must be texts that say something; {got}: give others, or leave them out")
+    return listed
+
+
+def _is_path(data: Any) -> bool:
+    return isinstance(data, str | PathLike)

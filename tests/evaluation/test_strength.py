@@ -1,0 +1,80 @@
+"""A strength for a price: found in few readings, from any start, and refused where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+import entangle as en
+from entangle.evaluation import Prompt, kl, strength_for
+from entangle.evaluation.price.strength import _secant
+from entangle.forecast import ShiftMetric
+
+TEXTS = [f"the {a} fox {b} over the lazy dog" for a in ("quick", "brown", "cat") for b in ("jumps", "sat", "looked")]
+
+
+def counted(price: Callable[[float], float]) -> tuple[Callable[[float], float], list[float]]:
+    asked: list[float] = []
+
+    def ask(alpha: float) -> float:
+        asked.append(alpha)
+        return price(alpha)
+
+    return ask, asked
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    scale=st.floats(1e-4, 1e4),
+    target=st.floats(0.01, 2),
+    ceiling=st.floats(3, 50),
+    cubic=st.floats(-0.3, 2),
+)
+def test_any_price_that_rises_with_strength_is_met(scale: float, target: float, ceiling: float, cubic: float) -> None:
+    def price(alpha: float) -> float:
+        x = (alpha / scale) ** 2 * (1 + max(cubic, 0) * alpha / scale)
+        return ceiling * -math.expm1(-x / ceiling)  # quadratic, then steeper, then flat
+
+    ask, asked = counted(price)
+    alpha = _secant(ask, target, 1.0, 0.03, 30)
+    assert price(alpha) == pytest.approx(target, rel=0.03)
+    assert len(asked) <= 20
+
+
+@pytest.mark.parametrize("off", [0.7, 1.0, 1.4])
+def test_from_a_forecast_three_readings_do(off: float) -> None:
+    ask, asked = counted(lambda alpha: alpha**2 * (1 + 0.3 * alpha))
+    _secant(ask, 0.1, off * 0.3, 0.03, 12)
+    assert len(asked) <= 4
+
+
+def test_logits_that_are_not_finite_are_too_dear() -> None:
+    alpha = _secant(lambda alpha: alpha**2 if alpha < 10 else math.inf, 0.25, 1e3, 0.03, 12)
+    assert alpha == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_price_that_no_strength_reaches_is_refused() -> None:
+    with pytest.raises(en.EntangleError, match="no strength was found that costs 1 nats"):
+        _secant(lambda alpha: 0.3 * -math.expm1(-(alpha**2)), 1.0, 1.0, 0.03, 8)
+    with pytest.raises(en.EntangleError, match="no strength was found"):
+        _secant(lambda alpha: 0.0, 1.0, 1.0, 0.03, 8)
+
+
+def test_the_strength_found_costs_the_price(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("llama")
+    edit = en.AddDirection(torch.randn(32, generator=torch.Generator().manual_seed(0)), "resid_post", 1)
+    metric = ShiftMetric.fit(model, tiny_tokenizer, TEXTS, layers=[1], samples=20, progress=False)
+    for start in (None, metric):
+        alpha = strength_for(model, tiny_tokenizer, edit, TEXTS, kl=0.05, metric=start)
+        paid = kl(model, tiny_tokenizer, TEXTS, edit, alpha=alpha, progress=False).mean
+        assert paid == pytest.approx(0.05, rel=0.03)
+    with pytest.raises(en.EntangleError, match="strengths of its own"):
+        strength_for(model, tiny_tokenizer, Prompt(), TEXTS, kl=0.05)
+    with pytest.raises(en.EntangleError, match="positive number of nats"):
+        strength_for(model, tiny_tokenizer, edit, TEXTS, kl=-1.0)
