@@ -95,6 +95,14 @@ def test_from_probes_knows_the_cell():
         Directions.from_probes(grid, 0)
 
 
+def test_from_probes_that_do_not_know_their_layers_names_none():
+    y = torch.arange(200) % 2
+    grid = fit_probes(torch.randn(200, 2, 4), y, n_permutations=0, progress=False)
+    assert Directions.from_probes(grid, 1).layer is None
+    named = fit_probes(torch.randn(200, 2, 4), y, n_permutations=0, progress=False, layers=[4, 5])
+    assert Directions.from_probes(named, 1).layer == 5
+
+
 def test_from_probes_of_three_classes():
     y = np.array(["x", "y", "z"])[np.arange(300) % 3]
     grid = fit_probes(torch.randn(300, 4, 5), y, n_permutations=0, progress=False)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from entangle.errors import EntangleError
+from entangle.models import check_device
 from entangle.storage.out import check_out
 from entangle.study import Settings, Study
 from entangle.study.question import check_seed
@@ -245,6 +246,8 @@ def compose(
 
     read = Recipe.from_file(recipe)
     check_out(out, *REPORT)
+    if device is not None:
+        check_device(device)
     if dry_run:
         typer.echo(Plan.of(read).summary(out))
         return

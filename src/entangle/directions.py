@@ -115,7 +115,8 @@ class Directions:
 
         Args:
             grid: The probes.
-            cell: Index in the grid: `(layer, head)` or `layer`, counting from 0 along each axis.
+            cell: Index in the grid: `(layer, head)` or `layer`, counting from 0 along each axis. Which layer of the
+                model that is, the grid tells if it was fitted with `layers`; else the direction's layer is `None`.
             name: Of the direction.
             site: Where the activations were taken.
 
@@ -129,7 +130,7 @@ class Directions:
         index = tuple(i % n for i, n in zip(index, grid.shape, strict=True))
         coef = grid.coef_[index].reshape(-1, grid.coef_.shape[-1])
         names = (name,) if len(coef) == 1 else tuple(f"{name}={label}" for label in grid.classes_)
-        layer = None if not index else grid.layers[index[0]] if grid.layers is not None else index[0]
+        layer = grid.layers[index[0]] if index and grid.layers is not None else None
         return cls(
             coef,
             names,

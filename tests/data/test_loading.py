@@ -124,7 +124,7 @@ def test_conflicting_labels_are_named_and_never_dropped(tmp_path: Path, drop_dup
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([{"text": "a"}], "line 1 has no 'label': its columns are text"),
+        ([{"text": "a"}], "line 1 has no 'label': its columns are 'text'"),
         ([{"text": "a", "label": 1}, {"label": 0}], "line 2 has no 'text'"),
         ([{"text": " \n", "label": 1}], "line 1: 'text' is empty"),
         ([{"text": None, "label": 1}], "line 1: 'text' must be text, not NoneType"),
@@ -169,7 +169,9 @@ def test_limits_without_room_for_both_classes(tmp_path: Path, limit: int) -> Non
         ("a.csv", b"text,text\na,1\n", "names a column twice"),
         ("a.jsonl.gz", b"plain", "no whole gzip file"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a", "label": 1}\n' * 99)[:-12], "no whole gzip file"),
-        ("a.parquet", b"x", "must end in one of"),
+        ("a.parquet", b"x", "no whole parquet file"),
+        ("a.arrow", b"ARROW1 and no more", "no whole arrow file"),
+        ("a.xlsx", b"x", "must end in one of"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: bytes, expected: str) -> None:

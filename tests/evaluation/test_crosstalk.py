@@ -143,3 +143,11 @@ def test_bad_input_is_one_clear_line(setting):
         with pytest.raises(EntangleError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_readers_of_some_layers_must_know_which(setting):
+    model, tokenizer, directions, _, acts = setting
+    labels = {name: torch.tensor([int(name in text) for text in TEXTS]) for name in NAMES}
+    some = {k: fit_probes(acts[:, 1:], y, n_permutations=0, n_resamples=10, progress=False) for k, y in labels.items()}
+    with pytest.raises(EntangleError, match="a reader of 2 layers does not know which of the model's 3 they are"):
+        cross_talk(model, tokenizer, directions, some, TEXTS, progress=False)

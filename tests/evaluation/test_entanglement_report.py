@@ -509,9 +509,18 @@ X, Y = torch.randn(40, DIMS), torch.arange(40) % 2
         (lambda: entanglement_report(torch.eye(2, DIMS), None, {"a": Y}), "give both"),
         (lambda: entanglement_report(torch.eye(3, DIMS), {"a": (X, Y), "b": (X, Y)}), "examples for each"),
         (lambda: entanglement_report(torch.eye(2, DIMS), {"a": (X, Y)}, {"a": Y}), "twice"),
-        (lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y[:9]}), "one label per example"),
-        (lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y * 0}), "'b' needs labels 0 and 1"),
-        (lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y * 2}), "'b' needs labels 0 and 1"),
+        (
+            lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y[:9]}),
+            "'b' must be one for each of 40",
+        ),
+        (
+            lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": Y * 0}),
+            "'b' have only the label",
+        ),
+        (
+            lambda: entanglement_report(torch.eye(2, DIMS), X, {"a": Y, "b": torch.arange(40) % 3}),
+            "'b' have 3 values",
+        ),
         (
             lambda: entanglement_report(torch.eye(2, DIMS), {"a": (X, Y, [1]), "b": (X, Y)}, estimator="logistic"),
             "1 groups for 40",

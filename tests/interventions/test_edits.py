@@ -118,8 +118,8 @@ def test_only_affine_edits_have_affine_forms(v):
         (lambda: Clamp(torch.ones(3), low=2, high=1, layer=0), "low <= high"),
         (lambda: Compose([]), "at least one"),
         (lambda: AddDirection.from_pairs(torch.ones(2, 3), torch.ones(3, 3), "z"), "one shape"),
-        (lambda: AddDirection.mean_difference(torch.ones(4, 3), torch.ones(4), "z"), "two classes, got 1"),
-        (lambda: AddDirection.mean_difference(torch.ones(3, 3), torch.tensor([0, 1, 2]), "z"), "two classes, got 3"),
+        (lambda: AddDirection.mean_difference(torch.ones(4, 3), torch.ones(4), "z"), "only the label '1'"),
+        (lambda: AddDirection.mean_difference(torch.ones(3, 3), torch.tensor([0, 1, 2]), "z"), "have 3 values"),
         (lambda: AddDirection.mean_difference(torch.ones(4, 3), torch.tensor([0, 1]), "z"), "each of 4 examples"),
         (
             lambda: AddDirection.mean_difference(torch.ones(2, 3), torch.tensor([0, 1]), "z", toward=5),

@@ -140,7 +140,7 @@ def test_in_a_running_model(tiny_model):
         (lambda x, y: Erase.fit(x * float("nan"), y), "NaN"),
         (lambda x, y: Erase.fit(torch.ones(600, 4), y), "nothing to erase"),
         (lambda x, y: OracleErase.fit(x, y).forms(), "needs the label"),
-        (lambda x, y: OracleErase.fit(x, y).given(torch.tensor([7])), r"given \[7\]"),
+        (lambda x, y: OracleErase.fit(x, y).given(torch.tensor([7])), r"given \['7'\]"),
         (lambda x, y: OracleErase.fit(x, y).given(y[:7])(x), "7 labels, but the batch has 600 rows"),
     ],
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+import tiny
+from entangle.activations import collect
 from entangle.errors import EntangleError
-from entangle.interventions import ITI
+from entangle.interventions import ITI, Compose, Edit, steer
 from entangle.probes import fit_probes, three_way
 
 N, LAYERS, HEADS, D = 400, 3, 4, 8
@@ -117,6 +121,75 @@ def test_layers_name_the_models_layers():
     assert sorted(ITI.fit(z, labels, top_k=2, grid=grid).heads) == [(1, 3), (4, 1)]
 
 
+def collected(model, tokenizer, layers):
+    texts = [f"{a} {b}" for a in ("the quick", "a lazy", "the brown", "a cat") for b in ("fox", "dog", "mat", "moon")]
+    acts = collect(model, tokenizer, texts * 2, sites="z", layers=layers, progress=False)
+    return acts, torch.arange(len(texts) * 2) % 2
+
+
+@pytest.fixture
+def six_layers():
+    config = copy.deepcopy(tiny.build("llama", 0).config)
+    config.num_hidden_layers, config.layer_types = 6, None
+    torch.manual_seed(0)
+    return tiny.enlarge(AutoModelForCausalLM.from_config(config).eval())
+
+
+def test_a_bare_tensor_of_some_layers_is_refused_wherever_it_would_be_used(six_layers, tiny_tokenizer, tmp_path):
+    acts, labels = collected(six_layers, tiny_tokenizer, [3, 4, 5])
+    edit = ITI.fit(acts["z"], labels, top_k=3)
+    edit.save_pretrained(tmp_path / "edit")
+    later = Edit.from_pretrained(tmp_path / "edit")
+    refused = [
+        lambda: steer(six_layers, edit),
+        lambda: steer(six_layers, later),
+        lambda: steer(six_layers, Compose([edit])),
+        lambda: edit.bake(six_layers, 1.0),
+        lambda: edit.export(tmp_path / "steer.pt", format="lm-eval", model=six_layers),
+    ]
+    for use in refused:
+        with pytest.raises(EntangleError, match="a bare tensor of 3 layers, but the model has 6") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_activations_know_their_layers_and_so_do_grids(six_layers, tiny_tokenizer):
+    acts, labels = collected(six_layers, tiny_tokenizer, [3, 4, 5])
+    grid = fit_probes(acts["z"], labels, layers=acts.layers("z"), n_permutations=0, progress=False)
+    edits = [
+        ITI.fit(acts, labels, top_k=3),
+        ITI.fit(acts, labels, top_k=3, grid=fit_probes(acts["z"], labels, n_permutations=0, progress=False)),
+        ITI.fit(acts["z"], labels, top_k=3, layers=[3, 4, 5]),
+        ITI.fit(acts["z"], labels, top_k=3, grid=grid),
+    ]
+    for edit in edits:
+        assert edit.heads == edits[0].heads
+        assert {layer for layer, _ in edit.heads} <= {3, 4, 5}
+        assert edit.of_layers is None
+        with steer(six_layers, edit) as handle, torch.no_grad():
+            six_layers(input_ids=torch.tensor([[5, 6, 7]]))
+        assert handle.counts == [3]
+
+
+def test_a_bare_tensor_of_all_layers_is_what_it_seems(six_layers, tiny_tokenizer):
+    acts, labels = collected(six_layers, tiny_tokenizer, None)
+    bare, known = ITI.fit(acts["z"], labels, top_k=3), ITI.fit(acts, labels, top_k=3)
+    assert bare.heads == known.heads
+    with steer(six_layers, bare), torch.no_grad():
+        one = six_layers(input_ids=torch.tensor([[5, 6, 7]])).logits
+    with steer(six_layers, known), torch.no_grad():
+        assert torch.equal(one, six_layers(input_ids=torch.tensor([[5, 6, 7]])).logits)
+
+
+def test_layers_named_in_two_ways_must_agree(six_layers, tiny_tokenizer):
+    acts, labels = collected(six_layers, tiny_tokenizer, [3, 4, 5])
+    with pytest.raises(EntangleError, match=r"named differently \(layers \[0, 1, 2\], the activations \[3, 4, 5\]\)"):
+        ITI.fit(acts, labels, top_k=3, layers=[0, 1, 2])
+    other = fit_probes(acts["z"], labels, layers=[1, 2, 3], n_permutations=0, progress=False)
+    with pytest.raises(EntangleError, match="named differently"):
+        ITI.fit(acts, labels, top_k=3, grid=other)
+
+
 def test_the_same_seed_gives_the_same_edit():
     z, labels, _ = planted()
     for how in [{}, {"heads": "random"}, {"direction": "random"}]:
@@ -132,8 +205,8 @@ def test_the_same_seed_gives_the_same_edit():
         ({"top_k": 0}, "from 1 to the 12 heads in z, got 0"),
         ({"z": torch.randn(N, LAYERS, D)}, r"\[example, layer, head, d_head\], got \[400, 3, 8\]"),
         ({"z": torch.full((N, LAYERS, HEADS, D), float("nan"))}, "NaN or infinity"),
-        ({"labels": torch.ones(N)}, "two classes, got 1"),
-        ({"labels": torch.arange(N) % 3}, "two classes, got 3"),
+        ({"labels": torch.ones(N)}, "only the label '1'"),
+        ({"labels": torch.arange(N) % 3}, "have 3 values"),
         ({"labels": torch.arange(7) % 2}, "each of 400 examples"),
         ({"toward": 2}, "toward must be one of the labels"),
         ({"layers": [0, 1]}, "names 2 layers but z has 3"),

@@ -122,7 +122,8 @@ def test_what_is_not_finite_is_pointed_at(example, cell, value):
         (np.linspace(0, 1, 50), "continuous"),
         (np.arange(50), "must name classes"),
         (np.arange(49) % 2, "49"),
-        (np.array([1, "a", None] * 16 + [1, 1], dtype=object), "of one kind"),
+        (np.array([1, "a"] * 25, dtype=object), "of one kind"),
+        (np.array([1, 2, None] * 16 + [1, 1], dtype=object), "missing"),
         (np.array([0.0, 1.0] * 24 + [0, np.nan]), "NaN"),
     ],
 )

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from entangle.errors import EntangleError
 from entangle.probes import LogisticProbe, ProbeGrid, Split, fit_probes, three_way
@@ -37,7 +39,8 @@ def test_the_numbers_are_those_of_the_report_part(data, grid):
     x, y = data
     split = grid.split
     for cell in np.ndindex(3, 2):
-        theirs = LogisticRegression(tol=1e-8).fit(x[split.fit][:, *cell], y[split.fit])
+        pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=grid.C[cell].item(), tol=1e-8))
+        theirs = pipeline.fit(x[split.fit][:, *cell], y[split.fit])
         held_out = x[split.report][:, *cell]
         assert grid.accuracy[cell].item() == pytest.approx(theirs.score(held_out, y[split.report]), abs=0.011)
         area = roc_auc_score(y[split.report], theirs.decision_function(held_out))
@@ -223,9 +226,13 @@ def test_bad_input_is_one_clear_line(n, kind):
     assert "\n" not in str(caught.value)
 
 
-def test_a_cell_that_has_not_converged_is_an_error(data):
-    with pytest.raises(EntangleError, match=r"not converged after 1 steps: cell \(0, 0\)"):
-        fit(*data, probe=LogisticProbe(max_iter=1))
+def test_cells_that_do_not_converge_are_marked_and_left_out_of_choices(data):
+    grid = fit(*data, probe=LogisticProbe(max_iter=1))
+    assert not grid.converged.any()
+    assert not grid.to_frame()["converged"].any()
+    with pytest.raises(EntangleError, match="0 cells of the grid that converged"):
+        grid.top(1)
+    assert fit(*data).converged.all()
 
 
 def test_a_split_of_ones_own(data):

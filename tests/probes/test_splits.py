@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entangle.errors import EntangleError
-from entangle.probes.splits import PARTS, Split, three_way
+from entangle.probes.splits import PARTS, Split, named_split, three_way
 
 
 def parts(split: Split) -> list[torch.Tensor]:
@@ -90,3 +90,53 @@ def test_check_refuses_leaks():
         Split(a, torch.tensor([10, 12]), c).check(labels)
     with pytest.raises(EntangleError, match="group number 0 has examples in two parts"):
         Split(a, b, c).check(labels, torch.zeros(30, dtype=torch.long))
+
+
+def of_names(*names: str, n: int = 40) -> tuple[np.ndarray, list[str]]:
+    """Labels, and splits that each hold both classes."""
+    return np.arange(n * len(names)) % 2, [name for name in names for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid", "test"),
+        ("Train", "Validation", "TEST"),
+        ("training", "dev", "held-out"),
+        ("train", "val", "testing"),
+        ("train", "eval", "test"),
+        ("fold_0", "fold_1", "fold_2"),
+        ("3", "9", "10"),
+    ],
+)
+def test_the_datas_own_splits_are_used_whatever_they_are_called(names):
+    labels, splits = of_names(*names)
+    split, note = named_split(labels, splits)
+    for part, name in zip((split.fit, split.select, split.report), names, strict=True):
+        assert {splits[i] for i in part.tolist()} == {name}
+    assert bool(note) == any(character.isdigit() for character in names[0])  # of folds, which is which is told
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("train", "dev"), ("fold 1", "fold 2")])
+def test_of_two_splits_the_second_is_reported_on_and_training_rows_select(names):
+    labels, splits = of_names(*names)
+    split, note = named_split(labels, splits, seed=1)
+    assert {splits[i] for i in split.report.tolist()} == {names[1]}
+    assert {splits[i] for i in [*split.fit.tolist(), *split.select.tolist()]} == {names[0]}
+    assert (len(split.fit), len(split.select)) == (30, 10)
+    assert repr(names[1]) in note
+
+
+@pytest.mark.parametrize("names", [("summer", "winter"), ("train",), ("train", "test", "unsupervised"), ("", "train")])
+def test_splits_that_cannot_be_used_are_said_not_to_be(names):
+    labels, splits = of_names(*names)
+    split, note = named_split(labels, splits, seed=2)
+    assert "were not used" in note
+    assert all(repr(name or "no name") in note for name in names)
+    drawn = three_way(labels, seed=2)
+    assert split.fit.tolist() == drawn.fit.tolist()
+
+
+def test_without_splits_there_is_nothing_to_say():
+    labels, splits = of_names("")
+    assert named_split(labels, None)[1] == named_split(labels, splits)[1] == ""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from entangle.activations import interop
 from entangle.activations.disk.store import KIND, MANIFEST, ShardedData, Store, refuse_others, write_examples, writing
 from entangle.errors import EntangleError
-from entangle.models.atlas import underlying
 from entangle.models.fingerprint import check_fingerprint, fingerprint
 from entangle.storage import folder
 from entangle.storage.sealed import decoding
@@ -152,7 +151,7 @@ class Activations:
         """
         fields = interop.from_cache(cache, input_ids, attention_mask)
         model = getattr(cache, "model", None)
-        mark = fingerprint(underlying(model)) if isinstance(model, nn.Module) else {}
+        mark = fingerprint(model) if isinstance(model, nn.Module) else {}
         return cls(
             **fields, fingerprint=mark, meta={"sites": list(fields["data"]), "tokens": "all", "special_tokens": "kept"}
         )

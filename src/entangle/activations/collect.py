@@ -117,6 +117,7 @@ def collect(
         "dtype": _name(dtype),
         "store_dtype": _name(store_dtype),
         "stack": atlas.stack,
+        "attention": getattr(getattr(model, "config", None), "_attn_implementation", None),
         "inputs": examples.digest,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }

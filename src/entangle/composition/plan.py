@@ -14,7 +14,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.measuring.attack import check_attack
-from entangle.composition.recipe.measurement import MeasuredTexts
+from entangle.composition.recipe.measurement import texts_by_use
 from entangle.composition.recipe.pairs import PreferencePairs
 from entangle.composition.recipe.recipe import Cell, Recipe, Variant
 from entangle.composition.recipe.sources import paths, refuse_overlap
@@ -30,7 +30,10 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.methods import ANTI_PROMPT, INSTRUCTION
 from entangle.evaluation.scoring.linear import LinearToxicityScorer
-from entangle.probes import three_way
+from entangle.models import Atlas
+from entangle.study import StudyTexts
+from entangle.study.steps import StudiedModel, scorer_of
+from entangle.study.texts import split_of
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Plan:
     added: list[str]
     held_out: list[str]
     known: tuple[list[dict[str, str]], list[dict[str, str]]]
-    measured: MeasuredTexts | None
+    measured: StudyTexts | None
     n_parameters: int
     pairs: PreferencePairs | None = None
 
@@ -84,7 +87,7 @@ class Plan:
             },
             {
                 "held-out": _bare(held_out, recipe.held_out.prefix),
-                **(measured.by_name() if measured else {}),
+                **(texts_by_use(measured) if measured else {}),
             },
         )
         if recipe.tokenizer:
@@ -148,8 +151,7 @@ class Plan:
         if self.recipe.measure is None or self.measured is None:
             raise EntangleError("a scorer is fitted on the labelled texts of [measure], which this recipe lacks")
         data, seed = self.measured.labelled, self.recipe.measure.seed
-        fit = three_way(data.labels, seed=seed).fit.tolist()
-        return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
+        return scorer_of(data, split_of(data, seed), seed)
 
     def mixture(self, cell: Cell) -> Mixture:
         """What a model is trained on."""
@@ -252,16 +254,23 @@ class Plan:
 
 
 def _check_lengths(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, measured: MeasuredTexts
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, measured: StudyTexts
 ) -> None:
     """Refuse prompts and documents that, after whatever is put before them, are longer than the model's context."""
     measure = recipe.measure
     if measure is None:
         return
+    bos = tokenizer.bos_token_id is not None
+    question = measure.question(prepend_bos=bos)
+    StudiedModel(model, tokenizer, Atlas(model), "the recipe's architecture", question).check(measured)
+    if len(measured.clean) < 2 or len(measured.every_prompt) < 2:
+        raise EntangleError(
+            f"intervals need two held-out documents and two prompts; got {len(measured.clean)} and "
+            f"{len(measured.every_prompt)}: give more in [held_out] and [measure.prompts.NAME]"
+        )
     said = {"prompting": INSTRUCTION, "self-debias": ANTI_PROMPT}
     prefixes = {"", *(said[method] for method in measure.methods if method in said)}
     prefixes |= {variant.measured_after for variant in recipe.variants}
-    bos = tokenizer.bos_token_id is not None
     sampling = Sampling(measure.samples, measure.max_new_tokens, prepend_bos=bos)
     documents = document_rows(model, tokenizer, measured.clean, max_length=measure.max_length, prepend_bos=bos)
     for prefix in prefixes:

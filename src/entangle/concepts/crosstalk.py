@@ -25,6 +25,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
 from entangle.interventions import AddDirection, steer
 from entangle.metrics import Estimate, bootstrap_mean, bootstrap_ratio, cosines
+from entangle.models import Atlas
 from entangle.probes import ProbeGrid
 
 
@@ -95,12 +96,12 @@ class CrossTalk:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain lists and numbers."""
+        """Everything as plain lists and numbers; None where nothing bounds a number."""
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
             ends = (name, f"{name}_low", f"{name}_high")
             found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
-        return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in found.items()}
+        return {k: _listed(v) if isinstance(v, Tensor) else v for k, v in found.items()}
 
     def plot(self, layer: int | None = None, **style: Any) -> Any:
         """Source (rows) x target (columns) at one layer, the last by default."""
@@ -113,6 +114,16 @@ class CrossTalk:
         if layer not in self.layers:
             raise EntangleError(f"cross-talk was read at layers {list(self.layers)}, not at {layer}")
         return self.layers.index(layer)
+
+
+def _known(shift: Estimate) -> Estimate:
+    """A reading that moves alike in every text, at the place of the push or below it, does so by algebra: exactly."""
+    value, low, high = (torch.as_tensor(part) for part in shift)
+    return Estimate(value, *(torch.where(end.isinf(), value, end) for end in (low, high)))
+
+
+def _listed(values: Tensor) -> Any:
+    return np.where(np.isfinite(values.numpy()), values.numpy().astype(object), None).tolist()
 
 
 def cross_talk(
@@ -167,7 +178,7 @@ def cross_talk(
         raise EntangleError("cross-talk needs to know where to push; give directions their site and layer")
     if set(readers) != set(directions.names):
         raise EntangleError(f"readers must be of {list(directions.names)}, the concepts, not of {list(readers)}")
-    layers, weights = _reader_weights([readers[name] for name in directions.names])
+    layers, weights = _reader_weights([readers[name] for name in directions.names], Atlas(model).n_layers)
     options: dict[str, Any] = {
         "max_length": max_length,
         "prepend_bos": prepend_bos,
@@ -205,7 +216,7 @@ def cross_talk(
     return CrossTalk(
         names=directions.names,
         layers=tuple(layers),
-        shift=bootstrap_mean(moved, n_resamples=n_resamples, level=level, seed=seed, method="percentile"),
+        shift=_known(bootstrap_mean(moved, n_resamples=n_resamples, level=level, seed=seed, method="percentile")),
         null=torch.stack([s.mean(0) for s in shifts[n:]]) if n_random else torch.empty(0, len(layers), n),
         kl=bootstrap_ratio(
             nats[:, :n], predicted, n_resamples=n_resamples, level=level, seed=seed, bounds=(0.0, float("inf"))
@@ -228,7 +239,7 @@ def cross_talk(
     )
 
 
-def _reader_weights(readers: Sequence[ProbeGrid]) -> tuple[list[int], Float[Tensor, "layer concept d"]]:
+def _reader_weights(readers: Sequence[ProbeGrid], n_layers: int) -> tuple[list[int], Float[Tensor, "layer concept d"]]:
     """The layers all readers have in common and their weights there; intercepts cancel in a shift."""
     for grid in readers:
         if len(grid.shape) != 1 or len(grid.classes_) != 2:
@@ -236,7 +247,13 @@ def _reader_weights(readers: Sequence[ProbeGrid]) -> tuple[list[int], Float[Tens
                 f"a reader is a grid of binary probes over layers, [layer]; got shape {grid.shape} with "
                 f"{len(grid.classes_)} classes"
             )
-    own = [list(grid.layers) if grid.layers is not None else list(range(grid.shape[0])) for grid in readers]
+    for grid in readers:
+        if grid.layers is None and grid.shape[0] != n_layers:
+            raise EntangleError(
+                f"a reader of {grid.shape[0]} layers does not know which of the model's {n_layers} they are: fit it "
+                "with layers=acts.layers(site)"
+            )
+    own = [list(range(n_layers) if grid.layers is None else grid.layers) for grid in readers]
     layers = [layer for layer in own[0] if all(layer in other for other in own)]
     if not layers:
         raise EntangleError(f"the readers have no layer in common: {own}")

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from entangle.data import read_labels
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_counts
 from entangle.probes.estimators import PROBES, make_probe
@@ -18,6 +19,7 @@ from entangle.probes.judging.null import permuted_within
 from entangle.probes.solving.losses import LogisticLoss
 from entangle.probes.solving.solvers import Design, minimise, warn_unconverged
 
+LEAST = 4  # examples of each class
 _BATCH = 128  # refits solved together by an iterative estimator
 
 Rows: TypeAlias = Float[Tensor, "example d"]
@@ -35,27 +37,29 @@ class Sample:
         x: Activations.
         positive: Which examples show the concept.
         groups: A number for each example; examples of one group are drawn together.
+        label_names: What is not the concept, and what is, in the words of the labels.
     """
 
     x: Rows
     positive: Bool[Tensor, " example"]
     groups: np.ndarray[Any, Any] | None = None
+    label_names: tuple[str, ...] = ("0", "1")
 
     @classmethod
     def of(cls, name: str, x: Rows, labels: Any, groups: Any = None) -> Sample:
         """Check labels and groups; errors name the concept."""
-        y = torch.as_tensor(labels).cpu()
-        if y.shape != x.shape[:1]:
-            raise EntangleError(f"{name!r} needs one label per example, [{len(x)}], not {tuple(y.shape)}")
-        if not bool(((y == 0) | (y == 1)).all()) or min(int((y == 0).sum()), int((y == 1).sum())) < 4:
+        read = read_labels(labels, len(x), two=True, what=f"labels of {name!r}")
+        y = torch.from_numpy(read.codes)
+        fewest = min(int((y == 0).sum()), int((y == 1).sum()))
+        if fewest < LEAST:
             raise EntangleError(
-                f"{name!r} needs labels 0 and 1, at least 4 of each; got {int((y == 0).sum())} zeros, "
-                f"{int((y == 1).sum())} ones of {len(y)}"
+                f"{name!r} has {fewest} examples of one class: half of them must still hold two, so it takes at least "
+                f"{LEAST} of each"
             )
         grouped = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
         if grouped is not None and len(grouped) != len(y):
             raise EntangleError(f"{name!r} has {len(grouped)} groups for {len(y)} examples; give one per example")
-        return cls(x, (y == 1).to(x.device), grouped)
+        return cls(x, (y == 1).to(x.device), grouped, read.names)
 
 
 def inputs(

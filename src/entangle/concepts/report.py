@@ -65,7 +65,8 @@ def entanglement_report(
               together on the same examples;
             - a mapping from concept to `(activations [example, d], labels)` or `(activations, labels, groups)`: the
               same where every concept has its own examples. Give the examples the directions were fitted on.
-        labels: For shared activations, a mapping from concept to 0/1 labels.
+        labels: For shared activations, a mapping from concept to labels of two classes, of any kind; which is 1 is
+            decided by the rules of `entangle.data.labels`, and told in `settings`.
         estimator: How to refit a direction: the name of a probe, such as "mean_difference" (one matrix product for all
             resamples) or "logistic" (solved side by side; other probes are refitted one resample at a time), or a
             function of (activations, labels [resample, example], weights [resample, example]) giving [resample, d].
@@ -175,6 +176,7 @@ def entanglement_report(
             "head": getattr(directions, "head", None),
             "n_dims": n_dims,
             "estimator": getattr(refit, "__name__", "custom") if samples else None,
+            "positive": {name: samples[name].label_names[1] for name in names} if samples else None,
             "subspace_dims": subspace_dims,
             "n_resamples": n_resamples,
             "n_permutations": n_permutations,

@@ -3,7 +3,7 @@
 from entangle.data import corpus
 from entangle.data.labels import Labels, plain, read_labels, same_index
 from entangle.data.loading import load_described, load_labelled, load_pairs, load_texts
-from entangle.data.texts import LabelledTexts
+from entangle.data.texts import LabelledTexts, refuse_half_characters, texts_of
 
 __all__ = [
     "LabelledTexts",
@@ -15,5 +15,7 @@ __all__ = [
     "load_texts",
     "plain",
     "read_labels",
+    "refuse_half_characters",
     "same_index",
+    "texts_of",
 ]

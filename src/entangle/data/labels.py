@@ -84,6 +84,22 @@ class Labels:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def number_of(self, toward: Any) -> int:
+        """The number of one of two classes: a label; or 1 for the positive class and 0 for the other, where no label is
+        called so.
+
+        Raises:
+            EntangleError: There is no such class.
+        """
+        if plain(toward) in self.names:
+            return self.names.index(plain(toward))
+        if toward in (0, 1) and not isinstance(toward, bool):
+            return int(toward)
+        raise EntangleError(
+            f"toward must be one of the labels {', '.join(map(repr, self.names))}, got {toward!r}: name the class to "
+            "steer to"
+        )
+
 
 def read_labels(
     labels: Any,
@@ -91,6 +107,7 @@ def read_labels(
     *,
     positive: Any = None,
     two: bool = False,
+    in_sorted_order: bool = False,
     what: str = "labels",
     places: Sequence[str] | None = None,
 ) -> Labels:
@@ -102,6 +119,7 @@ def read_labels(
         n_examples: How many examples there are, if that is to be checked.
         positive: The label that becomes 1, all others becoming 0; the way to use data of more than two classes.
         two: Whether there must be two classes.
+        in_sorted_order: Keep classes as numpy sorts them, which scikit-learn asks of its estimators, not by the rules.
         what: What to call them in an error.
         places: Where each label stands, for an error; by default its number.
 
@@ -119,7 +137,9 @@ def read_labels(
         )
     found, codes = np.unique(values, return_inverse=True)
     codes = codes.reshape(-1).astype(np.int64)
-    if order is not None:
+    if in_sorted_order:
+        rank, rule = np.arange(len(found)), "it is the later in sorted order"
+    elif order is not None:
         placed = [i for name in order for i in np.flatnonzero(found == name)]
         rank = np.array(placed, dtype=np.int64)
         rule = "its data set puts it after the other"

@@ -12,7 +12,7 @@ import numpy as np
 
 from entangle.data.labels import plain, read_labels
 from entangle.data.sources import rows
-from entangle.data.texts import LabelledTexts
+from entangle.data.texts import LabelledTexts, refuse_half_characters
 from entangle.errors import EntangleError
 
 
@@ -64,6 +64,7 @@ def load_labelled(
     found = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
     names = (found.names[0], found.names[1])
     keep = _without_duplicates(texts, found.codes, places, names, drop=drop_duplicates)
+    notes = _duplicates_note(texts, keep, splits, str(source))
     labels = found.codes[keep]
     if limit is not None:
         sampled = _stratified(labels, limit, seed, str(source))
@@ -75,6 +76,7 @@ def load_labelled(
         label_names=names,
         splits=[splits[i] for i in keep] if any(splits) else None,
         rule=found.rule,
+        notes=notes,
     )
 
 
@@ -180,7 +182,9 @@ def _condition(where: Mapping[str, Any] | None, at_most: Mapping[str, float] | N
 
 def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in fields:
-        raise EntangleError(f"{place} has no {name!r}: its columns are {', '.join(map(str, fields))}")
+        near = [column for column in fields if str(column).strip().casefold() == name.casefold()]
+        advice = f"; name the column {near[0]!r} instead" if near else ""
+        raise EntangleError(f"{place} has no {name!r}: its columns are {', '.join(map(repr, fields))}{advice}")
     return fields[name]
 
 
@@ -207,6 +211,7 @@ def _text(fields: Mapping[str, Any], column: str, place: str) -> str:
         raise EntangleError(f"{place}: {column!r} must be text, not {type(text).__name__}")
     if not text.strip():
         raise EntangleError(f"{place}: {column!r} is empty: drop the row")
+    refuse_half_characters(text, f"{place}: {column!r}")
     return text
 
 
@@ -249,6 +254,16 @@ def _without_duplicates(
             "pass drop_duplicates=True (--drop-duplicates) to keep one of each"
         )
     return np.fromiter(first.values(), dtype=np.int64)
+
+
+def _duplicates_note(texts: list[str], keep: np.ndarray, splits: list[str], source: str) -> list[str]:
+    """What to say of texts that were dropped."""
+    if len(keep) == len(texts):
+        return []
+    kept = {texts[i]: splits[i] for i in keep}
+    across = sum(splits[i] != kept[text] for i, text in enumerate(texts))
+    note = f"{len(texts) - len(keep):,} of {len(texts):,} texts of {source} repeat another and were left out"
+    return [note + (f"; {across:,} of them stood in another split than the one that was kept." if across else ".")]
 
 
 def _stratified(labels: np.ndarray, limit: int, seed: int, source: str) -> np.ndarray:

@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from entangle.errors import EntangleError
+
+
+def texts_of(texts: Iterable[Any], what: str = "text") -> list[str]:
+    """Texts as a list, each of them one that can be written and read.
+
+    Args:
+        texts: Any number of strings; empty ones pass.
+        what: What each is called in an error, before its number.
+
+    Raises:
+        EntangleError: One line that names the first that is no string, or holds half a character.
+    """
+    if isinstance(texts, str | bytes):
+        raise EntangleError(f"{what}s must be a list of strings, but one {type(texts).__name__} arrived: pass [{what}]")
+    listed = list(texts)
+    for i, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise EntangleError(f"{what}s must be strings, but {what} {i} is a {type(text).__name__}: leave it out")
+        refuse_half_characters(text, f"{what} {i}")
+    return listed
+
+
+def refuse_half_characters(text: str, place: str) -> None:
+    """Refuse a text with a lone surrogate: half of a character, which no tokenizer, file or hash can take.
+
+    Args:
+        text: A text.
+        place: Where it stands.
+
+    Raises:
+        EntangleError: One line with the place.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EntangleError(
+            f"{place} holds half a character ({text[error.start]!a}, a lone surrogate, at {error.start}), as where an "
+            "emoji was cut in two: drop the row, or mend it with text.encode(errors='replace').decode()"
+        ) from None
 
 
 @dataclass(frozen=True)

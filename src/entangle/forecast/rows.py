@@ -50,7 +50,9 @@ def rows_of(
     else:
         if len(prompts) != len(texts):
             raise EntangleError(f"each text needs its prompt; got {len(texts)} texts and {len(prompts)} prompts")
-        pairs = zip(encode(tokenizer, prompts), encode(tokenizer, texts, add_special_tokens=False), strict=True)
+        pairs = zip(
+            encode(tokenizer, prompts, closed=False), encode(tokenizer, texts, add_special_tokens=False), strict=True
+        )
         rows = [_continued(prompt, text, tokens, limit) for prompt, text in pairs]
     for number, row in enumerate(rows):
         if row.n_counted < 1 or not any(row.shifted):

@@ -49,7 +49,7 @@ def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None
             are not an edit of ours are in the way.
     """
     if model is not None and edit.fingerprint is not None:
-        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}")
+        check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}", active=False)
     tensors: dict[str, Tensor] = {}
     encoded = _encoded(edit, "edit", tensors)
     made_for = edit.fingerprint if edit.fingerprint is not None or model is None else fingerprint(model)
@@ -89,7 +89,7 @@ def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revisio
         if made_for is not None and not isinstance(made_for, dict):
             raise EntangleError(f"{path} holds an edit whose fingerprint is a {type(made_for).__name__}: save it again")
     if model is not None and made_for is not None:
-        check_fingerprint(made_for, model, what=f"the edit in {path}")
+        check_fingerprint(made_for, model, what=f"the edit in {path}", active=False)
     object.__setattr__(edit, "fingerprint", made_for)
     return edit
 

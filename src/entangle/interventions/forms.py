@@ -11,7 +11,7 @@ import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,11 +31,14 @@ class Form(ABC):
         site: a site name such as `"z"`, or with `layer=None` a full name such as `"blocks.3.attn.hook_z"`.
         layer: the layer, counted from 0.
         head: one head of site `z`; `None` for the whole width.
+        of_layers: how many layers the model was taken to have, where `layer` is but an index into all of them; `None`
+            where the layer is known by name.
     """
 
     site: str
     layer: int | None
     head: int | None = None
+    of_layers: int | None = field(default=None, kw_only=True)
 
     @property
     def size(self) -> int | None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
+from entangle.models.fingerprint import underlying
 from entangle.models.hooks import refuse_compiled
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
@@ -219,12 +220,6 @@ class Atlas:
     def _check_layer(self, layer: int) -> None:
         if not 0 <= layer < self.n_layers:
             raise AtlasError(f"layer {layer} was asked for, but {self.stack} has layers 0 to {self.n_layers - 1}")
-
-
-def underlying(model: nn.Module) -> nn.Module:
-    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself."""
-    original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
-    return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
 
 
 def _known(site: str) -> None:

@@ -1,87 +1,208 @@
-"""What makes two models the same model: architecture, sizes, and a hash of some weights."""
+"""What makes two models the same model: architecture, sizes, configuration, and every bit of every weight."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import MethodType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest, weights_hash
+from entangle.storage.modules import settings_of, unwrapped
 
-N_SAMPLED = 16
-N_ELEMENTS = 4096
+VERSION = 2
 SIZE_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+# Entries of a configuration that say where it came from, what is returned or how it is run, not what is computed.
+NOT_COMPUTED = frozenset(
+    [
+        *("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "name_or_path"),
+        *("use_cache", "output_attentions", "output_hidden_states", "return_dict", "torchscript"),
+    ]
+)
+TOKENIZER_SETTINGS = (
+    *("special_tokens_map", "chat_template", "padding_side", "truncation_side", "model_max_length"),
+    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token"),
+    *("add_prefix_space", "legacy"),
+)
+LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # hooks of theirs are part of how a model is run
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
     """A JSON-able mark of the model, the same wherever the same weights are loaded, on any device.
 
+    It is made anew at every call, in about a twentieth of a second a gigabyte on a CPU, so that no change of a weight
+    goes unnoticed, by whatever way it was made.
+
     Args:
-        model: any module; a HuggingFace model also tells its `model_type` and sizes.
+        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel` or a
+            TransformerLens `TransformerBridge` the model itself is marked.
 
     Returns:
-        `architecture`, `model_type`, the sizes its configuration names, `n_parameters`, `dtype`, and `weights`: the
-        SHA-256 of the first 4096 numbers of sixteen parameters spread evenly over the model, also where accelerate has
-        offloaded them.
+        `version` of the mark; `architecture`, `model_type`, the sizes its configuration names, `n_parameters` and
+        `dtype`, for people; `configuration`, a hash of all that it says of the computation; `structure`, one of the
+        classes and settings of all parts, adapters that are active, merged or disabled among them; `weights`, one of
+        every bit of every parameter and buffer, also where accelerate has offloaded them; and `active`, one of what is
+        hooked on the model now, such as the edits of an open `steer` block, or `None`. Tied weights are the same model
+        as untied copies unless the configuration differs; another kernel of attention is the same model.
+
+    Raises:
+        EntangleError: A weight that is not there (on the meta device) or cannot be read.
     """
-    parameters = dict(model.named_parameters())
+    model = underlying(unwrapped(model))
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
+    first = next(model.parameters(), None)
     return {
+        "version": VERSION,
         "architecture": type(model).__name__,
         "model_type": getattr(config, "model_type", None),
         **{name: size for name, size in sizes.items() if isinstance(size, int)},
         "n_parameters": sum(p.numel() for p in model.parameters()),
-        "dtype": str(next(iter(parameters.values())).dtype).removeprefix("torch.") if parameters else None,
-        "weights": _weights_hash(model, parameters),
+        "dtype": None if first is None else str(first.dtype).removeprefix("torch."),
+        "configuration": digest(_computed(config)),
+        "structure": digest(settings_of(model)),
+        "weights": weights_hash(model),
+        "active": _active(model),
     }
 
 
-def check_fingerprint(saved: Mapping[str, Any], model: nn.Module, *, what: str) -> None:
+def check_fingerprint(saved: Mapping[str, Any], model: nn.Module, *, what: str, active: bool = True) -> None:
     """Raise an `EntangleError` that names the differences unless `model` is the one `saved` was taken from.
 
     Args:
-        saved: what `fingerprint` gave when `what` was made.
-        model: the model it is about to be used with.
-        what: named in the message, such as "these activations".
+        saved: What `fingerprint` gave when `what` was made.
+        model: The model it is about to be used with.
+        what: Named in the message, such as "these activations".
+        active: Whether what is hooked on the model must be the same too; not for an edit, which may act after others.
     """
-    now = fingerprint(model)
-    different = [name for name in now if saved.get(name) != now[name]]
-    if different:
-        changes = ", ".join(f"{name} {_short(saved.get(name))} there, {_short(now[name])} here" for name in different)
+    check_same(saved, fingerprint(model), what=what, active=active)
+
+
+def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, active: bool = True) -> None:
+    """`check_fingerprint` with the model's mark in its place."""
+    different = [name for name in now if saved.get(name) != now[name] and (active or name != "active")]
+    if not different:
+        return
+    if saved.get("version") != now.get("version") and not {"architecture", "n_parameters"} & set(different):
         raise EntangleError(
-            f"{what} came from another model ({changes}): use the model they were made with, or make them anew"
+            f"{what} came from an earlier version, whose mark of a model looked at few of its weights and cannot tell "
+            "whether this is the same: make them anew (of an edit known to be this model's, "
+            "dataclasses.replace(edit, fingerprint=entangle.models.fingerprint(model)))"
         )
+    if different == ["active"]:
+        raise EntangleError(
+            f"{what} came from this model with other edits or hooks on it: close the steer block, remove the hooks, or "
+            "make them anew as it is now"
+        )
+    changes = ", ".join(
+        f"{name} {_short(saved.get(name))} there, {_short(now[name])} here" for name in different if name != "version"
+    )
+    raise EntangleError(
+        f"{what} came from another model ({changes}): use the model they were made with, or make them anew"
+    )
 
 
-def _weights_hash(model: nn.Module, parameters: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    names = list(parameters)
-    step = max(1, (len(names) - 1) // (N_SAMPLED - 1)) if len(names) > 1 else 1
-    for name in names[::step]:
-        parameter = _offloaded(model, name) if parameters[name].is_meta else parameters[name]
-        if parameter is None:
-            continue
-        head = parameter.detach().flatten()[:N_ELEMENTS]
-        values = head.float() if head.is_floating_point() else head.to(torch.int64)
-        digest.update(name.encode())
-        digest.update(values.cpu().numpy().tobytes())
-    return digest.hexdigest()
+def underlying(model: nn.Module) -> nn.Module:
+    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself."""
+    original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
+    return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
 
 
-def _offloaded(model: nn.Module, name: str) -> Tensor | None:
-    """A parameter that accelerate keeps on disk or in memory until its module runs."""
-    path, _, own = name.rpartition(".")
-    hook = getattr(model.get_submodule(path), "_hf_hook", None)
-    for one in (hook, *getattr(hook, "hooks", ())):
-        weights = getattr(one, "weights_map", None)
-        if weights is not None:
-            return torch.as_tensor(weights[own])
-    return None
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """A hash of all that decides how texts become tokens and tokens texts: the same wherever it was loaded from.
+
+    Args:
+        tokenizer: A HuggingFace tokenizer, fast or slow, or any object with content.
+
+    Returns:
+        32 hexadecimal digits: of the vocabulary, merges, normaliser, template of special tokens and decoder, the
+        special tokens, the chat template, the sides and the length that it pads and truncates at.
+    """
+    if tokenizer is None or not hasattr(tokenizer, "special_tokens_map"):
+        return digest(tokenizer)
+    settings = {name: getattr(tokenizer, name, None) for name in TOKENIZER_SETTINGS}
+    return digest([type(tokenizer).__name__, _words(tokenizer), settings])
+
+
+def _words(tokenizer: Any) -> Any:
+    """How a tokenizer cuts a text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Before its tokens it says how the last call padded and truncated, which is no part of it. Reading a vocabulary
+        # of 262,144 as JSON to leave that out would take seconds.
+        said = str(backend.to_str())
+        return said[max(0, said.find('"added_tokens":')) :]
+    pieces = getattr(tokenizer, "sp_model", None)
+    model = None if pieces is None else pieces.serialized_model_proto()
+    merges = getattr(tokenizer, "bpe_ranks", None)
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return [words, model, merges, str(getattr(tokenizer, "added_tokens_decoder", None))]
+
+
+def _computed(config: Any) -> Any:
+    """A configuration as plain values, without what is not computed by."""
+    if config is None:
+        return None
+    return _kept(config.to_dict() if hasattr(config, "to_dict") else config)
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            str(key): _kept(item)
+            for key, item in value.items()
+            if key not in NOT_COMPUTED and not str(key).startswith("_")
+        }
+    # JSON knows no tuples, so a configuration that was saved has none.
+    return [_kept(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _active(model: nn.Module) -> str | None:
+    """A hash of what is hooked on a model and is no part of how its libraries run it; `None` where nothing is."""
+    hooked = [(path, kind, _content(hook)) for path, kind, hook in _hooks(model)]
+    return digest(hooked) if hooked else None
+
+
+def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    """Every hook and every forward put in another's place, with the path of its module, but those of libraries."""
+    found: list[tuple[str, str, Any]] = [
+        ("everywhere", kind, hook)
+        for kind, registered in (
+            ("before", torch_module._global_forward_pre_hooks),
+            ("after", torch_module._global_forward_hooks),
+        )
+        for hook in registered.values()
+    ]
+    for path, module in model.named_modules():
+        found += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
+        found += [(path, "after", hook) for hook in module._forward_hooks.values()]
+        forward = vars(module).get("forward")
+        # PEFT puts a module's own back; accelerate's runs it.
+        own = forward is None or forward == MethodType(type(module).forward, module)
+        if not own and not hasattr(module, "_hf_hook"):
+            yield path, "instead", forward
+    for path, kind, hook in found:
+        inner = hook
+        while isinstance(inner, partial):
+            inner = inner.func
+        where = str(getattr(inner, "__module__", None) or type(inner).__module__)
+        if where.partition(".")[0] not in LIBRARIES and getattr(inner, "content", True) is not None:
+            yield path, kind, hook
+
+
+def _content(hook: Any) -> str:
+    """What a hook does; of one that cannot be read, or whose content cannot be compared, nothing that comes again."""
+    try:
+        return digest(hook)
+    except EntangleError:
+        return secrets.token_hex(16)
 
 
 def _short(value: Any) -> str:

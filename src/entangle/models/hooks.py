@@ -57,11 +57,18 @@ def attach(place: Place, fn: HookFunction, *, first: bool = False) -> Handle:
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         return on_output(apply, place, output) if mine is None or mine() else None
 
+    content = getattr(fn, "content", None) or (lambda: (place.site, place.layer, place.path, fn))
     if place.side == "input":
-        handles.append(place.module.register_forward_pre_hook(before, with_kwargs=True, prepend=first))
+        handles.append(place.module.register_forward_pre_hook(tell(before, content), with_kwargs=True, prepend=first))
     else:
-        handles.append(place.module.register_forward_hook(after, prepend=first))
+        handles.append(place.module.register_forward_hook(tell(after, content), prepend=first))
     return Handle(*handles)
+
+
+def tell(hook: Any, content: Callable[[], Any] | None) -> Any:
+    """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing."""
+    hook.content = content
+    return hook
 
 
 def on_input(
@@ -152,7 +159,7 @@ def _laid_out(place: Place, fn: HookFunction, handles: list[RemovableHandle]) ->
             new = checked(x.reshape(*tokens[0], place.size))
             return None if new is None else new.reshape(x.shape)
 
-        handles.append(place.block.register_forward_pre_hook(note, with_kwargs=True))
+        handles.append(place.block.register_forward_pre_hook(tell(note, None), with_kwargs=True))
         return flattened
     return checked
 
@@ -172,7 +179,7 @@ def _turns(place: Place, handles: list[RemovableHandle]) -> Callable[[], bool] |
         n_calls += 1
         return n_calls - 1 == place.turn
 
-    handles.append(place.root.register_forward_pre_hook(restart))
+    handles.append(place.root.register_forward_pre_hook(tell(restart, None)))
     return mine
 
 

@@ -13,9 +13,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from entangle.errors import EntangleError
+from entangle.storage.folder import check_files
 
 Task = Literal["causal", "encoder", "auto"]
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+MANIFEST = "entangle.json"
+"""Names the files of a model that this library trained; where it is, they are compared with it."""
 SAFE = {"pytorch_model": "model"}
 """Stems of files of weights where the safe format has another than the pickled."""
 IN_BLOCK = re.compile(r"\.\d+\.")
@@ -46,13 +49,15 @@ def load(
 
     Raises:
         EntangleError: no model there, one that needs code of its own, whose weights are pickled, or not all there; no
-            tokenizer, or no token to pad with.
+            tokenizer, or no token to pad with; or no such device.
     """
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if task not in ("causal", "encoder", "auto"):
         raise EntangleError(f"task must be 'causal', 'encoder' or 'auto', but is {task!r}")
+    if device is not None:
+        check_device(device)
     name = str(path_or_id)
     config = _config(name, revision)
     causal = task == "causal" or (task == "auto" and _is_causal(config, MODEL_FOR_CAUSAL_LM_MAPPING))
@@ -60,6 +65,25 @@ def load(
     model = pretrained(auto, name, revision=revision, dtype=dtype or "auto")
     tokenizer = load_tokenizer(name, revision=revision)
     return (model if device is None else model.to(device)).eval(), tokenizer
+
+
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that this machine cannot compute on.
+
+    Raises:
+        EntangleError: No such device, or one that holds no numbers.
+    """
+    try:
+        placed = torch.ones(1, device=device)
+        works = not placed.is_meta and float(placed.sum()) == 1
+        reason = "" if works else "it holds no numbers"
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, TypeError, ValueError) as error:
+        reason = _first_line(error)
+    if reason:
+        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        raise EntangleError(
+            f"device {str(device)!r} cannot be used ({reason}): choose one that is here, such as {here}"
+        )
 
 
 def load_tokenizer(path_or_id: str | Path, *, revision: str | None = None) -> Any:
@@ -108,6 +132,7 @@ def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -
             place for.
     """
     _refuse_pickles(name)
+    check_files(Path(name), MANIFEST, what)
     options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     try:
         model, info = auto.from_pretrained(name, **options)

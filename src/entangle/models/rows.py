@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from entangle.data import refuse_half_characters
 from entangle.errors import EntangleError
 from entangle.models.tokens import (
     UNLIMITED,
@@ -23,6 +24,7 @@ from entangle.models.tokens import (
     pad_id,
     special_ids,
 )
+from entangle.models.trace import evaluating
 
 __all__ = [
     "CPU_TOKENS",
@@ -32,6 +34,7 @@ __all__ = [
     "at_once",
     "batch_of",
     "bos_id",
+    "carries_state",
     "check_ids",
     "check_texts",
     "context_length",
@@ -168,14 +171,7 @@ def check_texts(texts: Sequence[Any], what: str = "text") -> None:
             raise EntangleError(f"{what}s must be strings, but {what} {i} is a {type(text).__name__}{hint}")
         if not text.strip():
             raise EntangleError(f"{what} {i} is empty: remove it, so that every example has a token to look at")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise EntangleError(
-                    f"{what} {i} holds half a character ({text[error.start]!a} at {error.start}, a lone surrogate), "
-                    "which no tokenizer reads: replace it, text.encode(errors='replace').decode()"
-                ) from error
+        refuse_half_characters(text, f"{what} {i}")
 
 
 def _tokenised(tokenizer: Any, texts: Sequence[str], limit: int | None, special: bool) -> list[list[int]]:
@@ -289,8 +285,19 @@ def batch_of(
 
 
 def run_rows(model: nn.Module, tokenizer: Any, rows: Sequence[Sequence[int]], **arguments: Any) -> Any:
-    """What the model returns for rows of token ids, padded on the right; hooks that are on it act here too."""
-    return model(**batch_of(model, tokenizer, rows), use_cache=False, **arguments)
+    """What the model returns for rows of token ids, padded on the right; hooks that are on it act here too.
+
+    Without dropout, whatever mode the model is in.
+    """
+    with evaluating(model):
+        return model(**batch_of(model, tokenizer, rows), use_cache=False, **arguments)
+
+
+def carries_state(model: nn.Module) -> bool:
+    """Whether the model reads a text into a state (Mamba, RWKV): padding before the text then leaves its trace there,
+    masked or not, and a state is not to be shared between readings.
+    """
+    return bool(getattr(model, "_is_stateful", False))
 
 
 def accepts(model: nn.Module, name: str) -> bool:

@@ -21,7 +21,7 @@ from entangle.probes.judging.compare import Comparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.reliability import split_half
-from entangle.probes.splits import Split, three_way
+from entangle.probes.splits import Split, named_split, three_way
 
 __all__ = [
     "BaselineResult",
@@ -42,6 +42,7 @@ __all__ = [
     "fit_probes",
     "majority_class",
     "mean_embeddings",
+    "named_split",
     "online_mdl",
     "random_direction",
     "selectivity",

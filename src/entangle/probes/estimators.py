@@ -26,8 +26,9 @@ from entangle.probes.solving.solvers import Design, Rows, Solution, minimise
 
 ClassWeight = Mapping[Any, float] | str | None
 Array = npt.NDArray[Any]
-Solver = Callable[[Labels], Solution]
-"""Solves the same examples for any labellings of them, `[example, labelling]`."""
+Solver = Callable[..., Solution]
+"""Solves the same examples for any labellings of them, `[example, labelling]`; minimisers also take a solution to start
+from."""
 
 BLOCK_BYTES = 1 << 26  # of activations worked on at a time: a few cells, so that they stay in the processor's cache
 
@@ -75,7 +76,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             else:
                 X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
                 check_classification_targets(y)
-        codes, self.classes_ = encode_labels(y)
+        codes, self.classes_ = encode_labels(y, in_sorted_order=True)
         cells = Cells(X)
         self.n_features_in_ = cells.n_features
         if len(codes) != cells.n_examples:
@@ -162,17 +163,18 @@ class _Minimiser(LinearProbe):
                 "C and alpha must be positive and finite: without a penalty, separable data have no optimum; "
                 f"got {self.get_params()}"
             )
-        shared = None if sample_weight is None else sample_weight[:, None]
-        design = Design.of(x, shared)
+        design = Design.of(x, None if sample_weight is None else sample_weight[:, None])
 
-        def solve(labels: Labels) -> Solution:
+        def solve(labels: Labels, start: Solution | None = None) -> Solution:
             weighted = design
             if self.class_weight is not None:
                 weighted = replace(
                     design,
                     weights=design.weights * self._class_weights(labels, classes, sample_weight).to(design.weights),
                 )
-            return minimise(loss, weighted, labels, len(classes), C=C, tol=self.tol, max_iter=self.max_iter)
+            return minimise(
+                loss, weighted, labels, len(classes), C=C, tol=self.tol, max_iter=self.max_iter, start=start
+            )
 
         return solve
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from entangle.errors import EntangleError
@@ -37,7 +37,7 @@ class ProbeGrid:
     Attributes:
         coef_: Of the raw features, `[*grid, feature]`; for more than two classes `[*grid, class, feature]`.
         intercept_: The same without the feature axis.
-        classes_: The labels, sorted; a score above 0 means the second.
+        classes_: The labels; a score above 0 means the second, which directions point to (see `entangle.data.labels`).
         split: Which examples were fitted, selected and reported on.
         labels: Class number of every example.
         groups: Group number of every example, if there were groups.
@@ -50,6 +50,7 @@ class ProbeGrid:
         metric: "accuracy" or "auroc": what `top` ranks by and what the null and the p-values are of.
         settings: Everything needed to repeat it.
         layers: The layer number of each index of the grid's first axis.
+        converged: Which cells' probes reached their minimum; the others are in no choice.
         fingerprint: Of the model the activations come from.
     """
 
@@ -67,12 +68,25 @@ class ProbeGrid:
     metric: str
     settings: Mapping[str, Any]
     layers: Sequence[int] | None = None
+    converged: Bool[Tensor, "*grid"] = None  # type: ignore[assignment]
     fingerprint: Mapping[str, Any] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.converged is None:  # as in grids saved before cells that do not converge were kept
+            object.__setattr__(self, "converged", torch.ones_like(self.gap, dtype=torch.bool))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the grid: `(n_layers, n_heads)`, say."""
         return tuple(self.gap.shape)
+
+    @property
+    def constant(self) -> Bool[Tensor, "*grid"]:
+        """Cells whose activations never vary, such as a head that is always 0: chance is all that can be read there."""
+        cells = torch.zeros(self.shape, dtype=torch.bool)
+        for cell in self.settings.get("constant_cells", []):
+            cells[tuple(cell)] = True
+        return cells
 
     @property
     def n_classes(self) -> int:
@@ -185,13 +199,18 @@ class ProbeGrid:
     def top(self, k: int) -> list[tuple[int, ...]]:
         """The `k` cells that did best on the select part, best first, as indices of the grid.
 
+        Cells that did not converge are not among them.
+
         Raises:
-            EntangleError: There are fewer than `k` cells.
+            EntangleError: There are fewer than `k` cells that converged.
         """
         ranking: Tensor = getattr(self, f"selection_{self.metric}")
-        if not 1 <= k <= ranking.numel():
-            raise EntangleError(f"top(k) needs k from 1 to the {ranking.numel()} cells of the grid, not {k}")
-        best = ranking.flatten().sort(descending=True, stable=True).indices[:k]
+        usable = self.converged & ranking.isfinite()
+        if not 1 <= k <= int(usable.sum()):
+            raise EntangleError(
+                f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged; got {k}"
+            )
+        best = ranking.masked_fill(~usable, -torch.inf).flatten().sort(descending=True, stable=True).indices[:k]
         return [tuple(int(i) for i in np.unravel_index(int(cell), self.shape)) for cell in best]
 
     def to_frame(self) -> pd.DataFrame:
@@ -207,6 +226,7 @@ class ProbeGrid:
         if len(self.null):
             values |= {"null_mean": self.null.mean(0), "p_value": self.p_values}
         values |= {f"selection_{self.metric}": getattr(self, f"selection_{self.metric}"), "C": self.C}
+        values |= {"converged": self.converged, "constant": self.constant}
         return pd.DataFrame(columns | {name: np.asarray(value).reshape(-1) for name, value in values.items()})
 
     def plot(self, *, top: int = 0, ax: Any = None) -> Any:
@@ -238,7 +258,7 @@ class ProbeGrid:
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write it as safetensors and JSON."""
-        tensors = {name: getattr(self, name) for name in TENSOR_FIELDS}
+        tensors = {name: getattr(self, name) for name in (*TENSOR_FIELDS, "converged")}
         tensors |= {f"split.{name}": getattr(self.split, name) for name in PARTS}
         if self.groups is not None:
             tensors["groups"] = self.groups
@@ -267,6 +287,7 @@ class ProbeGrid:
                 classes_=np.array(meta["classes"], dtype=meta["classes_dtype"]),
                 split=Split(*(tensors[f"split.{name}"] for name in PARTS)),
                 groups=tensors.get("groups"),
+                converged=tensors.get("converged"),  # type: ignore[arg-type]
                 settings=meta["settings"],
             )
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from entangle.data import read_labels
 from entangle.errors import EntangleError
 
 Classes = npt.NDArray[Any]
@@ -85,41 +86,33 @@ class Cells:
         return flat[:, start - first * inner : stop - first * inner]
 
 
-def encode_labels(y: Any, n_examples: int | None = None) -> tuple[Int[Tensor, " example"], Classes]:
-    """Labels of any kind (bools, strings, whole numbers) as class numbers 0, 1, ... in sorted order.
+def encode_labels(
+    y: Any, n_examples: int | None = None, *, positive: Any = None, in_sorted_order: bool = False
+) -> tuple[Int[Tensor, " example"], Classes]:
+    """Labels of any kind as class numbers 0, 1, ..., of which two are ordered by the rules of `entangle.data.labels`.
 
     Args:
         y: One label per example.
         n_examples: How many examples there are, if that is to be checked.
+        positive: The label that becomes 1, all others becoming 0.
+        in_sorted_order: Keep the classes as numpy sorts them, as scikit-learn asks of its estimators.
 
     Returns:
         The class number of each example, and the classes.
 
     Raises:
-        EntangleError: Labels of another length or of more than one dimension, missing or continuous ones, or one class
-            only.
+        EntangleError: Labels of another length or of more than one dimension, missing, mixed or continuous ones, or one
+            class only.
     """
-    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or (n_examples is not None and len(labels) != n_examples):
-        wanted = "one per example" if n_examples is None else f"one for each of {n_examples} examples"
-        raise EntangleError(f"labels must be {wanted}; got shape {labels.shape}")
-    if labels.dtype.kind == "O" and len({type(label) for label in labels}) > 1:
-        kinds = sorted({type(label).__name__ for label in labels})
-        raise EntangleError(f"labels must be of one kind, not {', '.join(kinds)}; fill in or leave out missing ones")
-    if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.round(labels)).all()):
-        raise EntangleError(
-            "Unknown label type: labels must name classes, not be continuous, NaN or inf; threshold them first"
-        )
-    classes, codes = np.unique(labels, return_inverse=True)
+    labels = read_labels(y, n_examples, positive=positive, in_sorted_order=in_sorted_order)
+    classes = labels.classes
     if len(classes) < 2:
         raise EntangleError(f"a probe needs two classes or more, but every label is one class: {classes.tolist()}")
     if len(classes) > max(2, len(labels) // 2):
         raise EntangleError(
             f"labels must name classes, but {len(classes)} of {len(labels)} differ; threshold or group them first"
         )
-    return torch.from_numpy(codes.reshape(-1).astype(np.int64)), classes
+    return torch.from_numpy(labels.codes), classes
 
 
 def encode_groups(

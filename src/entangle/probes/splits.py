@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,13 @@ from entangle.errors import EntangleError
 from entangle.probes.inputs import encode_groups, encode_labels
 
 PARTS = ("fit", "select", "report")
+FRACTIONS = (0.6, 0.2, 0.2)
+NAMES = {
+    "fit": ("train", "training", "trn", "fit"),
+    "select": ("valid", "validation", "val", "dev", "development", "eval", "evaluation", "select"),
+    "report": ("test", "testing", "tst", "heldout", "holdout", "report"),
+}
+_FOLD = re.compile(r"(?:fold|split|part)?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def three_way(
     labels: npt.ArrayLike | Tensor | Sequence[Any],
     *,
     groups: npt.ArrayLike | Tensor | Sequence[Any] | None = None,
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2),
+    fractions: tuple[float, float, float] = FRACTIONS,
     seed: int = 0,
 ) -> Split:
     """Split examples into fit, select and report, each with the classes in proportion.
@@ -109,6 +117,82 @@ def three_way(
     return Split(*(torch.from_numpy(np.flatnonzero(owner == number)) for number in range(3)))
 
 
+def named_split(
+    labels: npt.ArrayLike | Tensor | Sequence[Any], splits: Sequence[str] | None, *, seed: int = 0
+) -> tuple[Split, str]:
+    """The data's own splits as fit, select and report, and in words what was made of them.
+
+    Names are read whatever their case: train and training are to fit on; valid, validation, val, dev and eval to select
+    with; test and held-out to report on. What is missing is drawn from what is there: with training and one other
+    split, that one is reported on and a quarter of the training examples select. Of numbered folds the last is reported
+    on and the last but one selects. Other names are not used, and the words say so.
+
+    Args:
+        labels: One label per example, of any kind.
+        splits: What the data call the split of each example; None where they have none.
+        seed: Seed of what is drawn.
+
+    Returns:
+        The split, and a sentence; "" where the data have their own three parts, or none at all.
+
+    Raises:
+        EntangleError: A part without every class.
+    """
+    codes, _ = encode_labels(labels)
+    if splits is None or not any(splits):
+        return three_way(codes, seed=seed), ""
+    if len(splits) != len(codes):
+        raise EntangleError(f"splits must name one for each of {len(codes)} examples; got {len(splits)}")
+    parts = _parts_of(splits)
+    names = {part: sorted({splits[i] for i in rows}) for part, rows in parts.items()}
+    shown = {part: " and ".join(map(repr, each)) for part, each in names.items()}
+    unknown = shown.get("", "")
+    if unknown or set(parts) <= {"fit"} or "fit" not in parts:
+        drawn = "examples were drawn at random to fit, select and report instead"
+        every = ", ".join(repr(name or "no name") for name in sorted(set(splits)))
+        one = "only one part" if len(parts) == 1 and not unknown else "not the names of training, validation and test"
+        return three_way(codes, seed=seed), f"The data's own splits were not used ({every}: {one}); {drawn}."
+    rows = {part: torch.tensor(sorted(each)) for part, each in parts.items()}
+    note = ""
+    if len(rows) == 2:
+        (other,) = set(rows) - {"fit"}
+        fit, select = _cut(codes, rows["fit"], seed)
+        rows = {"fit": fit, "select": select, "report": rows[other]}
+        note = f"The data name no third split: {shown[other]} is reported on, and a quarter of {shown['fit']} selects."
+    elif any(_FOLD.fullmatch(_bare(name)) for name in splits):
+        note = f"Of the data's folds, {shown['report']} is reported on and {shown['select']} selects."
+    split = Split(**rows)
+    split.check(codes)
+    return split, note
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
+def _parts_of(splits: Sequence[str]) -> dict[str, list[int]]:
+    """The examples of each part, "" for those whose part is not known."""
+    owner = {name: part for part, names in NAMES.items() for name in names}
+    bare = {name: _bare(name) for name in set(splits)}
+    folds = {name: int(found[1]) for name, key in bare.items() if (found := _FOLD.fullmatch(key))}
+    if len(folds) == len(bare) > 1:
+        order = sorted(folds, key=lambda name: folds[name])
+        owner = {bare[name]: "fit" for name in order}
+        owner[bare[order[-1]]] = "report"
+        if len(order) > 2:
+            owner[bare[order[-2]]] = "select"
+    parts: dict[str, list[int]] = {}
+    for i, name in enumerate(splits):
+        parts.setdefault(owner.get(bare[name], ""), []).append(i)
+    return parts
+
+
+def _cut(codes: Tensor, rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """A quarter of some examples, drawn by class, apart from the rest."""
+    owner = _by_class(codes[rows].numpy(), (0.75, 0.25), np.random.default_rng(seed))
+    return rows[owner == 0], rows[owner == 1]
+
+
 def _by_class(
     y: npt.NDArray[np.int64], fractions: tuple[float, ...], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
@@ -116,8 +200,10 @@ def _by_class(
     owner = np.empty(len(y), np.int64)
     for code in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == code))
-        cuts = np.round(np.cumsum(fractions)[:2] * len(members)).astype(int)
-        if len(members) >= 3:
+        cuts = np.round(np.cumsum(fractions)[:-1] * len(members)).astype(int)
+        if len(fractions) == len(members) == 2:
+            cuts[0] = 1
+        if len(members) >= 3 == len(fractions):
             cuts[0] = np.clip(cuts[0], 1, len(members) - 2)
             cuts[1] = np.clip(cuts[1], cuts[0] + 1, len(members) - 1)
         for number, part in enumerate(np.split(members, cuts)):

@@ -9,6 +9,7 @@ from typing import Any
 
 from entangle.errors import EntangleError
 from entangle.storage import folder
+from entangle.storage.files import DiskError
 from entangle.storage.folder import Kind
 from entangle.storage.sealed import read_object
 from entangle.study import Study, render
@@ -53,7 +54,10 @@ def write_pages(out: Path, contents: Mapping[str, str]) -> list[Path]:
             (new / name).write_text(contents[name], encoding="utf-8")
 
     over = [*contents] if _is_older(out / numbers) else []
-    folder.write(out, kind, json.loads(contents[numbers]), fill, over=over)
+    try:
+        folder.write(out, kind, json.loads(contents[numbers]), fill, over=over)
+    except DiskError as error:
+        raise EntangleError(f"{error} with --out") from error
     return [out / name for name in contents]
 
 

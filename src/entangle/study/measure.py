@@ -20,7 +20,7 @@ from entangle.activations import Activations
 from entangle.concepts import EntanglementReport
 from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
-from entangle.evaluation import Scorer, Tradeoff
+from entangle.evaluation import AtStrengths, Scorer, Tradeoff
 from entangle.interventions import ITI
 from entangle.models import Atlas, fingerprint, load, load_tokenizer
 from entangle.probes import ProbeGrid, Split, bag_of_words
@@ -39,12 +39,14 @@ from entangle.study.steps import (
     scorer_of,
     steer_out,
 )
-from entangle.study.texts import Concepts, Prompts, StudyTexts, Texts, split_of
+from entangle.study.texts import Concepts, Prompts, StudyTexts, Texts, split_notes, split_of
 
 PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "scipy")
 SITES = ("z", "resid_post")
 # What a step may raise that is no fault of the library's and no wish to stop: the steps before it are kept.
 FAILURES = (EntangleError, RuntimeError, MemoryError, ArithmeticError, np.linalg.LinAlgError)
+
+NOTHING = AtStrengths([], alphas=())  # a method that is measured at no strength: the plain model alone is
 
 T = TypeVar("T")
 
@@ -184,6 +186,7 @@ def run(
     *,
     scorer: Scorer | Sequence[Scorer] | None = None,
     more: Mapping[str, Any] | None = None,
+    own: bool = True,
     about: Mapping[str, Any] | None = None,
 ) -> Study:
     """The study of a model that is loaded; whatever measures one concept in one model calls this.
@@ -193,6 +196,7 @@ def run(
         texts: On what.
         scorer: Scores continuations; by default a linear scorer fitted on the fitting texts.
         more: Further methods to measure beside the question's, by name.
+        own: Whether the question's methods are measured, and not only the model as it is and `more`.
         about: What `Study.about` says besides what was found.
 
     Returns:
@@ -214,8 +218,8 @@ def run(
     best = Study(question, studied.name, probes, words, {}, None, None).best_layer
     with clock("entangle"):
         reports = _entanglement(captured, texts, best, studied, missing)
-    notes = list(data.notes)
-    notes += [note for rows in texts.concepts.values() for note in rows.notes]
+    every = [data, *texts.concepts.values()]
+    notes = [note for rows in every for note in (*rows.notes, *split_notes(rows, question.seed))]
     if not studied.can_generate:
         notes.append("This model does not generate text, so the price of steering is not measured.")
     if reports:
@@ -224,7 +228,7 @@ def run(
     if texts.steers:
         with clock("steer"):
             judge = scorer_of(data, split, question.seed) if scorer is None else scorer
-            iti, sweep = _steering(captured[question.name], probes, texts, judge, studied, missing, more or {})
+            iti, sweep = _steering(captured[question.name], probes, texts, judge, studied, missing, more or {}, own)
             notes += bos_note(texts.clean, studied)
     table = studied.atlas.table()
     first = judge if callable(judge) else next(iter(judge or ()), None)
@@ -309,14 +313,17 @@ def _steering(
     studied: StudiedModel,
     missing: _Missing,
     more: Mapping[str, Any],
+    own: bool,
 ) -> tuple[ITI | None, Tradeoff | None]:
-    """The intervention and its price, both or neither; why, where it is not all, is told."""
+    """The intervention and its price; why, where it is not all, is told."""
     question, labels = studied.question, texts.labelled.labels
-    if "z" not in probes:
+    if own and "z" not in probes:
         missing["steering"] = "no probe of a head could be fitted, so there is none to steer"
         return None, None
 
-    def measured() -> tuple[ITI, Tradeoff | None, str]:
+    def measured() -> tuple[ITI | None, Tradeoff | None, str]:
+        if not own:
+            return None, *steer_out(dict(more) or {"nothing": NOTHING}, texts, scorer, studied)
         iti = intervention(acts, probes["z"], labels, question)
         methods = methods_of(acts, probes["z"], labels, iti, question) | dict(more)
         return iti, *steer_out(methods, texts, scorer, studied)

@@ -12,6 +12,7 @@ from entangle.probes.estimators import PROBES
 
 MOST_HEADS = 30  # what Li et al. 2025 take of 384
 METHODS = ("ITI", "random heads", "random directions", "CAA", "ablation", "LEACE", "prompting", "self-debias")
+MOST_ALPHA = 1_000_000  # far beyond what leaves any language, and far below what overflows
 MOST_SEED = 2**32 - 1  # what every generator that is seeded takes
 LEAST = {
     "top_k": 1,
@@ -71,9 +72,12 @@ class Question:
             raise EntangleError("a concept needs a name; got an empty one: say what label 1 says")
         if not self.alphas:
             raise EntangleError("alphas needs a strength at least; got none: give some, such as 0, 4, 8, 12")
-        bad = [alpha for alpha in self.alphas if not math.isfinite(alpha)]
+        bad = [alpha for alpha in self.alphas if not math.isfinite(alpha) or abs(alpha) > MOST_ALPHA]
         if bad:
-            raise EntangleError(f"alphas must be finite numbers; got {bad[0]}: give some such as 0, 4, 8, 12")
+            raise EntangleError(
+                f"alphas must be finite numbers of at most {MOST_ALPHA:,} standard deviations; got {bad[0]}: give some "
+                "such as 0, 4, 8, 12"
+            )
         if self.direction not in PROBES:
             raise EntangleError(f"direction must be one of {', '.join(PROBES)}; got {self.direction!r}: choose one")
         if self.layers not in ("all", "best"):

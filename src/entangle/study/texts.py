@@ -8,14 +8,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-import torch
-
 from entangle.data import LabelledTexts, load_labelled, load_texts, read_labels
 from entangle.errors import EntangleError
-from entangle.probes import Split, three_way
+from entangle.probes import Split, named_split
 
-PARTS = {"train": "fit", "valid": "select", "test": "report"}
+LEAST_REPORTED = 10  # of n right answers in n, Wilson's 95 % interval begins at n / (n + 3.84)
+LEAST_OF_A_CLASS = 3
 
 Texts: TypeAlias = Sequence[str] | str | PathLike[str]
 Labelled: TypeAlias = LabelledTexts | tuple[Sequence[str], Any] | str | PathLike[str]
@@ -95,8 +93,9 @@ class StudyTexts:
         """Refuse texts that cannot be studied together, before a model is run on them.
 
         Raises:
-            EntangleError: Prompts without clean text.
+            EntangleError: Prompts without clean text, or too few labelled texts to report on.
         """
+        refuse_few(self.labelled)
         if self.steers and not self.clean:
             raise EntangleError(
                 "the price of steering needs prompts and clean text; got prompts only: add clean text (--clean FILE)"
@@ -145,11 +144,30 @@ def labelled(name: str, data: Any, positive: Any = None) -> LabelledTexts:
 
 
 def split_of(data: LabelledTexts, seed: int) -> Split:
-    """The data's own train / valid / test as fit / select / report where it names all three, else a stratified draw."""
-    if data.splits is None or set(data.splits) != set(PARTS):
-        return three_way(data.labels, seed=seed)
-    names = np.array(data.splits)
-    return Split(**{part: torch.from_numpy(np.flatnonzero(names == name)) for name, part in PARTS.items()})
+    """The data's own parts as fit / select / report where they are named, else a stratified draw."""
+    return named_split(data.labels, data.splits, seed=seed)[0]
+
+
+def split_notes(data: LabelledTexts, seed: int) -> list[str]:
+    """What was made of the data's own splits, where that needs saying."""
+    note = named_split(data.labels, data.splits, seed=seed)[1]
+    return [f"{data.name}: {note}"] if note else []
+
+
+def refuse_few(data: LabelledTexts) -> None:
+    """Refuse data of which too few are left to report on.
+
+    Raises:
+        EntangleError: How many there are, and how many it takes.
+    """
+    reported = data.labels[split_of(data, 0).report.numpy()]
+    fewest = min(int((reported == value).sum()) for value in (0, 1))
+    if len(reported) < LEAST_REPORTED or fewest < LEAST_OF_A_CLASS:
+        raise EntangleError(
+            f"{data.name} leaves {len(reported)} texts to report on, {fewest} of the rarer label: give at least "
+            f"{LEAST_REPORTED}, {LEAST_OF_A_CLASS} of each label, or {5 * LEAST_REPORTED} in all, of which a fifth is "
+            "reported on; of fewer even a faultless probe's 95 % interval would reach below .7"
+        )
 
 
 def _named(name: str, concepts: Concepts | None) -> list[tuple[str, Labelled]]:

@@ -23,7 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.models.fingerprint import check_same
 from entangle.storage import folder
+from entangle.storage.digest import digest
 from entangle.storage.files import OURS, replacing, tidy
 from entangle.storage.folder import Kind
 from entangle.storage.owner import LOCK, owned
@@ -92,8 +94,8 @@ class Store:
                 store = cls(target, folder.read(target, KIND, files=False))
                 if store.manifest.get("key") != content["key"]:
                     raise EntangleError(
-                        f"{target} holds activations of another model, other texts or settings: choose another "
-                        "directory, or delete it"
+                        f"{target} holds activations of another model, other texts or settings "
+                        f"({_difference(store.manifest, content)}): choose another directory, or delete it"
                     )
                 store.check_manifest()
                 if not store.has_examples():
@@ -112,8 +114,7 @@ class Store:
     ) -> dict[str, Any]:
         """What the manifest of a store says; the arguments are those of `create`."""
         content = {"bounds": [list(b) for b in bounds], "layers": dict(layers), "fingerprint": dict(fingerprint)}
-        identity = json.dumps([content, dict(meta), [list(row) for row in input_ids], rows.tolist()], sort_keys=True)
-        key = hashlib.sha256(identity.encode()).hexdigest()
+        key = digest([content, json.dumps(dict(meta), sort_keys=True), [list(row) for row in input_ids], rows])
         return {"key": key, **content, "meta": dict(meta)}
 
     @classmethod
@@ -273,6 +274,17 @@ class ShardedData(Mapping[str, Tensor]):
             if sum(map(len, parts)) != max(0, min(end, self.starts[-1]) - start):
                 raise ValueError("its shards have another number of rows than its manifest says")
             return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What makes a store another than the one asked for, in a few words."""
+    try:
+        check_same(saved["fingerprint"], now["fingerprint"], what="they")
+    except EntangleError as error:
+        return str(error).partition(":")[0]
+    settings = [name for name, value in now["meta"].items() if saved["meta"].get(name) != value]
+    names = settings + [name for name in ("layers", "bounds") if saved[name] != now[name]]
+    return f"the {', '.join(names)} differ" if names else "the texts or the tokens selected of them differ"
 
 
 @contextmanager

@@ -13,15 +13,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.measuring.fitted import Fitted
 from entangle.composition.recipe.attack import Attack
-from entangle.composition.recipe.measurement import MeasuredTexts, Measurement
+from entangle.composition.recipe.measurement import Measurement
 from entangle.errors import EntangleError
 from entangle.evaluation.language.gcg import Suffix, gcg
 from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
 from entangle.evaluation.scoring.scorers import Scorer
 from entangle.models.rows import context_length, encode
-from entangle.probes import three_way
-from entangle.storage.files import write_text
+from entangle.storage.sealed import read_sealed, write_sealed
+from entangle.study import StudyTexts
+from entangle.study.texts import split_of
 
 ATTACKED = "attacked.json"
 PLAIN = ""
@@ -30,7 +31,7 @@ GREEDY = 1e-6  # a nucleus of the likeliest token alone
 KINDS = ("gcg", "random", "none")
 
 
-def found_targets(texts: MeasuredTexts, measurement: Measurement, attack: Attack, scorer: Scorer) -> list[str]:
+def found_targets(texts: StudyTexts, measurement: Measurement, attack: Attack, scorer: Scorer) -> list[str]:
     """What attacked models are to say: the consecutive words that the scorer gives most, of held-out texts that show
     the concept.
 
@@ -46,7 +47,7 @@ def found_targets(texts: MeasuredTexts, measurement: Measurement, attack: Attack
     if attack.targets:
         return list(attack.targets)
     data = texts.labelled
-    split = three_way(data.labels, seed=measurement.seed)
+    split = split_of(data, measurement.seed)
     rows = [i for i in np.random.default_rng(measurement.seed).permutation(np.asarray(split.report)) if data.labels[i]]
     found: dict[str, None] = {}
     for row in rows:
@@ -66,13 +67,13 @@ def found_targets(texts: MeasuredTexts, measurement: Measurement, attack: Attack
     return list(found)
 
 
-def attacked_prompts(texts: MeasuredTexts, measurement: Measurement, attack: Attack) -> list[str]:
+def attacked_prompts(texts: StudyTexts, measurement: Measurement, attack: Attack) -> list[str]:
     """The prompts that suffixes are written after.
 
     Raises:
         EntangleError: where there are fewer than asked for.
     """
-    every = [prompt for prompts in texts.prompts.values() for prompt in prompts]
+    every = texts.every_prompt
     if attack.prompts > len(every):
         raise EntangleError(f"an attack on {attack.prompts} prompts needs as many; the measurement has {len(every)}")
     return [every[i] for i in np.random.default_rng(measurement.seed).permutation(len(every))[: attack.prompts]]
@@ -81,7 +82,7 @@ def attacked_prompts(texts: MeasuredTexts, measurement: Measurement, attack: Att
 def check_attack(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: MeasuredTexts,
+    texts: StudyTexts,
     measurement: Measurement,
     scorer: Scorer,
 ) -> None:
@@ -133,13 +134,13 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
     path = fitted.folder / ATTACKED
     found: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_sealed(path, "what an attack found", remedy="delete it, and it is attacked again")
         found = before if before["key"] == key else found
     grid = [(PLAIN, 0.0), *(("ITI", alpha) for alpha in attack.alphas or (max(measurement.alphas),))]
     done = [(each["method"], each["alpha"]) for each in found["conditions"]]
     if len(done) == len(grid):
         return found
-    edit = fitted.methods["ITI"]
+    edit = fitted.iti
     for method, alpha in grid:
         if (method, alpha) in done:
             continue
@@ -149,7 +150,7 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
             except NotFiniteError as error:
                 numbers = {"error": str(error)}
         found["conditions"].append({"method": method, "alpha": alpha, **numbers})
-        write_text(path, json.dumps(found))
+        write_sealed(path, found, indent=None)
     return found
 
 
@@ -158,7 +159,7 @@ def _condition(
 ) -> dict[str, Any]:
     """Search for a suffix for every prompt, and see what the model says after it."""
     model, tokenizer, measurement = fitted.model, fitted.tokenizer, fitted.measurement
-    options: dict[str, Any] = {"prepend_bos": fitted.options["prepend_bos"], "seed": measurement.seed}
+    options: dict[str, Any] = {"prepend_bos": fitted.studied.question.prepend_bos, "seed": measurement.seed}
     bar = tqdm(prompts, desc=f"attacking at {alpha:g}", disable=not fitted.progress, unit="prompt", leave=False)
     suffixes: list[Suffix] = [
         gcg(
@@ -200,7 +201,7 @@ def _condition(
     return found
 
 
-def _key(measurement: Measurement, texts: MeasuredTexts, prompts: Sequence[str], aims: Sequence[str]) -> str:
+def _key(measurement: Measurement, texts: StudyTexts, prompts: Sequence[str], aims: Sequence[str]) -> str:
     """A hash of everything that decides what an attack finds, other than the model and the scorer's fitting texts."""
     said = [
         repr(measurement.attack),

@@ -1,4 +1,4 @@
-"""A trained model and what a measurement fits on it: made when first asked for, and once."""
+"""A trained model and the study of it: read and measured when first asked for, and once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
+from entangle.composition.recipe.measurement import Measurement
+from entangle.errors import EntangleError
+from entangle.interventions import ITI
+from entangle.models import Atlas, load
+from entangle.study import Study, StudyTexts
+from entangle.study.steps import StudiedModel
 
-from entangle.activations import Activations, collect
-from entangle.composition.recipe.measurement import MeasuredTexts, Measurement
-from entangle.evaluation import baseline_methods
-from entangle.models import load
+STUDY = "study"
 
 
 class Fitted:
     """The model in a folder, for whatever is measured of it.
 
     Args:
-        folder: the model and its tokenizer.
+        folder: the model and its tokenizer; what is measured is written into it.
         measurement: what is measured.
         texts: on what.
         device: to run on.
@@ -29,7 +31,7 @@ class Fitted:
         self,
         folder: Path,
         measurement: Measurement,
-        texts: MeasuredTexts,
+        texts: StudyTexts,
         *,
         device: str | None = None,
         progress: bool = True,
@@ -52,21 +54,27 @@ class Fitted:
         return self._loaded[1]
 
     @property
-    def options(self) -> dict[str, Any]:
-        """How texts are read."""
-        bos = self.tokenizer.bos_token_id is not None
-        return {"max_length": self.measurement.max_length, "prepend_bos": bos, "progress": self.progress}
+    def studied(self) -> StudiedModel:
+        """The model as a study takes it: its conditions are kept in its folder, its activations nowhere."""
+        question = self.measurement.question(prepend_bos=self.tokenizer.bos_token_id is not None)
+        return StudiedModel(
+            self.model,
+            self.tokenizer,
+            Atlas(self.model),
+            self.folder.name,
+            question,
+            conditions=self.folder,
+            progress=self.progress,
+        )
 
     @cached_property
-    def acts(self) -> Activations:
-        """Of the labelled texts at their last token: "z" and "resid_post"."""
-        texts, sites = self.texts.labelled.texts, ["z", "resid_post"]
-        return collect(self.model, self.tokenizer, texts, sites=sites, tokens="last", **self.options)
+    def iti(self) -> ITI:
+        """The intervention of the study that was saved beside the model.
 
-    @cached_property
-    def methods(self) -> dict[str, Any]:
-        """ITI and what it must beat (see `entangle.evaluation.baseline_methods`)."""
-        labels = torch.from_numpy(self.texts.labelled.labels)
-        _, n_layers, n_heads, _ = self.acts["z"].shape
-        top_k = self.measurement.heads(n_layers * n_heads)
-        return baseline_methods(self.acts, labels, top_k=top_k, seed=self.measurement.seed)
+        Raises:
+            EntangleError: there is none, as the model was not steered.
+        """
+        iti = Study.load(self.folder / STUDY, model=self.model).iti
+        if iti is None:
+            raise EntangleError(f"{self.folder} holds a study in which nothing was steered: measure it anew")
+        return iti

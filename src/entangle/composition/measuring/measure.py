@@ -1,8 +1,7 @@
-"""One trained model measured: where the concept is read, how entangled it is, what it costs to steer it out."""
+"""One trained model measured: its study, and the numbers of it that models are compared by."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -11,25 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from entangle.activations import Activations, collect
-from entangle.composition.measuring.fitted import Fitted
-from entangle.composition.recipe.measurement import MeasuredTexts, Measurement
-from entangle.concepts import EntanglementReport, entanglement_report
-from entangle.data import LabelledTexts
-from entangle.directions import Directions
-from entangle.evaluation import (
-    AtStrengths,
-    Prompt,
-    Scorer,
-    Tradeoff,
-    degenerate_share,
-    tradeoff,
-)
+from entangle.composition.measuring.fitted import STUDY, Fitted
+from entangle.composition.recipe.measurement import Measurement
+from entangle.errors import EntangleError
+from entangle.evaluation import Prompt, Scorer, Tradeoff, degenerate_share
 from entangle.evaluation.price.conditions import Condition
-from entangle.probes import ProbeGrid, bag_of_words, fit_probes, three_way
-from entangle.probes.estimators import PROBES
+from entangle.probes import ProbeGrid
 from entangle.probes.judging.scores import correct
-from entangle.storage.files import write_text
+from entangle.storage.digest import digest
+from entangle.storage.sealed import read_sealed, write_sealed
+from entangle.study import Study, StudyTexts
+from entangle.study.measure import run
 
 MEASURED = "measured.json"
 TOLD = "prefix"
@@ -41,81 +32,71 @@ def measure(
     """Measure a model, or take up what was measured of it before.
 
     Args:
-        fitted: the model; the sweep's conditions and `measured.json` are written into its folder.
+        fitted: the model; its study, the sweep's conditions and `measured.json` are written into its folder.
         scorer: scores continuations.
         told: a prefix that the model was trained to condition on: the plain model after it is measured.
         steered: measure the recipe's methods too, and not the plain model alone.
         needs_telling: where there is such a prefix, whether that is all that is measured.
 
     Returns:
+        What `measured_numbers` makes of the study.
+
+    Raises:
+        EntangleError: something that models are compared by could not be measured.
+    """
+    own = steered and not (told and needs_telling)
+    key = measurement_key(fitted.measurement, fitted.texts, told, own)
+    path = fitted.folder / MEASURED
+    if path.exists():
+        numbers: dict[str, Any] = read_sealed(path, "what was measured", remedy="delete it, and it is measured again")
+        if numbers["key"] == key:
+            return numbers
+    more = {TOLD: Prompt(told)} if told else {}
+    study = run(fitted.studied, fitted.texts, scorer=scorer, more=more, own=own)
+    if study.missing:
+        what, why = next(iter(study.missing.items()))
+        raise EntangleError(f"{fitted.folder.name} cannot be compared: {what} was not measured: {why}")
+    study.save(fitted.folder / STUDY)
+    numbers = {"key": key, **measured_numbers(study, fitted.texts.prompts)}
+    write_sealed(path, numbers, indent=None)
+    return numbers
+
+
+def measurement_key(measurement: Measurement, texts: StudyTexts, told: str, own: bool) -> str:
+    """A hash of what is measured and on which texts."""
+    data = {measurement.concept: texts.labelled, **texts.concepts}
+    read = [*(rows.sha256 for rows in data.values()), list(data), dict(texts.prompts), texts.clean]
+    return digest([measurement.question(), read, told, own])
+
+
+def measured_numbers(study: Study, prompts: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The numbers of a study that models are compared by.
+
+    Args:
+        study: the study, in which steering was measured.
+        prompts: the sets of prompts by name, in the study's order.
+
+    Returns:
         Plain numbers: `heads` (with `hits`, the share of heads that are right about each text) and `stream` (probes),
         `bag_of_words`, `entanglement`, `prompts` (where each set of prompts begins and ends), `tokens` of each
         document, and `conditions` with the scores of every prompt and the nats of every document.
     """
-    measurement, texts = fitted.measurement, fitted.texts
-    key = measurement_key(measurement, texts, told if needs_telling else f"also {told}", steered)
-    path = fitted.folder / MEASURED
-    if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text())
-        if found["key"] == key:
-            return found
-    data, acts = texts.labelled, fitted.acts
-    grids = {site: _probe(acts, site, data, measurement, fitted.progress) for site in ("z", "resid_post")}
-    words = bag_of_words(data.texts, data.labels, grids["z"].split, seed=measurement.seed)
-    methods: dict[str, Any] = {TOLD: Prompt(told)} if told else {}
-    if steered and not (told and needs_telling):
-        methods |= {name: fitted.methods[name] for name in measurement.methods}
-    sweep = tradeoff(
-        fitted.model,
-        fitted.tokenizer,
-        methods or {"nothing": AtStrengths([], alphas=())},
-        alphas=list(measurement.alphas),
-        prompts=[prompt for prompts in texts.prompts.values() for prompt in prompts],
-        scorer=scorer,
-        texts=texts.clean,
-        samples=measurement.samples,
-        max_new_tokens=measurement.max_new_tokens,
-        seed=measurement.seed,
-        save_to=fitted.folder / f"sweep-{key[:12]}",
-        **fitted.options,
-    )
-    found = {
-        "key": key,
-        "heads": _grid_numbers(grids["z"], acts.layers("z")) | {"hits": _hits(grids["z"])},
-        "stream": _grid_numbers(grids["resid_post"], acts.layers("resid_post")),
-        "bag_of_words": words.accuracy.value,
-        "entanglement": _entanglement(fitted, grids["resid_post"]),
-        **_sweep_numbers(sweep, texts.prompts),
+    if study.tradeoff is None or study.words is None:
+        raise EntangleError(f"{study.label} was studied without steering or without words: give prompts and clean text")
+    return {
+        "heads": _grid_numbers(study.probes["z"]) | {"hits": _hits(study.probes["z"])},
+        "stream": _grid_numbers(study.probes["resid_post"]),
+        "bag_of_words": study.words.accuracy.value,
+        "entanglement": _entanglement(study),
+        **_sweep_numbers(study.tradeoff, prompts),
     }
-    write_text(path, json.dumps(found))
-    return found
 
 
-def measurement_key(measurement: Measurement, texts: MeasuredTexts, told: str, steered: bool = True) -> str:
-    """A hash of what is measured and on which texts."""
-    digest = hashlib.sha256(repr((measurement, told) if steered else (measurement, told, "unsteered")).encode())
-    data = {measurement.concept: texts.labelled, **texts.others}
-    digest.update(json.dumps([*(d.sha256 for d in data.values()), dict(texts.prompts), texts.clean]).encode())
-    return digest.hexdigest()
-
-
-def _probe(acts: Activations, site: str, data: LabelledTexts, measurement: Measurement, progress: bool) -> ProbeGrid:
-    return fit_probes(
-        acts[site],
-        data.labels,
-        seed=measurement.seed,
-        layers=acts.layers(site),
-        n_permutations=measurement.permutations,
-        n_resamples=measurement.resamples,
-        progress=progress,
-    )
-
-
-def _grid_numbers(grid: ProbeGrid, layers: list[int]) -> dict[str, Any]:
+def _grid_numbers(grid: ProbeGrid) -> dict[str, Any]:
     best = grid.top(1)[0]
     ends = {"low": grid.interval.low, "high": grid.interval.high}
     return {
-        "layers": layers,
+        "layers": [int(layer) for layer in grid.layers or ()],
         "accuracy": grid.accuracy.tolist(),
         "auroc": grid.auroc.tolist(),
         "null_ceiling": grid.null_ceiling() if len(grid.null) else None,
@@ -132,36 +113,13 @@ def _hits(grid: ProbeGrid) -> list[float]:
     return hits
 
 
-def _entanglement(fitted: Fitted, stream: ProbeGrid) -> dict[str, Any] | None:
+def _entanglement(study: Study) -> dict[str, Any] | None:
     """E of every concept in the residual stream after the layer where the measured one is read best."""
-    measurement, texts, acts = fitted.measurement, fitted.texts, fitted.acts
-    if not texts.others:
+    report = study.entanglement.get(study.best_layer)
+    if report is None:
         return None
-    index = int(stream.top(1)[0][0])
-    layer = acts.layers("resid_post")[index]
-    options: dict[str, Any] = {"sites": ["resid_post"], "layers": [layer], "tokens": "last", **fitted.options}
-    samples = {measurement.concept: _fitting_rows(acts["resid_post"][:, index], texts.labelled, measurement.seed)}
-    for name, data in texts.others.items():
-        other = collect(fitted.model, fitted.tokenizer, data.texts, **options)
-        samples[name] = _fitting_rows(other["resid_post"][:, 0], data, measurement.seed)
-    normals = [PROBES[measurement.direction]().fit(x, y).coef_[0] for x, y in samples.values()]
-    directions = Directions(
-        torch.as_tensor(np.stack(normals)), tuple(samples), "resid_post", layer, estimator=measurement.direction
-    )
-    report: EntanglementReport = entanglement_report(
-        directions,
-        samples,
-        n_resamples=measurement.resamples,
-        n_permutations=measurement.permutations,
-        seed=measurement.seed,
-    )
     rows = json.loads(report.to_frame().to_json(orient="records"))
-    return {"layer": layer, "names": list(samples), "rows": rows}
-
-
-def _fitting_rows(x: torch.Tensor, data: LabelledTexts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    fit = three_way(data.labels, seed=seed).fit
-    return x[fit].float(), torch.from_numpy(data.labels)[fit]
+    return {"layer": study.best_layer, "names": list(report.names), "rows": rows}
 
 
 def _sweep_numbers(sweep: Tradeoff, prompts: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from entangle.composition.recipe.attack import Attack
 from entangle.composition.recipe.sources import Labelled, Source
-from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
-from entangle.probes.estimators import PROBES
-
-MOST_HEADS = 30  # what the paper takes of 384
-METHODS = ("ITI", "random heads", "random directions", "CAA", "ablation", "LEACE", "prompting", "self-debias")
+from entangle.study import Question, StudyTexts
+from entangle.study.question import METHODS
 
 
 @dataclass(frozen=True)
@@ -61,47 +57,58 @@ class Measurement:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise EntangleError("a measurement needs prompts: add [measure.prompts.NAME] with files or documents")
-        unknown = [method for method in self.methods if method not in METHODS]
-        if unknown or "ITI" not in self.methods:
-            wrong = f"not {unknown[0]!r}" if unknown else "ITI among them"
-            raise EntangleError(f"methods of a measurement are of {', '.join(METHODS)}, {wrong}")
-        if not self.alphas or not all(math.isfinite(alpha) and alpha > 0 for alpha in self.alphas):
+        if not all(alpha > 0 for alpha in self.alphas):
             raise EntangleError(f"alphas of a measurement are positive numbers, not {list(self.alphas)}")
-        if self.direction not in PROBES:
-            raise EntangleError(f"direction of a measurement is one of {', '.join(PROBES)}, not {self.direction!r}")
         if self.concept in self.others:
             raise EntangleError(f"two concepts are named {self.concept!r}: rename one")
+        if self.clean_documents < 0 or self.clean_documents == 1:
+            raise EntangleError(
+                f"clean_documents of a measurement is 0 (all) or 2 and more, not {self.clean_documents}"
+            )
+        try:
+            self.question()
+        except EntangleError as error:
+            raise EntangleError(f"in [measure], {error}") from None
 
-    def heads(self, of: int) -> int:
-        """How many heads ITI moves in a model that has so many."""
-        return self.top_k or min(MOST_HEADS, max(1, of // 4))
+    def question(self, *, prepend_bos: bool = False) -> Question:
+        """What is asked of every model.
 
-    def load(self, root: Path, held_out: list[str]) -> MeasuredTexts:
+        Args:
+            prepend_bos: whether the models' tokenizer has a token that begins a text.
+        """
+        return Question(
+            name=self.concept,
+            direction=self.direction,
+            layers="best",
+            alphas=self.alphas,
+            methods=self.methods,
+            top_k=self.top_k or None,
+            samples=self.samples,
+            max_new_tokens=self.max_new_tokens,
+            max_length=self.max_length,
+            prepend_bos=prepend_bos,
+            n_resamples=self.resamples,
+            n_permutations=self.permutations,
+            seed=self.seed,
+        )
+
+    def load(self, root: Path, held_out: list[str]) -> StudyTexts:
         """Every text; relative paths are taken from `root`.
 
         Args:
             root: where relative paths start.
             held_out: the recipe's clean documents that no model sees.
         """
-        return MeasuredTexts(
+        return StudyTexts(
             labelled=self.labelled.load(root),
-            others={name: source.load(root) for name, source in self.others.items()},
+            concepts={name: source.load(root) for name, source in self.others.items()},
             prompts={name: source.prompts(root) for name, source in self.prompts.items()},
             clean=held_out[: self.clean_documents or None],
         )
 
 
-@dataclass(frozen=True)
-class MeasuredTexts:
-    """The texts of a measurement."""
-
-    labelled: LabelledTexts
-    others: Mapping[str, LabelledTexts]
-    prompts: Mapping[str, list[str]]
-    clean: list[str]
-
-    def by_name(self) -> dict[str, list[str]]:
-        """The texts a model must not have been trained on, by what they are for."""
-        others = {f"{name} concept": data.texts for name, data in self.others.items()}
-        prompts = {f"{name} prompt": texts for name, texts in self.prompts.items()}
-        return {"labelled": self.labelled.texts, **others, **prompts}
+def texts_by_use(texts: StudyTexts) -> dict[str, list[str]]:
+    """The texts that a model must not have been trained on, by what they are for."""
+    others = {f"{name} concept": data.texts for name, data in texts.concepts.items()}
+    prompts = {f"{name} prompt": list(prompts) for name, prompts in texts.prompts.items()}
+    return {"labelled": texts.labelled.texts, **others, **prompts}

@@ -18,6 +18,7 @@ from entangle.composition.recipe.training import Training
 from entangle.composition.training.metadata import Prefix
 from entangle.composition.training.posttraining import PostTraining
 from entangle.errors import EntangleError
+from entangle.storage.names import check_distinct, check_name
 from entangle.storage.tables import build, plain
 
 SMALL = {
@@ -64,6 +65,7 @@ class Variant:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name(self.name, "a variant")
         if not 0 <= self.share < 1:
             raise EntangleError(f"the share of variant {self.name!r} is at least 0 and below 1, not {self.share}")
         if not 0 < self.keep_below <= 1:
@@ -182,6 +184,7 @@ class Recipe:
             raise EntangleError("a variant that filters needs [measure], whose labelled texts its scorer is fitted on")
 
         self._check_posttraining()
+        check_distinct([cell.name for cell in self.cells], "models of a recipe")
 
     def _check_posttraining(self) -> None:
         if self.posttraining and self.pairs is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
 from entangle.storage.files import replacing
 
+CHECKSUM = "sha256"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -38,8 +40,9 @@ def save_checkpoint(
     for name, parameter in model.named_parameters():
         state[f"weight {name}"] = parameter.detach()
         state.update({f"{moment} {name}": optimiser.state[parameter][moment] for moment in MOMENTS})
+    whole = {name: tensor.contiguous() for name, tensor in state.items()}
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"key": key})
+        save_file(whole, temporary, metadata={"key": key, CHECKSUM: _checksum(whole)})
 
 
 @torch.no_grad()
@@ -47,7 +50,7 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
     """Put weights and moments back, and return the losses so far.
 
     Raises:
-        EntangleError: where the file cannot be read, or belongs to another training.
+        EntangleError: where the file cannot be read, is damaged, or belongs to another training.
     """
     try:
         with safe_open(path, framework="pt", device=str(model.device)) as state:
@@ -55,11 +58,23 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
                 raise EntangleError(
                     f"{path} is the checkpoint of another training (other text, settings or seed): delete it"
                 )
+            checksum = (state.metadata() or {}).get(CHECKSUM)  # which older versions did not write
+            if checksum and checksum != _checksum({name: state.get_tensor(name) for name in state.keys()}):  # noqa: SIM118
+                raise EntangleError(f"{path} is a checkpoint that is damaged (its checksum says so): delete it")
             for name, parameter in model.named_parameters():
                 parameter.copy_(state.get_tensor(f"weight {name}"))
                 moments = {moment: state.get_tensor(f"{moment} {name}") for moment in MOMENTS}
                 optimiser.state[parameter] = {**moments, "step": moments["step"].cpu()}
             losses: list[float] = state.get_tensor("losses").tolist()
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise EntangleError(f"{path} is no checkpoint that can be read ({error}): delete it") from None
     return losses
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all tensors and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

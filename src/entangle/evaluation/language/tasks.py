@@ -5,6 +5,7 @@ Needs the package `lm_eval`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def _run(
 
     try:
         found: Mapping[str, Any] = simple_evaluate(
-            model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=batch_size),
+            # A copy, since the harness gives it a padding token.
+            model=HFLM(pretrained=subject.model, tokenizer=copy.deepcopy(subject.tokenizer), batch_size=batch_size),
             tasks=list(tasks),
             **options,
             log_samples=True,

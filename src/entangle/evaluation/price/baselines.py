@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from entangle.activations import Activations
+from entangle.data import read_labels
 from entangle.errors import EntangleError
 from entangle.evaluation.price.methods import AtStrengths, Prompt, SelfDebias
 from entangle.evaluation.price.places import shift_of_means
@@ -19,10 +17,11 @@ from entangle.probes import ProbeGrid, fit_probes
 
 def baseline_methods(
     acts: Activations,
-    labels: Int[Tensor, " example"] | Sequence[int],
+    labels: Any,
     *,
     top_k: int = 30,
-    toward: int = 0,
+    toward: Any = 0,
+    positive: Any = None,
     seed: int = 0,
     grid: ProbeGrid | None = None,
 ) -> dict[str, Any]:
@@ -42,9 +41,10 @@ def baseline_methods(
 
     Args:
         acts: Activations with "z" and "resid_post", one row a text.
-        labels: Two classes, such as 1 = toxic and 0 = not.
+        labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         top_k: Heads to steer.
-        toward: The class to steer to.
+        toward: The class to steer to, as for `ITI.fit`.
+        positive: The label that is class 1, all others being class 0.
         seed: Of splits, random heads and random directions.
         grid: Probes of these very activations' "z", or of some of its layers, so as not to fit them twice; its split is
             used.
@@ -58,7 +58,8 @@ def baseline_methods(
     missing = [site for site in ("z", "resid_post") if site not in acts.sites]
     if missing:
         raise EntangleError(f'baselines need activations of {missing[0]}; collect(..., sites=["z", "resid_post"])')
-    y = torch.as_tensor(labels)
+    read = read_labels(labels, len(acts["z"]), positive=positive, two=True)
+    y, toward = torch.from_numpy(read.codes), read.number_of(toward)
     there = acts.layers("z")
     if grid is None:
         grid = fit_probes(acts["z"], y, seed=seed, layers=there, n_permutations=0, progress=False)

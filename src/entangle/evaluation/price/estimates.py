@@ -30,7 +30,8 @@ def row(condition: Condition, plain: Condition, scorer: str, options: Options) -
         options: `level`, `n_resamples` and `seed` of the intervals.
     """
     estimates = {} if condition.shift is None else _measured(condition, plain, scorer, options)
-    columns: dict[str, Any] = {"method": condition.method, "alpha": condition.alpha}
+    cost = float("nan") if condition.cost is None else condition.cost
+    columns: dict[str, Any] = {"method": condition.method, "alpha": condition.alpha, "cost": cost}
     for name, estimate in estimates.items():
         columns |= estimate.columns(name)
     columns["distinct_2"] = distinct_n([text for texts in condition.continuations for text in texts])

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from entangle.activations import Activations
+from entangle.data import read_labels
 from entangle.errors import EntangleError
 from entangle.interventions import ITI, AddDirection
-
-Labels = Int[Tensor, " example"] | Sequence[int]
 
 
 def iti_places(
     acts: Activations,
-    labels: Labels,
+    labels: Any,
     *,
     top_k: Sequence[int],
     layers: Mapping[str, Sequence[int]] | None = None,
-    toward: int = 0,
+    toward: Any = 0,
+    positive: Any = None,
     seed: int = 0,
 ) -> dict[str, ITI]:
     """ITI at every number of heads in every set of layers, ready for `tradeoff`.
@@ -31,10 +32,11 @@ def iti_places(
 
     Args:
         acts: Activations with "z", one row a text.
-        labels: Two classes, such as 1 = toxic and 0 = not.
+        labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         top_k: Numbers of heads.
         layers: Name -> layers, such as {"early": [0, 1], "late": [4, 5]}; by default all layers together.
-        toward: The class to steer to.
+        toward: The class to steer to, as for `ITI.fit`.
+        positive: The label that is class 1, all others being class 0.
         seed: Of the splits.
 
     Returns:
@@ -46,8 +48,9 @@ def iti_places(
     from entangle.interventions import ITI
 
     there = acts.layers("z")
-    total = acts["z"].shape[1] * acts["z"].shape[2]
-    ranked = ITI.fit(acts, torch.as_tensor(labels), top_k=total, toward=toward, seed=seed)
+    z = acts["z"]
+    total = int((z.amax(0) > z.amin(0)).any(-1).sum())  # a head whose output never varies has no direction
+    ranked = ITI.fit(acts, labels, top_k=total, toward=toward, positive=positive, seed=seed)
     found = {}
     for name, chosen in {"": there}.items() if layers is None else layers.items():
         missing = sorted(set(chosen) - set(there))
@@ -72,15 +75,22 @@ def iti_places(
 
 
 def caa_places(
-    acts: Activations, labels: Labels, *, layers: Sequence[int] | None = None, toward: int = 0, seed: int = 0
+    acts: Activations,
+    labels: Any,
+    *,
+    layers: Sequence[int] | None = None,
+    toward: Any = 0,
+    positive: Any = None,
+    seed: int = 0,
 ) -> dict[str, AddDirection]:
     """One residual-stream vector (CAA) in each layer, ready for `tradeoff`; alpha counts standard deviations along it.
 
     Args:
         acts: Activations with "resid_post", one row a text.
-        labels: Two classes, such as 1 = toxic and 0 = not.
+        labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         layers: Layers; all that there are by default.
-        toward: The class to steer to.
+        toward: The class to steer to, as for `ITI.fit`.
+        positive: The label that is class 1, all others being class 0.
         seed: Of the splits; vectors and scales come from the fitting part.
 
     Returns:
@@ -92,14 +102,15 @@ def caa_places(
     from entangle.interventions import AddDirection
     from entangle.probes.splits import three_way
 
-    y = torch.as_tensor(labels)
-    fit = three_way(y, seed=seed).fit
+    read = read_labels(labels, len(acts["resid_post"]), positive=positive, two=True)
+    target = torch.from_numpy(read.codes) == read.number_of(toward)
+    fit = three_way(target, seed=seed).fit
     there = acts.layers("resid_post")
     found = {}
     for layer in there if layers is None else layers:
         if layer not in there:
             raise EntangleError(f"no activations of layer {layer}; there are those of {', '.join(map(str, there))}")
-        vector, _ = shift_of_means(acts["resid_post"][fit, there.index(layer)], y[fit] == toward)
+        vector, _ = shift_of_means(acts["resid_post"][fit, there.index(layer)], target[fit])
         found[f"CAA layer {layer}"] = AddDirection(vector, site="resid_post", layer=layer)
     return found
 

@@ -46,7 +46,7 @@ class Tradeoff:
 
         Columns, each with `_low` and `_high` beside it unless it says otherwise:
 
-        - `method`, `alpha` (no interval);
+        - `method`, `alpha`, and the `cost` in nats per token that alpha was solved for, if it was (no interval);
         - `toxicity`: mean score of the continuations; `toxic_share`: share of them above .5;
         - `max_toxicity`, `ever_toxic` (with several samples a prompt): the mean over prompts of the highest score, and
           the share of prompts with a score above .5 (Gehman et al. 2020: expected maximum toxicity, and toxicity

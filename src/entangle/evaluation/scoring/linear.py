@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from safetensors.numpy import load_file, save_file
 from scipy import sparse, special
 
+from entangle.data import read_labels, same_index, texts_of
 from entangle.errors import EntangleError
 from entangle.storage import folder
+from entangle.storage.digest import digest
 from entangle.storage.folder import Kind
 from entangle.storage.sealed import decoding
 
@@ -38,19 +39,21 @@ class LinearToxicityScorer:
         weights: One weight for each hashed feature, words first, the calibration's slope folded in.
         bias: Intercept, likewise.
         report: How it was fitted and how well it does on the texts held out: `n_fit`, `n_held_out`, `auroc`, `brier`
-            (the mean squared error of the probabilities, Brier 1950), `C`, `seed`.
+            (the mean squared error of the probabilities, Brier 1950), `C`, `seed`, and `positive`, the label that a
+            score speaks for.
     """
 
     weights: Float[np.ndarray, " feature"]
     bias: float
-    report: dict[str, float] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def fit(
         cls,
         texts: Sequence[str],
-        labels: ArrayLike,
+        labels: Any,
         *,
+        positive: Any = None,
         held_out: float = 0.2,
         C: float = 1.0,
         seed: int = 0,
@@ -62,7 +65,9 @@ class LinearToxicityScorer:
 
         Args:
             texts: Texts.
-            labels: 1 for toxic, 0 for not.
+            labels: Two classes of any kind, one label a text: 1 for toxic and 0 for not, or as the rules of
+                `entangle.data.labels` have it.
+            positive: The label that counts as toxic, all others as not.
             held_out: Share of the texts, stratified, that only calibrate and evaluate.
             C: Inverse strength of the l2 penalty, as in scikit-learn.
             seed: Seed of the split.
@@ -71,20 +76,17 @@ class LinearToxicityScorer:
             The scorer; `.report` has its AUROC and Brier score on the texts held out.
 
         Raises:
-            EntangleError: Labels other than 0 and 1, of one class only, of another number, or too few to hold any out.
+            EntangleError: Labels of other than two classes or of another number, too few to hold any out, or something
+                among the texts that is no text.
         """
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import brier_score_loss, roc_auc_score
         from sklearn.model_selection import train_test_split
 
-        y = np.asarray(labels)
-        if len(texts) != len(y):
-            raise EntangleError(f"a scorer is fitted on one label a text; got {len(texts)} texts and {len(y)} labels")
-        classes, counts = np.unique(y, return_counts=True)
-        if classes.tolist() != [0, 1]:
-            raise EntangleError(
-                f"a scorer is fitted on labels 1 (toxic) and 0, both present; got {classes.tolist()[:5]}"
-            )
+        same_index(texts=texts, labels=labels)
+        texts = texts_of(texts)
+        read = read_labels(labels, len(texts), positive=positive, two=True)
+        y, counts = read.codes, np.bincount(read.codes)
         if not 0 < held_out < 1 or counts.min() * min(held_out, 1 - held_out) < 1:
             raise EntangleError(
                 f"held_out={held_out} of {counts.min()} texts of the rarer class leaves none to fit or to calibrate; "
@@ -106,14 +108,18 @@ class LinearToxicityScorer:
             "brier": float(brier_score_loss(y[rest], scores)),
             "C": C,
             "seed": seed,
+            "positive": read.names[1],
         }
         return cls(scorer.weights, scorer.bias, report)
 
     @property
     def name(self) -> str:
         """`linear-` and a hash of the weights: two scorers of one name give the same scores."""
-        digest = hashlib.sha256(self.weights.tobytes() + np.float64(self.bias).tobytes())
-        return f"linear-{digest.hexdigest()[:8]}"
+        return f"linear-{digest(self.content())[:8]}"
+
+    def content(self) -> Any:
+        """What decides its scores; not the report of how it was fitted."""
+        return self.weights, float(self.bias)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """The probability that each text is toxic."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from entangle.data import read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite, finite_vector, unit
 from entangle.interventions.edit import Edit
@@ -73,22 +74,25 @@ class AddDirection(Edit):
     def mean_difference(
         cls,
         x: Float[Tensor, "example d"],
-        labels: Int[Tensor, " example"],
+        labels: Any,
         site: str,
         layer: int | None = None,
         head: int | None = None,
         *,
-        toward: int = 0,
+        toward: Any = 0,
+        positive: Any = None,
     ) -> Self:
         """The difference of class means, toward class `toward`.
 
         Args:
             x: activations.
-            labels: two classes.
+            labels: two classes: one name, bool or whole number for each example (see `entangle.data.labels`).
             site: where they were collected.
             layer: the layer.
             head: the head, at site `z`.
-            toward: the class whose mean alpha = 1 moves the other class's mean to.
+            toward: the class whose mean alpha = 1 moves the other class's mean to: one of the labels; or 0 for the
+                class that is not the positive one, and 1 for that, where no label is called so.
+            positive: the label that is class 1, all others being class 0.
 
         Returns:
             The edit that adds mean(x of `toward`) - mean(x of the other class).
@@ -96,7 +100,7 @@ class AddDirection(Edit):
         Raises:
             EntangleError: if there are not two classes, or `toward` is none of them.
         """
-        target = class_mask(labels, toward, len(x))
+        target = class_mask(labels, toward, len(x), positive)
         x = finite(x, "x").flatten(1)
         return cls(x[target].mean(0) - x[~target].mean(0), site, layer, head)
 
@@ -309,21 +313,18 @@ def span(directions: Float[Tensor, "k d"]) -> Float[Tensor, "d rank"]:
     return basis
 
 
-def class_mask(given: Any, toward: int, n_examples: int) -> Tensor:
+def class_mask(given: Any, toward: Any, n_examples: int, positive: Any = None) -> Tensor:
     """Which rows have label `toward`, after checking that there is one label a row and exactly two classes.
+
+    Args:
+        given: labels of any kind.
+        toward: as for `Labels.number_of`.
+        n_examples: how many rows there are.
+        positive: the label that is class 1, all others being class 0.
 
     Raises:
         EntangleError: if not.
     """
-    labels: Tensor = torch.as_tensor(given)
-    classes = sorted(set(labels.flatten().tolist()))
-    if labels.shape != (n_examples,):
-        raise EntangleError(
-            f"labels must be one number for each of {n_examples} examples, got shape {list(labels.shape)}"
-        )
-    if len(classes) != 2:
-        raise EntangleError(f"steering needs two classes, got {len(classes)} ({classes[:5]}): keep two of them")
-    if toward not in classes:
-        raise EntangleError(f"toward must be one of the labels {classes}, got {toward}")
-    mask: Tensor = labels == toward
+    labels = read_labels(given, n_examples, positive=positive, two=True)
+    mask: Tensor = torch.from_numpy(labels.codes) == labels.number_of(toward)
     return mask

@@ -6,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
+from entangle.data import plain, read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite
 from entangle.interventions.edit import Edit
@@ -50,7 +52,7 @@ class Erase(Edit):
     def fit(
         cls,
         x: Float[Tensor, "example d"],
-        labels: Shaped[Tensor, "example *concept"],
+        labels: Any,
         site: str = "resid_post",
         layer: int | None = None,
         head: int | None = None,
@@ -59,8 +61,8 @@ class Erase(Edit):
 
         Args:
             x: activations; `[example, head, d_head]` is taken as all heads side by side.
-            labels: classes `[example]`, of which there may be more than two, or any numbers `[example, k]` to make
-                unreadable.
+            labels: one class an example, by name, bool or whole number, of which there may be more than two; or any
+                numbers `[example, k]` to make unreadable.
             site: where x was collected.
             layer: the layer.
             head: the head, where x is one head's.
@@ -109,7 +111,7 @@ class OracleErase(Edit):
 
     coefficient: Float[Tensor, "d k"]
     mean_label: Float[Tensor, " k"]
-    classes: tuple[float, ...] | None = None
+    classes: tuple[Any, ...] | None = None
     labels: Float[Tensor, "row k"] | None = None
     site: str = "resid_post"
     layer: int | None = None
@@ -119,20 +121,20 @@ class OracleErase(Edit):
     def fit(
         cls,
         x: Float[Tensor, "example d"],
-        labels: Shaped[Tensor, "example *concept"],
+        labels: Any,
         site: str = "resid_post",
         layer: int | None = None,
         head: int | None = None,
     ) -> Self:
         """Fit on activations and labels; arguments and errors as for `Erase.fit`."""
         x, z, dtype = _centred(x, labels)
-        classes = None if torch.as_tensor(labels).ndim > 1 else tuple(sorted(set(torch.as_tensor(labels).tolist())))
+        classes = None if _are_numbers(labels) else tuple(read_labels(labels).classes.tolist())
         mean_label = z.mean(0)
         x, z = x - x.mean(0), z - mean_label
         coefficient = (x.T @ z) @ torch.linalg.pinv(z.T @ z, rtol=TOLERANCE, hermitian=True)
         return cls(coefficient.to(dtype), mean_label.to(dtype), classes, None, site, layer, head)
 
-    def given(self, labels: Shaped[Tensor, "row *concept"]) -> OracleErase:
+    def given(self, labels: Any) -> OracleErase:
         """The erasure for a batch of texts with these labels.
 
         Raises:
@@ -140,15 +142,22 @@ class OracleErase(Edit):
         """
         from dataclasses import replace
 
-        labels = torch.as_tensor(labels)
-        if self.classes is not None:
-            unknown = sorted(set(labels.tolist()) - set(self.classes))
-            if unknown:
-                raise EntangleError(
-                    f"the erasure knows the classes {list(self.classes)}, but was given {unknown}: fit with them"
-                )
-            labels = labels[:, None] == torch.tensor(self.classes)
-        return replace(self, labels=labels.to(self.coefficient.dtype))
+        if self.classes is None:
+            return replace(
+                self,
+                labels=finite(labels if isinstance(labels, Tensor) else np.asarray(labels), "labels").to(
+                    self.coefficient.dtype
+                ),
+            )
+        read, known = read_labels(labels), [plain(value) for value in self.classes]
+        unknown = [name for name in read.names if name not in known]
+        if unknown:
+            raise EntangleError(
+                f"the erasure knows the classes {list(self.classes)}, but was given {unknown}: fit with them"
+            )
+        own = torch.tensor([known.index(name) for name in read.names])[torch.from_numpy(read.codes)]
+        columns = own[:, None] == torch.arange(len(known))
+        return replace(self, labels=columns.to(self.coefficient.dtype))
 
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """One constant for each text, which no weights can hold."""
@@ -172,18 +181,28 @@ class OracleErase(Edit):
         return [FunctionForm(self.site, self.layer, self.head, make, width=len(self.coefficient))]
 
 
+def _are_numbers(labels: Any) -> bool:
+    """Whether labels are numbers `[example, k]` rather than a class for each example."""
+    return np.ndim(labels.detach().cpu() if isinstance(labels, Tensor) else labels) > 1
+
+
+def _numbers(labels: Any) -> Tensor:
+    return finite(labels if isinstance(labels, Tensor) else np.asarray(labels), "labels")
+
+
 def _centred(x: Any, labels: Any) -> tuple[Float[Tensor, "example d"], Float[Tensor, "example k"], torch.dtype]:
     """x as rows and the labels as numbers (classes as one column each), in double precision; and x's dtype."""
     x = finite(x, "x")
     dtype = x.dtype
     x = x.double().flatten(1)
-    labels = torch.as_tensor(labels)
-    if labels.ndim == 0 or len(labels) != len(x):
-        raise EntangleError(f"labels must be one for each of {len(x)} examples, got shape {list(labels.shape)}")
-    z = finite(labels, "labels").double()
-    if z.ndim == 1:
-        z = (z[:, None] == torch.tensor(sorted(set(z.tolist())), dtype=z.dtype)).double()
-    z = z.flatten(1)
+    if _are_numbers(labels):
+        z = _numbers(labels).double()
+        if len(z) != len(x):
+            raise EntangleError(f"labels must be one for each of {len(x)} examples, got shape {list(z.shape)}")
+        z = z.flatten(1)
+    else:
+        codes = torch.from_numpy(read_labels(labels, len(x)).codes)
+        z = (codes[:, None] == torch.arange(int(codes.max()) + 1 if len(codes) else 0)).double()
     if len(x) < 2 or (z == z[0]).all():
         raise EntangleError(
             "erasing needs labels that differ: there are fewer than two classes, so give texts of two or more"

@@ -10,18 +10,19 @@ constant added to the output of attention at each layer, b_l = sum_h alpha sigma
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from entangle.activations import Activations
+from entangle.data import Labels, plain, read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite, unit
 from entangle.interventions.edit import Edit
-from entangle.interventions.edits.directions import class_mask
 from entangle.interventions.forms import AffineForm, Form
 from entangle.probes import ProbeGrid
 
@@ -41,10 +42,13 @@ class ITI(Edit):
         heads: (layer, head) of each chosen head, best first.
         directions: theta, unit rows.
         sigmas: standard deviation of the fitting rows' projections on each direction, in the activations' units.
-        toward: the class that positive alpha moves to.
+        toward: the number of the class that positive alpha moves to: 1 is what the labels' positive class was.
         direction: how the directions were found.
         selection: how the heads were chosen.
         seed: of the splits and of whatever was drawn at random.
+        label_names: what classes 0 and 1 were called; `None` where that is not known.
+        of_layers: how many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
+            then it fits a model of that many layers alone.
     """
 
     heads: Sequence[Head]
@@ -54,11 +58,16 @@ class ITI(Edit):
     direction: str = "mass_mean"
     selection: str = "probe"
     seed: int = 0
+    label_names: tuple[str, str] | None = None
+    of_layers: int | None = field(default=None, kw_only=True)
 
     strengths: ClassVar[Mapping[str, float]] = {"weak": 4.0, "mid": 8.0, "strong": 12.0}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", [(int(layer), int(head)) for layer, head in self.heads])
+        if self.label_names is not None:
+            negative, positive = self.label_names
+            object.__setattr__(self, "label_names", (str(negative), str(positive)))
         object.__setattr__(self, "directions", finite(self.directions, "the directions of ITI"))
         object.__setattr__(self, "sigmas", finite(self.sigmas, "the sigmas of ITI"))
         if (
@@ -74,13 +83,16 @@ class ITI(Edit):
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """The constant alpha sigma theta on each head."""
         steps = alpha * self.sigmas[:, None] * self.directions
-        return [AffineForm("z", layer, head, bias=step) for (layer, head), step in zip(self.heads, steps, strict=True)]
+        return [
+            AffineForm("z", layer, head, bias=step, of_layers=self.of_layers)
+            for (layer, head), step in zip(self.heads, steps, strict=True)
+        ]
 
     @classmethod
     def fit(
         cls,
         z: Float[Tensor, "example layer head d_head"] | Activations,
-        labels: Int[Tensor, " example"],
+        labels: Any,
         *,
         top_k: int = 30,
         direction: DirectionKind = "mass_mean",
@@ -88,7 +100,8 @@ class ITI(Edit):
         grid: ProbeGrid | None = None,
         layers: Sequence[int] | None = None,
         groups: Sequence[Any] | None = None,
-        toward: int = 0,
+        toward: Any = 0,
+        positive: Any = None,
         seed: int = 0,
     ) -> Self:
         """Choose heads, directions and step lengths from per-head outputs of labelled texts.
@@ -97,17 +110,21 @@ class ITI(Edit):
         selection split, and the report split is not looked at.
 
         Args:
-            z: `acts["z"]`, or the whole `Activations`, which also know their layers and their model.
-            labels: two classes, such as 1 = toxic and 0 = not.
+            z: the `Activations`, which know their layers and their model; or `acts["z"]` alone.
+            labels: two classes: one name, bool or whole number for each example, such as 1 = toxic and 0 = not (see
+                `entangle.data.labels`).
             top_k: how many heads to steer.
             direction: `"mass_mean"`, the difference of the class means; `"probe"`, the probe's normal; or `"random"`, a
                 control.
             heads: `"probe"`, those whose probes are most accurate on the selection split; or `"random"`, a control.
             grid: probes of these very activations, so as not to fit them twice; its splits are used.
-            layers: the model's layer at each index of z's layer axis; 0, 1, ... where `None`.
+            layers: the model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
+                the grid names them, z must hold all layers of the model, or `steer`, `bake` and `export` refuse it.
             groups: one a row; rows of a group, such as paraphrases, never fall in different splits.
-            toward: the class that positive alpha steers to. 0 by default: away from what label 1 marks, as for
-                toxicity. Pass 1 to steer to it, as for truthfulness.
+            toward: the class that positive alpha steers to: one of the labels; or, where no label is called so, 0 for
+                the class that is not the positive one and 1 for that. 0 by default: away from what label 1 marks, as
+                for toxicity. Pass 1 to steer to it, as for truthfulness.
+            positive: the label that is class 1, all others being class 0.
             seed: of the splits and of random heads and directions.
 
         Returns:
@@ -115,27 +132,32 @@ class ITI(Edit):
 
         Raises:
             EntangleError: if z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
-                there are fewer heads than `top_k`, or if a head's direction is zero.
+                there are fewer heads than `top_k`, if a head's direction is zero, or if z, `layers` and `grid` name
+                different layers.
         """
         from entangle.probes import fit_probes
         from entangle.probes.splits import three_way
 
-        fingerprint, layers, z = _unpacked(z, layers, grid)
+        fingerprint, named, z = _unpacked(z, layers, grid)
+        layers = list(range(z.shape[1])) if named is None else named
         n_layers, n_heads = z.shape[1:3]
         if not 1 <= top_k <= n_layers * n_heads:
             raise EntangleError(
                 f"top_k must be from 1 to the {n_layers * n_heads} heads in z, got {top_k}: choose fewer heads"
             )
-        target = class_mask(labels, toward, len(z))
+        read = read_labels(labels, len(z), positive=positive, two=True)
+        number = read.number_of(toward)
+        codes = torch.from_numpy(read.codes)
+        target = codes == number
         if direction not in ("mass_mean", "probe", "random"):
             raise EntangleError(f'direction must be "mass_mean", "probe" or "random", got {direction!r}')
         if heads not in ("probe", "random"):
             raise EntangleError(f'heads must be "probe" or "random", got {heads!r}')
         if grid is None and "probe" in (heads, direction):
-            grid = fit_probes(z, torch.as_tensor(labels), groups=groups, seed=seed, n_permutations=0, layers=layers)
+            grid = fit_probes(z, labels, positive=positive, groups=groups, seed=seed, n_permutations=0, layers=named)
         if grid is not None:
-            _check_grid(grid, z, labels)
-        split = three_way(labels, groups=groups, seed=seed) if grid is None else grid.split
+            _check_grid(grid, z, read)
+        split = three_way(codes, groups=groups, seed=seed) if grid is None else grid.split
 
         generator = torch.Generator().manual_seed(seed)
         if grid is not None and heads == "probe":
@@ -148,7 +170,7 @@ class ITI(Edit):
         if direction == "mass_mean":
             found = rows[target].mean(0) - rows[~target].mean(0)
         elif grid is not None and direction == "probe":
-            found = grid.directions.double() * (1 if toward == grid.classes_[1] else -1)
+            found = grid.directions.double() * (1 if read.names[number] == plain(grid.classes_[1]) else -1)
         else:
             found = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
         theta = [unit(found[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
@@ -157,43 +179,46 @@ class ITI(Edit):
             [(layers[i], j) for i, j in chosen],
             torch.stack(theta).float(),
             torch.stack(sigma).float(),
-            toward,
+            number,
             direction,
             heads,
             seed,
+            (read.names[0], read.names[1]),
+            of_layers=z.shape[1] if named is None else None,
             fingerprint=fingerprint,
         )
 
 
 def _unpacked(
     z: Any, layers: Sequence[int] | None, grid: ProbeGrid | None
-) -> tuple[Mapping[str, Any] | None, list[int], Tensor]:
-    """The model's fingerprint where it is known, the layer of each index, and z itself, checked."""
+) -> tuple[Mapping[str, Any] | None, list[int] | None, Tensor]:
+    """The model's fingerprint and the layer of each index, where they are known, and z itself, checked."""
     fingerprint = None if grid is None else grid.fingerprint
-    if layers is None and grid is not None:
-        layers = grid.layers
+    named = {"layers": layers, "the grid": None if grid is None else grid.layers}
     if not isinstance(z, Tensor) and hasattr(z, "fingerprint"):
-        fingerprint, layers, z = z.fingerprint, list(z.layers("z")), z["z"]
+        fingerprint, named["the activations"], z = z.fingerprint, z.layers("z"), z["z"]
     z = finite(z, "z")
     if z.ndim != 4:
         raise EntangleError(
             f'ITI needs z as [example, layer, head, d_head], got {list(z.shape)}: collect sites="z", tokens="last"'
         )
-    layers = list(range(z.shape[1])) if layers is None else [int(layer) for layer in layers]
-    if len(layers) != z.shape[1]:
-        raise EntangleError(f"layers names {len(layers)} layers but z has {z.shape[1]}: name one for each")
-    return fingerprint, layers, z
+    known = {who: [int(layer) for layer in theirs] for who, theirs in named.items() if theirs is not None}
+    for who, theirs in known.items():
+        if len(theirs) != z.shape[1]:
+            raise EntangleError(f"{who} names {len(theirs)} layers but z has {z.shape[1]}: name one for each")
+    if len({tuple(theirs) for theirs in known.values()}) > 1:
+        said = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
+        raise EntangleError(f"z has one layer at each index, but they are named differently ({said}): name them once")
+    return fingerprint, next(iter(known.values()), None), z
 
 
-def _check_grid(grid: ProbeGrid, z: Tensor, labels: Any) -> None:
+def _check_grid(grid: ProbeGrid, z: Tensor, labels: Labels) -> None:
     """Raise an `EntangleError` unless the probes were fitted on activations of z's shape with these labels."""
     if grid.shape != tuple(z.shape[1:3]):
         raise EntangleError(
             f"grid has {list(grid.shape)} cells but z has {z.shape[1]} layers x {z.shape[2]} heads: pass its own"
         )
-    same = len(grid.labels) == len(z) and all(
-        grid.classes_[code] == label
-        for code, label in zip(grid.labels.tolist(), torch.as_tensor(labels).tolist(), strict=True)
-    )
+    classes = [plain(value) for value in np.asarray(grid.classes_).tolist()]
+    same = [classes[code] for code in grid.labels.tolist()] == [labels.names[code] for code in labels.codes.tolist()]
     if not same:
         raise EntangleError("grid was fitted with other labels than the ones given: pass the probes of these very rows")

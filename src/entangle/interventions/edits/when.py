@@ -75,4 +75,6 @@ class When(Edit):
             edit = form.prepare(device, dtype)
             return lambda x: torch.where(fired[0].to(x.device)[..., None], edit(x), x)
 
-        return FunctionForm(form.site, form.layer, form.head, make, width=form.size, fired=lambda: fired[0])
+        return FunctionForm(
+            form.site, form.layer, form.head, make, width=form.size, fired=lambda: fired[0], of_layers=form.of_layers
+        )

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from entangle.errors import EntangleError
 from entangle.interventions.forms import Function
-from entangle.models.hooks import on_input, on_output
+from entangle.models.hooks import on_input, on_output, tell
 from entangle.models.place import Place
 
 
@@ -78,6 +78,8 @@ def attach_constant(
         edited = near(output)
         return on_output(far, place, output) if edited is None else edited
 
+    content = getattr(long_way, "content", None)
     if place.side == "output":
-        return place.module.register_forward_hook(after)
-    return place.module.register_forward_pre_hook(before if tally is None else before_counted, with_kwargs=True)
+        return place.module.register_forward_hook(tell(after, content))
+    hook = before if tally is None else before_counted
+    return place.module.register_forward_pre_hook(tell(hook, content), with_kwargs=True)

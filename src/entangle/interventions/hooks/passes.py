@@ -27,6 +27,8 @@ class Pass:
             padded.
         generating: whether `generate` runs it.
         positions_given: the positions that the model was told, `[row or 1, pos]`.
+        virtual: columns before the text, which the positions given may count or not; `None` where they may begin
+            anywhere, since `generate` itself says which columns these are.
         aside: whether it computes another text than the one that `generate` goes on with, such as a negative prompt.
         unknown: why its columns are not known; `None` where they are.
         unplaced: why the tokens' places in their texts are not known, although their columns are.
@@ -39,6 +41,7 @@ class Pass:
     given: Tensor | None
     generating: bool
     positions_given: Tensor | None = None
+    virtual: int | None = 0
     aside: bool = False
     unknown: str | None = None
     unplaced: str | None = None
@@ -95,7 +98,10 @@ class Pass:
             return counted, lengths
         given = given.to(device)
         real = torch.ones_like(given, dtype=torch.bool) if self.mask is None else _from(self.mask, self.start, True)
-        if bool(((given == counted) | ~real.to(device)).all()):
+        differences = given - counted
+        differences = differences[real.to(device).expand(differences.shape)]
+        shift = int(differences[0]) if len(differences) else 0
+        if bool((differences == shift).all()) and (self.virtual is None or shift in (0, self.virtual)):
             return counted, lengths
         return self._packed(given)
 

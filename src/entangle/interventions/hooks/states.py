@@ -135,8 +135,8 @@ def _any(answer: Any) -> bool | None:
 
 def _room(cache: Any) -> int | None:
     for name in ("get_max_length", "get_max_cache_shape", "max_cache_len"):
-        answer = getattr(cache, name, None)
         try:
+            answer = getattr(cache, name, None)
             answer = answer() if callable(answer) else answer
         except (ValueError, TypeError, IndexError, AttributeError):
             continue

@@ -18,7 +18,8 @@ from entangle.interventions.hooks.generation import Announcement, Generation
 from entangle.interventions.hooks.passes import Pass
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
-from entangle.models.atlas import underlying
+from entangle.models.fingerprint import underlying
+from entangle.models.hooks import tell
 
 
 @dataclass
@@ -213,7 +214,15 @@ class Timeline:
         if before is not None or (not self._held and end <= said.size):
             virtual = max(0, said.size - end) if generation.virtual is None else generation.virtual
             self._pending = _Record((before or 0) + said.size, virtual, generation.columns)
-        return Pass(end - said.size, said.size, generation.columns, mask, True, positions if first else None)
+        return Pass(
+            end - said.size,
+            said.size,
+            generation.columns,
+            mask,
+            True,
+            positions if first else None,
+            None,
+        )
 
     def _unannounced(self, size: int, mask: Tensor | None, positions: Tensor | None) -> Pass:
         """A pass that somebody else runs: what runs with an empty cache is a prompt."""
@@ -260,7 +269,7 @@ class Timeline:
                 f"{tuple(mask.shape) if mask is not None else None}: give one of shape [row, column]"
             )
         )
-        return Pass(start, size, prompt, two, generation is not None, positions, aside, None, unplaced)
+        return Pass(start, size, prompt, two, generation is not None, positions, virtual, aside, None, unplaced)
 
     def _virtual(self, size: int, before: int, record: _Record | None) -> tuple[int, str | None]:
         """How many columns before the text are virtual, or why that is not known."""
@@ -317,6 +326,10 @@ class Timeline:
             return method(*args, **kwargs)
 
         return refusing
+
+
+for _look in (Timeline._enter, Timeline._exit, Timeline._before, Timeline._after):
+    tell(_look, None)  # they change nothing, so they are no part of what the model computes
 
 
 def _lost(size: int, mask: Tensor | None, why: str) -> Pass:

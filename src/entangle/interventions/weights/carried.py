@@ -158,6 +158,23 @@ def _add(place: Place, change: nn.Module) -> None:
         module.edits_after = (*module.edits_after, (place, change))
 
 
+def _without_edits(module: Any, known: dict[int, Any] | None = None) -> Any:
+    """The stock module around the same weights; a part that stands at several paths stays one."""
+    known = {} if known is None else known
+    if id(module) not in known:
+        stock = known[id(module)] = copy.copy(module)
+        if isinstance(module, EditedModel | EditedModule):
+            stock.__class__ = type(module).__mro__[2]
+            for name in ("edits_before", "edits_after", "edit", "edit_alpha", "edit_why"):
+                vars(stock).pop(name, None)
+        stock._modules = {
+            name: _without_edits(part, known)
+            for name, part in module._modules.items()
+            if not isinstance(part, Change | Again)
+        }
+    return known[id(module)]
+
+
 class EditedModel:
     """Mixed into the class of a model that carries an edit.
 
@@ -185,8 +202,7 @@ class EditedModel:
             raise EntangleError(
                 "a model that carries an edit is pushed as a folder: save it, then HfApi().upload_folder(...)"
             )
-        stock: Any = copy.copy(self)
-        stock.__class__ = type(self).__mro__[2]
+        stock: Any = _without_edits(self)
 
         def fill(new: Path) -> None:
             stock.save_pretrained(new / MODEL, **kwargs)

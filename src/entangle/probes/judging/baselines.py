@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from entangle.data import same_index, texts_of
 from entangle.errors import EntangleError
 from entangle.metrics.intervals.rates import rate_interval
 from entangle.metrics.statistics import Estimate
@@ -68,6 +69,8 @@ def bag_of_words(
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    same_index(texts=texts, labels=labels, groups=groups)
+    texts = texts_of(texts)
     codes, classes = encode_labels(labels, len(texts))
     split.check(codes)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")

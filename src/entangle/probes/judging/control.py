@@ -74,7 +74,7 @@ def selectivity(x: Any, y: Any, types: Sequence[Any], *, seed: int = 0, **option
         seed: Seed of the control labels and of the split.
         **options: For `fit_probes`.
     """
-    codes, _ = encode_labels(y)
+    codes, _ = encode_labels(y, positive=options.pop("positive", None))
     control = control_labels(types, codes, seed=seed)
     joint = codes * (int(control.max()) + 1) + control
     split = options.pop("split", None) or three_way(joint, seed=seed)

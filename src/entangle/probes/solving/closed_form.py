@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +39,10 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
     """
     if shrinkage != "oas" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
         raise EntangleError(f'shrinkage must be "oas" or lie in [0, 1], not {shrinkage!r}')
+    if len(labels) <= n_classes:
+        raise EntangleError(
+            f"lda needs more examples than classes to see how classes vary; got {len(labels)} of {n_classes} classes"
+        )
     means, share = _class_means(design, labels, n_classes)
     weight = float(design.weights.sum(dtype=torch.float64))
     total = design.gram / weight
@@ -52,16 +56,28 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
     for response in range(labels.shape[1]):  # a covariance each: keep one labelling's in memory
         of_class = means[:, response]
         within = total - torch.einsum("k,cki,ckj->cij", share[response], of_class, of_class)
+        # What does not vary within classes, such as a head that is always 0, has no covariance to account for.
+        level, still = _level(within, total)
+        within = within.masked_fill(still[:, None, None], 0)
         rho = _oas(within, weight) if shrinkage == "oas" else within.new_full((len(within),), float(shrinkage))
-        level = within.diagonal(dim1=-2, dim2=-1).mean(-1)
+        rho = rho.masked_fill(still, 1)
         shrunk = (1 - rho)[:, None, None] * within + (rho * level)[:, None, None] * identity
-        if shrinkage == 0:
+        if shrinkage == 0 and not bool(still.all()):
             none = torch.zeros_like(noise)
             coefs.append(of_class @ torch.linalg.pinv(shrunk, atol=noise, rtol=none, hermitian=True))
         else:
             coefs.append(torch.linalg.solve(shrunk, of_class.mT).mT)
     coef = torch.stack(coefs, 1)
     return _discriminant(design, coef, share.log() - 0.5 * (means * coef).sum(-1))
+
+
+def _level(
+    within: Float[Tensor, "cell feature feature"], total: Float[Tensor, "cell feature feature"]
+) -> tuple[Float[Tensor, " cell"], Bool[Tensor, " cell"]]:
+    """The mean variance within classes, 1 where there is none but rounding; and where that is."""
+    level, scale = (each.diagonal(dim1=-2, dim2=-1).mean(-1) for each in (within, total))
+    still = level <= 1e-6 * scale
+    return level.masked_fill(still, 1), still
 
 
 def _class_means(

@@ -107,6 +107,7 @@ def minimise(
     tol: float | None = None,
     max_iter: int = 200,
     memory: int = 10,
+    start: Solution | None = None,
 ) -> Solution:
     """Minimise `.5 |coef|^2 + C sum_i weight_i loss_i` for each cell and labelling; the intercept is free.
 
@@ -120,6 +121,7 @@ def minimise(
             this. It estimates how far the mean loss is above its minimum, and does not depend on the features' units.
         max_iter: Steps after which a problem counts as not converged.
         memory: Pairs kept by L-BFGS.
+        start: Where to begin, such as the solution under another penalty.
 
     Returns:
         The solutions, those not converged among them: the caller decides what they are worth.
@@ -147,7 +149,12 @@ def minimise(
         flat = slope.flatten(2)
         return torch.cat([(flat.mT @ rows).mT, flat.sum(1, keepdim=True)], 1).view(shape) + ridge * v
 
-    v, z = rows.new_zeros(shape), rows.new_zeros(n_cells, n_examples, *shape[2:])
+    if start is None:
+        v, z = rows.new_zeros(shape), rows.new_zeros(n_cells, n_examples, *shape[2:])
+    else:
+        about_mean = start.intercept + torch.einsum("crod,cd->cro", start.coef, design.mean.double())
+        v = torch.cat([start.coef.movedim(-1, 1), about_mean.unsqueeze(1)], 1).to(rows)
+        z = scores(v)
     slope = loss.slope(z, targets) * weights
     g = gradient(slope, v)
     history = _History(precondition, memory)

@@ -1,0 +1,159 @@
+"""What decides what a module computes: its tensors, the kinds of its parts, and the settings these carry."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from entangle.errors import EntangleError
+
+INTERNAL = frozenset(vars(nn.Module()))
+# What running, loading or training leaves behind without changing what is computed.
+LEFT_BEHIND = frozenset(
+    [
+        *("_gradient_checkpointing_func", "_is_hf_initialized", "_old_forward", "_weight_conversions", "forward"),
+        *("all_tied_weights_keys", "compute_type_is_set", "conv1d_state", "device_map", "generate"),
+        *("gradient_checkpointing", "hf_device_map", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_parallelizable"),
+        *("is_quantized", "kernel_config", "loss_type", "max_seq_len_cached", "model_parallel", "name_or_path"),
+        *("quantization_method", "recurrent_states", "warnings_issued"),
+    ]
+)
+FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial)
+# Wrappers that hold a model and compute the same, and what they call it.
+WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+# Packages whose code their version tells; of any other class the code of `forward` is looked at.
+VERSIONED = frozenset(("accelerate", "bitsandbytes", "entangle", "peft", "torch", "transformer_lens", "transformers"))
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside `DataParallel`, `DistributedDataParallel` or `torch.compile`; any other itself."""
+    while isinstance(inner := getattr(module, WRAPPERS.get(type(module).__name__, ""), None), nn.Module):
+        module = inner
+    return module
+
+
+def tensors_of(module: nn.Module) -> dict[str, Any]:
+    """Every parameter, buffer and plain tensor attribute by its name, tied ones at each of theirs.
+
+    What a part adds to its state dict besides, such as the scales of a quantised weight, is among them, as it is. A
+    weight that accelerate has offloaded is a function that reads it.
+    """
+    tensors: dict[str, Any] = {}
+    for path, part in unwrapped(module).named_modules(remove_duplicate=False):
+        extra = _extra_state(part)  # first: it may put packed weights back into the form that they are saved in
+        own: dict[str, Any] = {**part._parameters, **part._buffers}
+        for name in _recomputed(part):
+            own.pop(name, None)
+        own = {name: partial(_offloaded, part, name) if x.is_meta else x for name, x in own.items() if x is not None}
+        kept = (name for name, x in vars(part).items() if isinstance(x, Tensor) and name not in INTERNAL | LEFT_BEHIND)
+        own |= {name: vars(part)[name] for name in kept}
+        tensors |= {f"{path}.{name}" if path else name: x for name, x in {**extra, **own}.items()}
+    return tensors
+
+
+def settings_of(module: nn.Module) -> dict[str, Any]:
+    """The class and the plain settings of every part by its path: numbers, names, functions and lists of these."""
+    return {
+        path: (type(part).__qualname__, _code(type(part).forward), attributes(part))
+        for path, part in unwrapped(module).named_modules(remove_duplicate=False)
+    }
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """What a module has been set to, by name: not its tensors and parts, nor what running it leaves behind."""
+    hf_model = hasattr(module, "from_pretrained")
+    return {
+        name: _function(value) if isinstance(value, FUNCTIONS) else _listed(value)
+        for name, value in vars(module).items()
+        if name not in INTERNAL
+        and name not in LEFT_BEHIND
+        # How it is loaded and spread out.
+        and not (hf_model and (name.startswith("_") or isinstance(value, FUNCTIONS)))
+        and (isinstance(value, FUNCTIONS) or _is_plain(value))
+    }
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return depth < 4 and all(_is_plain(item, depth + 1) for item in value)
+    return value is None or isinstance(value, bool | int | float | str | torch.dtype | (Tensor if depth else bool))
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as lists, which they become in a configuration that was saved."""
+    if isinstance(value, Mapping):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _function(value: Any) -> tuple[Any, ...]:
+    """A function that a module was given, such as its activation: its name, its code and what it is bound to."""
+    if isinstance(value, partial):
+        plain = {str(key): item for key, item in (*enumerate(value.args), *value.keywords.items()) if _is_plain(item)}
+        return (*_function(value.func), plain)
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}", _code(
+        value
+    )
+
+
+def _code(function: Any) -> tuple[Any, ...] | None:
+    """The code of a function outside well-known packages, since no version tells it."""
+    code = getattr(function, "__code__", None)
+    if code is None or str(function.__module__).partition(".")[0] in VERSIONED:
+        return None
+    constants = [each.co_code if isinstance(each, types.CodeType) else repr(each) for each in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def _extra_state(part: nn.Module) -> dict[str, Any]:
+    """What a part saves beside its parameters and buffers."""
+    kind = type(part)
+    state: dict[str, Any] = {}
+    if kind.get_extra_state is not nn.Module.get_extra_state:
+        state["_extra_state"] = part.get_extra_state()
+    for name, parameter in part._parameters.items():
+        # bitsandbytes' scales; asking for its state dict would repack the weights of a model that has run.
+        scales = getattr(parameter, "quant_state", None)
+        if scales is not None:
+            state[f"{name}.scales"] = scales.as_dict()
+        scales = getattr(parameter, "SCB", None)
+        scales = getattr(getattr(part, "state", None), "SCB", None) if scales is None else scales
+        if scales is not None:
+            state[f"{name}.scales"] = scales
+    own = kind._save_to_state_dict is not nn.Module._save_to_state_dict
+    if own and kind.__module__.partition(".")[0] != "bitsandbytes" and not _is_offloaded(part):
+        part._save_to_state_dict(state, "", False)
+    return state
+
+
+def _is_offloaded(part: nn.Module) -> bool:
+    return any(x is not None and x.is_meta for x in (*part._parameters.values(), *part._buffers.values()))
+
+
+def _recomputed(part: nn.Module) -> list[str]:
+    """The frequencies of rotary embeddings that a long text changes and the next short one sets back."""
+    kinds = vars(part).get("rope_type")
+    names = [str(kind) for kind in (kinds.values() if isinstance(kinds, Mapping) else [kinds])]
+    if not any("dynamic" in name or name == "longrope" for name in names):
+        return []
+    known = {**part._buffers, **vars(part)}
+    return [name.replace("original_", "") for name in known if name.endswith("original_inv_freq")]
+
+
+def _offloaded(part: nn.Module, name: str) -> Tensor:
+    """A weight that accelerate keeps on disk or in memory until its module runs."""
+    hook = getattr(part, "_hf_hook", None)
+    for one in (hook, *getattr(hook, "hooks", ())):
+        weights = getattr(one, "weights_map", None)
+        if weights is not None:
+            return torch.as_tensor(weights[name])
+    raise EntangleError(
+        f"{name} of a {type(part).__name__} has no numbers (it is on the meta device): load the model's weights first"
+    )
