@@ -123,7 +123,9 @@ def _known(shift: Estimate) -> Estimate:
 
 
 def _listed(values: Tensor) -> Any:
-    return np.where(np.isfinite(values.numpy()), values.numpy().astype(object), None).tolist()
+    numbers = values.numpy().astype(object)
+    numbers[~np.isfinite(values.numpy())] = None
+    return numbers.tolist()
 
 
 def cross_talk(
