@@ -15,9 +15,10 @@ from entangle.composition.recipe.measurement import Measurement
 from entangle.errors import EntangleError
 from entangle.evaluation import Prompt, Scorer, Tradeoff, degenerate_share
 from entangle.evaluation.price.conditions import Condition
+from entangle.evaluation.scoring.scorers import scorer_key
 from entangle.probes import ProbeGrid
 from entangle.probes.judging.scores import correct
-from entangle.storage.digest import digest
+from entangle.storage.digest import digest, folder_digest
 from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import Study, StudyTexts
 from entangle.study.measure import run
@@ -45,7 +46,9 @@ def measure(
         EntangleError: something that models are compared by could not be measured.
     """
     own = steered and not (told and needs_telling)
-    key = measurement_key(fitted.measurement, fitted.texts, told, own)
+    key = digest(
+        [measurement_key(fitted.measurement, fitted.texts, told, own), folder_digest(fitted.folder), scorer_key(scorer)]
+    )
     path = fitted.folder / MEASURED
     if path.exists():
         numbers: dict[str, Any] = read_sealed(path, "what was measured", remedy="delete it, and it is measured again")
