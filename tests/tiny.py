@@ -5,7 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForCausalLM,
+)
 
 VOCABULARY = 96
 SIZES = {
@@ -67,4 +74,24 @@ def enlarge(model: PreTrainedModel) -> PreTrainedModel:
                 parameter.mul_(5)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def roberta_lm() -> PreTrainedModel:
+    """A decoder whose positions begin at 2."""
+    config = RobertaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        pad_token_id=1,
+        is_decoder=True,
+    )
+    torch.manual_seed(0)
+    model = RobertaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)
     return model

@@ -92,6 +92,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3_next": HYBRID,
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "sarvam_mla": MLA,
     "xmod": {"default_language": "en_XX"},
     "youtu": MLA,
     "zamba": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "hybrid"]},

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -21,6 +22,7 @@ from entangle.study.settings import default_of, flag_of, read_config
 
 FAILED, REFUSED = 1, 2
 REPORT = ("report.html", "report.json")
+FORECAST = ("forecast.html", "forecast.json")
 
 app = typer.Typer(
     help="How entangled is a concept in a model, and what does it cost to steer it out?",
@@ -68,12 +70,17 @@ def _typed(kind: Any) -> tuple[Any, Callable[[Any, str], Any]]:
     return kind, lambda word, option: word
 
 
-def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose last argument is `Settings`, with an option for each of their fields in its place."""
+def takes_settings(command: Callable[..., None], *, without: Sequence[str] = ()) -> Callable[..., None]:
+    """A command whose last argument is `Settings`, with an option for each of their fields in its place.
+
+    Args:
+        command: The command.
+        without: Fields that mean nothing to it.
+    """
     hints = get_type_hints(Settings)
     own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
     asked, shown = {}, []
-    for each in fields(Settings):
+    for each in (each for each in fields(Settings) if each.name not in without):
         kind, read = _typed(hints[each.name])
         asked[each.name] = (flag_of(each), read)
         default = default_of(each)
@@ -98,10 +105,12 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
             word = words.pop(name)
             if word is not None and word != []:
                 values[name] = read(word, flag)
+        source = str(config) if config else "the options"
+        settings = Settings.from_dict({"model": "", "data": "", **values}, source)
         lacking = [name.upper() for name in ("model", "data") if name not in values]
         if lacking:
-            raise EntangleError(f"a report needs MODEL and DATA; got no {' and no '.join(lacking)}: name both")
-        command(settings=Settings.from_dict(values, str(config) if config else "the options"), **words)
+            raise EntangleError(f"MODEL and DATA are needed; got no {' and no '.join(lacking)}: name both")
+        command(settings=settings, **words)
 
     config = Annotated[
         Path | None, typer.Option("--config", help="TOML with the same names; options here come before it.")
@@ -133,6 +142,27 @@ def report(out: Out = Path("entangle-report"), *, settings: Settings) -> None:
     for path in write([study], out):
         typer.echo(path)
     _tell_missing([study])
+
+
+NO_STEERING = (
+    *("prompts", "scorer", "scorer_labels", "alphas", "samples", "max_new_tokens", "limit_prompts"),
+    *("direction", "bos", "batch_tokens", "resamples", "permutations"),
+)
+"""Settings that a forecast does without."""
+
+
+@app.command()
+@partial(takes_settings, without=NO_STEERING)
+def forecast(out: Out = Path("entangle-forecast"), *, settings: Settings) -> None:
+    """Say what steering each concept out would cost, layer by layer, before anyone steers; needs --clean."""
+    from entangle.report import forecast as foretell
+
+    check_out(out, *FORECAST)
+    told, paths = foretell(settings, out)
+    for sentence in told.answer():
+        typer.echo(sentence)
+    for path in paths:
+        typer.echo(path)
 
 
 def _tell_missing(studies: Sequence[Study]) -> None:

@@ -52,7 +52,8 @@ def test_models_are_attacked_with_and_without_iti_and_the_page_says_so(
     # A run that was stopped within an attack goes on at its next condition, and ends the same.
     path = tmp_path / "share-0-seed-0" / "attacked.json"
     whole = json.loads(path.read_text())
-    path.write_text(json.dumps({**whole, "conditions": whole["conditions"][:1]}))
+    begun = {name: value for name, value in whole.items() if name != "checksum"}
+    path.write_text(json.dumps({**begun, "conditions": whole["conditions"][:1]}))
     searched = []
     gcg = attack.gcg
 

@@ -11,8 +11,9 @@ from test_experiment import MEASURE, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import entangle as en
-from entangle.composition import Plan, run
+from entangle.composition import Plan, Recipe, run
 from entangle.composition.measuring.measure import measured_numbers
+from entangle.composition.recipe.sources import one_path
 from entangle.errors import EntangleError
 
 
@@ -90,3 +91,48 @@ def test_what_could_not_be_measured_is_refused_before_any_training(changes: dict
     with pytest.raises(EntangleError, match=message) as error:
         Plan.of(tiny(measure={**MEASURE, **changes}))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [-1]}, "seed must be"),
+        ({"seeds": [2**32]}, "seed must be"),
+        ({"training": {"epochs": float("inf")}}, "epochs of a training must be positive and finite"),
+        ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
+        ({"clean": {"documents": -150}}, "documents of a source is 0 or more"),
+        ({"added": {"documents": 30, "seed": -2}}, "seed must be"),
+        ({"measure": {**MEASURE, "labelled": {"concept": "rudeness", "documents": -5}}}, "documents of labelled texts"),
+        ({"held_out": {"documents": 1, "seed": 3}, "measure": MEASURE}, "two held-out documents"),
+    ],
+)
+def test_numbers_of_a_recipe_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(EntangleError, match=message) as error:
+        Plan.of(tiny(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_stands_for_one_folder_stands_for_one(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(EntangleError, match=r"'\*' must name one file or folder; 2 match"):
+        one_path("*", tmp_path)
+    assert one_path("on*", tmp_path) == tmp_path / "one"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a = " + b"[" * 5000, "is not TOML"), (b"shares = [", "is not TOML")]
+)
+def test_a_recipe_file_that_cannot_be_read_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(content)
+    with pytest.raises(EntangleError, match=message) as error:
+        Recipe.from_file(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark_as_data_may(tmp_path: Path) -> None:
+    text = "shares = [0.5]\n[clean]\ndocuments = 4\n[added]\ndocuments = 4\n[held_out]\ndocuments = 4\n"
+    for name, mark in (("with", "\ufeff"), ("without", "")):
+        (tmp_path / f"{name}.toml").write_text(mark + text, encoding="utf-8")
+    assert Recipe.from_file(tmp_path / "with.toml") == Recipe.from_file(tmp_path / "without.toml")

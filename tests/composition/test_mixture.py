@@ -120,3 +120,11 @@ def test_a_share_of_nothing() -> None:
     assert mix(documents([5, 5]), None, 0.0).share == 0
     with pytest.raises(EntangleError, match="has 0"):
         mix(documents([5, 5]), None, 0.1)
+
+
+def test_a_document_that_begins_itself_gets_no_second_beginning() -> None:
+    begun = f"{TOKENIZER.bos_token}{TEXTS[0]}"
+    twice = tokenise(TOKENIZER, [begun, TEXTS[1]])
+    once = tokenise(TOKENIZER, TEXTS[:2])
+    assert twice.tokens.tolist() == once.tokens.tolist()
+    assert twice.starts.tolist() == once.starts.tolist()

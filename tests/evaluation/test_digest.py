@@ -87,6 +87,8 @@ def test_a_checkpoint_is_known_by_all_its_weights_and_not_by_its_path(tiny_model
     model.save_pretrained(tmp_path / "other")
     tiny_tokenizer.save_pretrained(tmp_path / "other")
     assert digest(Checkpoint(tmp_path / "other")) not in marks
+    model.save_pretrained(tmp_path / "there")  # in the place of what was read there
+    assert digest(Checkpoint(str(tmp_path / "there"))) == digest(Checkpoint(tmp_path / "other"))
 
 
 def test_functions_are_known_by_what_they_compute():

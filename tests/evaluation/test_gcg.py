@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import tokenizing
 from entangle.composition import new_model, train_tokenizer
 from entangle.errors import EntangleError
 from entangle.evaluation import continuations, gcg
 from entangle.evaluation.language.gcg import _Search, allowed_tokens
 from entangle.interventions import AddDirection, steer
+from entangle.models.tokens import frame
 from tiny import enlarge
 
 PROMPT, TARGET = "the quick", " lazy dog"
@@ -167,3 +169,17 @@ def test_bad_input_is_one_clear_line(build, tokenizer, changed, message):
     options = {"prompt": PROMPT, "target": TARGET, **QUICK, **changed}
     with pytest.raises(EntangleError, match=message):
         gcg(build("gpt2"), tokenizer, options.pop("prompt"), options.pop("target"), **options)
+
+
+@pytest.mark.parametrize("kind", ["bos_eos", "eos", "cls_sep"])
+def test_the_attacked_prompt_is_not_closed(kind, build, tokenizer):
+    """A tokenizer that closes texts does not put its end between prompt, suffix and target."""
+    closing = tokenizing.tokenizer(kind)
+    search = _Search(build("llama"), closing, "the cat", "dog", False)
+    around = frame(closing)
+    bare = [closing(text, add_special_tokens=False)["input_ids"] for text in ("the cat", "dog")]
+    assert search.before.tolist() == [*around.opening, *bare[0]]
+    assert search.target.tolist() == bare[1]
+    suffix = torch.tensor([closing(" moon fox", add_special_tokens=False)["input_ids"]])
+    assert closing("the cat")["input_ids"] == [*search.before.tolist(), *around.closing]
+    assert search.losses(suffix).isfinite().all()

@@ -1,15 +1,24 @@
 """Sampling: the right distribution, the same randomness in every batch and condition, no harm from padding."""
 
+import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from transformers import TopPLogitsWarper
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, TopPLogitsWarper
 
+import zoo
 from entangle.errors import EntangleError
-from entangle.evaluation import continuations
-from entangle.evaluation.language.generation import nucleus_choice
+from entangle.evaluation import continuations, cross_entropy
+from entangle.evaluation.language.generation import Sampling, nucleus_choice, prompt_rows, sample, stop_tokens
+from entangle.evaluation.language.subject import Subject
+from entangle.evaluation.price.methods import SelfDebias, _NextLogits
+from entangle.models.rows import carries_state
+from entangle.models.tokens import frame
+from tiny import enlarge, roberta_lm
+from tokenizing import CHAT, KINDS, tokenizer
 
 PROMPTS = ["the cat", "a quick brown fox jumps over the lazy dog and", "moon", "the mat", "the cat"]
 
@@ -130,3 +139,197 @@ def test_a_broken_model_is_said_to_be_broken(tiny_model, tiny_tokenizer):
             continuations(model, tiny_tokenizer, ["the cat"], progress=False)
     finally:
         hook.remove()
+
+
+SETTINGS = {  # one value of each that changes what `generate` does
+    "suppress_tokens": list(range(4, 60)),
+    "begin_suppress_tokens": list(range(4, 60)),
+    "bad_words_ids": [[5], [6], [13]],
+    "min_length": 30,
+    "min_new_tokens": 19,
+    "max_length": 3,
+    "max_time": 1e-9,
+    "guidance_scale": 3.0,
+    "forced_bos_token_id": 5,
+    "forced_eos_token_id": 2,
+    "encoder_repetition_penalty": 3.0,
+    "encoder_no_repeat_ngram_size": 1,
+    "no_repeat_ngram_size": 1,
+    "repetition_penalty": 5.0,
+    "sequence_bias": [[[7], 50.0]],
+    "exponential_decay_length_penalty": [1, 3.0],
+    "watermarking_config": {"bias": 50.0},
+    "num_beams": 3,
+    "num_beam_groups": 3,
+    "diversity_penalty": 1.0,
+    "num_return_sequences": 2,
+    "do_sample": True,
+    "temperature": 0.01,
+    "top_k": 1,
+    "top_p": 0.01,
+    "min_p": 0.9,
+    "typical_p": 0.1,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "output_hidden_states": True,
+    "stop_strings": ["a", "e", "t"],
+    "prompt_lookup_num_tokens": 3,
+    "penalty_alpha": 0.6,
+    "token_healing": True,
+    "cache_implementation": "static",
+    "prefill_chunk_size": 2,
+    "use_cache": False,
+    "of_its_own_making": 1,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_setting_of_the_models_own_changes_a_continuation(name, tiny_model, tiny_tokenizer):
+    model = copy.copy(tiny_model("llama"))
+    model.generation_config = copy.deepcopy(model.generation_config)
+    plain = continuations(model, tiny_tokenizer, PROMPTS[:3], progress=False)
+    setattr(model.generation_config, name, SETTINGS[name])
+    before = copy.deepcopy(vars(model.generation_config))
+    assert continuations(model, tiny_tokenizer, PROMPTS[:3], progress=False) == plain
+    assert vars(model.generation_config) == before
+
+
+@pytest.mark.parametrize("name", ["suppress_tokens", "repetition_penalty", "stop_strings"])
+def test_self_debiasing_takes_none_of_them_either(name, tiny_model, tiny_tokenizer):
+    model = copy.copy(tiny_model("llama"))
+    model.generation_config = copy.deepcopy(model.generation_config)
+    found = []
+    for value in (None, SETTINGS[name]):
+        setattr(model.generation_config, name, value)
+        with SelfDebias("the mat ").applied(model, tiny_tokenizer, 50.0) as subject:
+            found.append(sample(subject, PROMPTS[:2], Sampling(max_new_tokens=6), progress=False))
+    assert found[0] == found[1]
+
+
+def test_generate_by_itself_would_take_them(tiny_model, tiny_tokenizer):
+    """The control: the same settings do change what the model's own `generate` gives."""
+    model = copy.copy(tiny_model("llama"))
+    ids = torch.tensor([tiny_tokenizer("the cat")["input_ids"]])
+    given = GenerationConfig(max_new_tokens=6, pad_token_id=0)
+    plain = model.generate(ids, generation_config=given)
+    model.generation_config = GenerationConfig(suppress_tokens=plain[0, ids.shape[1] :].tolist())
+    assert model.generate(ids, generation_config=given).tolist() != plain.tolist()
+
+
+def test_the_models_own_stop_tokens_end_a_continuation(tiny_model, tiny_tokenizer):
+    """One or several; what follows is padding, and no text, whatever its id."""
+    model = copy.copy(tiny_model("llama"))
+    model.config = copy.deepcopy(model.config)
+    model.generation_config = copy.deepcopy(model.generation_config)
+    greedy = {"top_p": 1e-6, "max_new_tokens": 12, "progress": False}
+    ids = torch.tensor([tiny_tokenizer("the cat")["input_ids"]])
+    new = model.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=None)[0, ids.shape[1] :].tolist()
+    assert len(set(new)) > 3
+    third = next(token for token in new[2:] if token not in new[:2])
+    for stop in (third, [third, 95]):
+        model.generation_config.eos_token_id = stop
+        model.config.pad_token_id = new[0]  # an ordinary token
+        text = continuations(model, tiny_tokenizer, ["the cat", "moon"], **greedy)[0][0]
+        assert text == tiny_tokenizer.decode(new[: new.index(third)], skip_special_tokens=True)
+
+
+def test_dropout_of_a_model_in_training_is_off_and_comes_back(tiny_tokenizer):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "gpt2", n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=96, resid_pdrop=0.9
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    plain = continuations(model, tiny_tokenizer, PROMPTS, progress=False)
+    nats = cross_entropy(model, tiny_tokenizer, PROMPTS[:2], progress=False).values
+    model.train()
+    assert continuations(model, tiny_tokenizer, PROMPTS, progress=False) == plain
+    assert (cross_entropy(model, tiny_tokenizer, PROMPTS[:2], progress=False).values == nats).all()
+    assert model.training
+    assert model.transformer.h[0].mlp.dropout.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_is_continued_and_not_closed(kind, tiny_model):
+    """Greedy continuations are those of HuggingFace from the prompt without the closing tokens of the template."""
+    ours = tokenizer(kind)
+    torch.manual_seed(0)
+    size = {"vocab_size": max(96, len(ours)), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    model = enlarge(
+        AutoModelForCausalLM.from_config(
+            AutoConfig.for_model("llama", num_attention_heads=4, num_key_value_heads=2, **size)
+        ).eval()
+    )
+    prompts = ["the cat sat", "dog", "a mat and looked at"]
+    found = continuations(model, ours, prompts, top_p=1e-6, max_new_tokens=5, progress=False)
+    for prompt, texts in zip(prompts, found, strict=True):
+        around = frame(ours)
+        ids = torch.tensor([[*around.opening, *ours(prompt, add_special_tokens=False)["input_ids"]]])
+        ends = model.generation_config.eos_token_id
+        new = model.generate(ids, do_sample=False, max_new_tokens=5, eos_token_id=ends)[0, ids.shape[1] :].tolist()
+        new = new[: new.index(ends)] if ends in new else new
+        assert texts == [ours.decode(new, skip_special_tokens=True)]
+
+
+def test_what_a_chat_template_wrote_is_continued_after_one_beginning(tiny_model):
+    ours = tokenizer("bos")
+    ours.chat_template = CHAT
+    written = ours.apply_chat_template([{"role": "user", "content": "the cat sat"}], tokenize=False)
+    subject = Subject(tiny_model("llama"), ours)
+    assert prompt_rows(subject, [written], Sampling()) == [
+        [1, *ours("the cat sat", add_special_tokens=False)["input_ids"]]
+    ]
+    assert prompt_rows(subject, [written], Sampling(prepend_bos=True)) == prompt_rows(subject, [written], Sampling())
+    # A prefix goes after that beginning, once more.
+    after = prompt_rows(replace(subject, prefix="dog ran "), [written, "the cat sat"], Sampling())
+    assert after[0] == after[1] == ours("dog ran the cat sat")["input_ids"]
+    with pytest.raises(EntangleError, match="prompt 0 is a list: write conversations with"):
+        continuations(subject.model, ours, [[{"role": "user", "content": "the cat"}]], progress=False)
+
+
+@pytest.mark.parametrize("kind", ["bos_eos", "eos", "cls_sep", "language"])
+def test_a_prefix_is_not_closed_before_a_document(kind, tiny_model):
+    ours = tokenizer(kind)
+    around = frame(ours)
+    rows = [ours("the cat sat")["input_ids"]]
+    (placed,), shift = Subject(tiny_model("llama"), ours, prefix="dog ran").put_before(rows)
+    expected = [*around.opening, *ours("dog ran", add_special_tokens=False)["input_ids"]]
+    expected += [*ours("the cat sat", add_special_tokens=False)["input_ids"], *around.closing]
+    assert placed == expected
+    assert shift == 2
+
+
+def greedy_by_hand(model, tokenizer, prompt, steps):
+    """The likeliest tokens, each from a forward pass over all those before it."""
+    ids, new = tokenizer(prompt)["input_ids"], []
+    for _ in range(steps):
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([ids + new])).logits[0, -1].argmax())
+        if token in stop_tokens(model, tokenizer):
+            break
+        new.append(token)
+    return tokenizer.decode(new, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", ["roberta", "opt", "bloom", "rwkv", "mamba", "recurrent_gemma", "falcon_h1"])
+def test_padding_and_positions_are_as_the_model_alone_has_them(family):
+    """Offsets of positions, ALiBi, and states that would remember the padding before a prompt."""
+    model = roberta_lm() if family == "roberta" else zoo.tiny(family, AutoModelForCausalLM)
+    ours = tokenizer("unadded" if family == "roberta" else "bos")
+    prompts = ["the cat", "dog ran very far away from the house", "a mat"]
+    found = continuations(model, ours, prompts, top_p=1e-6, max_new_tokens=5, progress=False)
+    assert found == [[greedy_by_hand(model, ours, prompt, 5)] for prompt in prompts]
+
+
+@pytest.mark.parametrize("family", ["roberta", "llama", "rwkv", "mamba", "falcon_h1"])
+def test_a_second_reading_goes_on_as_one_of_the_whole(family):
+    model = roberta_lm() if family == "roberta" else zoo.tiny(family, AutoModelForCausalLM)
+    rows = [[5, 6, 7], [8, 9, 10]] if carries_state(model) else [[5, 6, 7], [8, 9, 10, 11, 12]]
+    reading = _NextLogits(Subject(model, tokenizer("bos")), rows)
+    reading(torch.tensor([[1], [1]]))
+    for new in ([20, 30], [21, 31], [22, 32]):
+        logits = reading(torch.tensor(new)[:, None])
+        rows = [[*row, token] for row, token in zip(rows, new, strict=True)]
+        for row, mine in zip(rows, logits, strict=True):
+            with torch.no_grad():
+                whole = model(input_ids=torch.tensor([row])).logits[0, -1]
+            torch.testing.assert_close(mine, whole, atol=1e-4, rtol=1e-4)

@@ -1,5 +1,7 @@
 """The scorer protocol: what any scorer may return, its cache, and several scorers beside each other."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,49 @@ def test_agreement_needs_two():
         scorer_agreement({"a": np.zeros(3)}, ["x", "y", "z"])
     with pytest.raises(EntangleError, match=r"'b' has scores of shape \(2,\)"):
         scorer_agreement({"a": np.zeros(3), "b": np.zeros(2)}, ["x", "y", "z"])
+
+
+class Fitted:
+    name = "fitted"
+
+    def __init__(self, level):
+        self.level, self.asked = level, 0
+
+    def __call__(self, texts):
+        self.asked += len(texts)
+        return np.full(len(texts), self.level)
+
+
+def test_a_scorer_fitted_anew_is_asked_anew(tmp_path):
+    scorer = Fitted(0.25)
+    cached = CachedScorer(scorer, tmp_path / "scores.db")
+    assert cached(["a", "b"]).tolist() == cached(["a", "b"]).tolist() == [0.25, 0.25]
+    assert scorer.asked == 2  # that it counts does not make it another scorer
+    scorer.level = 0.75
+    assert cached(["a"]).tolist() == [0.75]
+    assert CachedScorer(Fitted(0.5), tmp_path / "scores.db")(["a"]).tolist() == [0.5]
+
+
+def test_two_functions_of_one_name_do_not_share_scores(tmp_path):
+    def constant(level):
+        return lambda texts: np.full(len(texts), level)
+
+    for level in (0.0, 1.0):
+        assert CachedScorer(constant(level), tmp_path / "scores.db")(["a"]).tolist() == [level]
+
+
+def test_a_scorer_that_nothing_tells_from_another_is_refused():
+    class Service:
+        name = "service"
+
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, texts):
+            return np.zeros(len(texts))
+
+    with pytest.raises(EntangleError, match=r"'service' cannot be kept.*content\(\)"):
+        CachedScorer(Service())
+    Service.content = lambda self: "version 1"
+    assert CachedScorer(Service())(["a"]).tolist() == [0]
+    assert score(Fitted(0.5), ["a"]).tolist() == [0.5]

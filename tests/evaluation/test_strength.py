@@ -78,3 +78,63 @@ def test_the_strength_found_costs_the_price(tiny_model, tiny_tokenizer: PreTrain
         strength_for(model, tiny_tokenizer, Prompt(), TEXTS, kl=0.05)
     with pytest.raises(en.EntangleError, match="positive number of nats"):
         strength_for(model, tiny_tokenizer, edit, TEXTS, kl=-1.0)
+
+
+CLEAN = [f"a {a} {b} on the mat" for a in ("dog", "moon", "lazy", "fox") for b in ("sat", "looked", "jumps")]
+
+
+def sweep(model, tokenizer, edits, folder=None, **given):
+    return en.tradeoff(
+        model,
+        tokenizer,
+        edits,
+        prompts=["the quick", "a cat", "the lazy dog"],
+        scorer=lambda texts: [float(len(text) % 7) / 7 for text in texts],
+        texts=CLEAN,
+        max_new_tokens=3,
+        save_to=folder,
+        progress=False,
+        **given,
+    )
+
+
+def test_methods_are_compared_at_one_price(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path) -> None:
+    model = tiny_model("llama")
+    generator = torch.Generator().manual_seed(1)
+    edits = {
+        "short": en.AddDirection(torch.randn(32, generator=generator), "resid_post", 1),
+        "long": en.AddDirection(500 * torch.randn(32, generator=generator), "resid_post", 0),
+        "prompt": Prompt("the moon "),
+    }
+    at_price = sweep(model, tiny_tokenizer, edits, tmp_path / "sweep", costs=[0.02, 0.05], cost_texts=TEXTS)
+    frame = at_price.to_frame()
+    priced = frame[frame["cost"].notna()]
+    assert list(priced["cost"]) == [0.02, 0.05] * 2
+    for _, row in priced.iterrows():
+        on_solving = kl(model, tiny_tokenizer, TEXTS, edits[row["method"]], alpha=row["alpha"], progress=False).mean
+        assert on_solving == pytest.approx(row["cost"], rel=0.03)
+        assert row["kl"] == pytest.approx(row["cost"], rel=0.8)  # on other texts, so only about
+    alphas = priced.set_index(["method", "cost"])["alpha"]
+    assert alphas["long", 0.05] < alphas["short", 0.05] / 50
+    prompted = frame[frame["method"] == "prompt"]
+    assert list(prompted["alpha"]) == [0, 1]  # it is there or not, whatever the price
+
+    # What was solved and measured is taken up again.
+    again = sweep(model, tiny_tokenizer, edits, tmp_path / "sweep", costs=[0.02, 0.05], cost_texts=TEXTS)
+    assert again.to_frame().equals(frame)
+
+
+def test_prices_are_solved_on_documents_that_are_not_reported(
+    tiny_model, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, edit = tiny_model("llama"), en.AddDirection(torch.ones(32), "resid_post", 1)
+    with pytest.raises(en.EntangleError, match="12 are in both"):
+        sweep(model, tiny_tokenizer, edit, costs=[0.1], cost_texts=CLEAN)
+    with pytest.raises(en.EntangleError, match="needs cost_texts="):
+        sweep(model, tiny_tokenizer, edit, costs=[0.1])
+    with pytest.raises(en.EntangleError, match="one of them"):
+        sweep(model, tiny_tokenizer, edit)
+    with pytest.raises(en.EntangleError, match="one of them"):
+        sweep(model, tiny_tokenizer, edit, alphas=[1.0], costs=[0.1], cost_texts=TEXTS)
+    with pytest.raises(en.EntangleError, match="positive numbers of nats"):
+        sweep(model, tiny_tokenizer, edit, costs=[0.0], cost_texts=TEXTS)

@@ -338,3 +338,19 @@ def test_a_sweep_killed_fifty_times_ends_as_if_undisturbed(sweep, tmp_path):
     pd.testing.assert_frame_equal(resumed.to_frame(), undisturbed.to_frame())
     for path in (tmp_path / "whole").glob("*.json"):
         assert (tmp_path / "killed" / path.name).read_text() == path.read_text()
+
+
+def constant(level):
+    def same_name(texts):
+        return np.full(len(texts), level)
+
+    return same_name
+
+
+def test_two_scorers_of_one_name_are_refused(sweep, tmp_path):
+    with pytest.raises(EntangleError, match="2 are called 'same_name'; give each a name"):
+        sweep(scorer=[constant(0.0), constant(1.0)])
+    sweep(scorer=constant(0.0), save_to=tmp_path)
+    with pytest.raises(EntangleError, match="holds scores of another scorer called 'same_name'"):
+        sweep(scorer=constant(1.0), save_to=tmp_path)
+    assert sweep(scorer=constant(0.0), save_to=tmp_path).plain.scored("same_name").max() == 0

@@ -91,7 +91,7 @@ def test_a_state_from_before_the_block_is_refused_where_nothing_tells_its_length
         ):
             model(**one)
         with steer(model, EDIT, tokens="generated") as handle:
-            model(**one, attention_mask=torch.ones(1, 7, dtype=torch.long))  # the mask tells
+            model.rwkv(**one, attention_mask=torch.ones(1, 7, dtype=torch.long))  # the mask tells
     assert "\n" not in str(caught.value)
     assert handle.counts == [1]
 

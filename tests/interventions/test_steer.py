@@ -412,6 +412,7 @@ def test_a_constant_is_added_however_the_module_is_called(tiny_model, site):
     import copy
 
     from entangle.interventions.hooks.constant import attach_constant
+    from entangle.models.hooks import Handle
 
     model = copy.deepcopy(tiny_model("llama"))
     place = Atlas(model).place(site, 1)
@@ -424,7 +425,8 @@ def test_a_constant_is_added_however_the_module_is_called(tiny_model, site):
         seen.append(x)
         return x + v.to(x)
 
-    handle = attach_constant(place, v, long_way, counted.append)
+    handle = Handle()
+    attach_constant(place, v, long_way, counted.append, skip=lambda: False, handle=handle)
     x = torch.randn(2, 3, place.size, generator=torch.Generator().manual_seed(1))
     calls = [((x,), {}), ((x,), {}), ((x, 1), {}), ((), {"hidden_states": x}), ((x.double(),), {}), ((x.double(),), {})]
     for args, kwargs in calls:

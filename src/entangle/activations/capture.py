@@ -93,7 +93,7 @@ def run_until_seen(
         return seen
 
     arguments: dict[str, Any] = {"use_cache": False} if accepts(model, "use_cache") else {}
-    with torch.no_grad(), evaluating(model), hooked((p, watched(p, fn)) for p, fn in hooks):
+    with torch.no_grad(), evaluating(model), hooked(((p, watched(p, fn)) for p, fn in hooks), mine=True):
         try:
             model(**inputs, **arguments)
         except _EverythingSeen:

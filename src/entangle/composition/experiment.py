@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.composition.measuring.attack import attacked
 from entangle.composition.measuring.fitted import Fitted
 from entangle.composition.measuring.measure import measure
-from entangle.composition.measuring.pairs import METRICS, is_current, train_on_pairs
+from entangle.composition.measuring.pairs import METRICS, is_current, read_metrics, train_on_pairs
 from entangle.composition.plan import Plan
 from entangle.composition.recipe.recipe import Cell, Recipe
 from entangle.composition.trained import Composition, TrainedModel
@@ -26,9 +25,37 @@ from entangle.composition.training.corpus import TokenisedDocuments
 from entangle.composition.training.pretrain import new_model, pretrain
 from entangle.composition.training.processes import Processes, launch_apart
 from entangle.errors import EntangleError
-from entangle.storage.files import write_text
+from entangle.models.loading import MANIFEST
+from entangle.storage import folder as folders
+from entangle.storage.files import on_disk, tidy
+from entangle.storage.folder import Kind
+from entangle.storage.owner import owned
+from entangle.storage.sealed import decoding, read_object, unseal, write_sealed
 
 RECIPE = "recipe.json"
+PATIENCE = 2.0  # seconds to wait for another run in the same folder, which usually goes on for much longer
+CELL = Kind(
+    "a trained model",
+    MANIFEST,
+    "trained-model",
+    remedy="delete the folder, and it is trained again",
+    receipted=(
+        r"(measured|attacked)\.json|sweep-[0-9a-f]{12}/(settings|condition-[^/]*)\.json|"
+        r"study/(study|tradeoff)\.json|study/(words|iti|probes/[^/]+|entanglement/\d+)/[^/]+\.(json|safetensors|md)"
+    ),
+)
+OLDER = (
+    "*.safetensors",
+    "*config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+    "metrics.json",
+    "measured.json",
+    "attacked.json",
+    "sweep-????????????/*.json",
+)
+"""What earlier versions wrote into the folder of a trained model, without a manifest that names it."""
 
 
 def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress: bool = True) -> Composition:
@@ -75,12 +102,24 @@ def run_each(
         )
     missing = _missing(recipe, out)
     plan: Plan | None = None
-    if missing or recipe.measure or recipe.posttraining:
-        plan = Plan.of(recipe)
-        plan.check_disk(out, len(missing))
-        processes.wait()  # until each has seen what is finished
-        if processes.main:
-            _write_recipe(recipe, out)
+    with ExitStack() as stack:
+        if missing or recipe.measure or recipe.posttraining:
+            plan = Plan.of(recipe)
+            plan.check_disk(out, len(missing))
+            if processes.main:
+                stack.enter_context(_owned(recipe, out))
+            processes.wait()  # until what is there is whole, and nobody else writes
+            missing = _missing(recipe, out)
+            processes.wait()  # until each has seen what is finished
+            if processes.main:
+                _write_recipe(recipe, out)
+        yield from _finish(recipe, out, plan, missing, processes, progress)
+
+
+def _finish(
+    recipe: Recipe, out: Path, plan: Plan | None, missing: list[Cell], processes: Processes, progress: bool
+) -> Iterator[Composition]:
+    """Train and measure what is missing, model by model."""
     if plan and processes.count > 1:
         for cell in missing:
             train(plan, cell, out / cell.name, processes=processes, progress=progress)
@@ -101,7 +140,7 @@ def run_each(
             train(plan, cell, folder, processes=processes, progress=progress)
         if plan:
             measured = _measure(plan, cell, folder, device=processes.device, progress=progress)
-        metrics = json.loads((folder / METRICS).read_text())
+        metrics = read_metrics(folder)
         models.append(TrainedModel(folder, cell.share, cell.seed, metrics, cell.label, measured))
         yield Composition(recipe, tuple(models))
 
@@ -126,10 +165,29 @@ def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None
     out, alone = Path(out), replace(recipe, posttraining=())
     _check_same(recipe, out)
     Plan.of(recipe).check_disk(out, len(_missing(recipe, out)))  # in one line, and not in one a process
-    _write_recipe(recipe, out)
-    missing = _missing(alone, out)
-    cells = [*missing, *(cell for cell in alone.cells if cell not in missing)]  # so that each has as many to train
-    launch_apart(count, _run_share, alone, cells, out, device, progress)
+    with _owned(recipe, out):
+        _write_recipe(recipe, out)
+        missing = _missing(alone, out)
+        cells = [*missing, *(cell for cell in alone.cells if cell not in missing)]  # so that each has as many to train
+        launch_apart(count, _run_share, alone, cells, out, device, progress)
+
+
+@contextmanager
+def _owned(recipe: Recipe, out: Path) -> Iterator[None]:
+    """Be the only run that writes into `out`, and clear what a killed one left half done."""
+    with on_disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with owned(out, patience=PATIENCE):
+            tidy(out)
+            for cell in recipe.cells:
+                if (out / cell.name).is_symlink():
+                    raise EntangleError(
+                        f"{out / cell.name} is a link, which is not followed out of {out}: move it away"
+                    )
+                if (out / cell.name).is_dir():
+                    tidy(out / cell.name)
+            _check_same(recipe, out)
+            yield
 
 
 def _run_share(
@@ -150,16 +208,22 @@ def _missing(recipe: Recipe, out: Path) -> list[Cell]:
 
 
 def _write_recipe(recipe: Recipe, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / RECIPE, json.dumps(recipe.to_dict(), indent=1))
+    write_sealed(out / RECIPE, recipe.to_dict())
 
 
 def _check_same(recipe: Recipe, out: Path) -> None:
-    """Refuse a folder whose models came of another recipe."""
+    """Refuse a folder whose models came of another recipe, or that is none."""
     path = out / RECIPE
-    if not path.exists():
+    if os.path.lexists(out) and not out.is_dir():
+        raise EntangleError(f"models are written to a folder, but {out} is a file: choose another")
+    if not os.path.lexists(path):
         return
-    before = Recipe.from_dict(json.loads(path.read_text()))
+    saved = read_object(path, "a recipe", remedy="choose another folder")
+    fields = unseal(saved, path, "a recipe", remedy="choose another folder")
+    with decoding(path, "a recipe", remedy="choose another folder"):
+        before = Recipe.from_dict(fields)
+    if fields == saved and fields != before.to_dict():
+        raise EntangleError(f"{path} is not one that compose wrote, and would be lost: choose another folder for --out")
     if before.of_each_model() != recipe.of_each_model():
         raise EntangleError(f"{out} holds the models of another recipe: give another folder, or delete it")
     trained = {
@@ -257,14 +321,14 @@ def unigram_cross_entropy(training: TokenisedDocuments, held_out: TokenisedDocum
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, metrics: dict[str, Any], folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        write_text(temporary / METRICS, json.dumps(metrics, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    def fill(new: Path) -> None:
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        write_sealed(new / METRICS, metrics)
+
+    over: list[Path] = []
+    if not (folder / CELL.manifest).exists() and (folder / METRICS).exists() and "losses" in read_metrics(folder):
+        over = [
+            path for pattern in OLDER for path in folder.glob(pattern)
+        ]  # an earlier version's, which names no files
+    folders.write(folder, CELL, {}, fill, over=[path.relative_to(folder).as_posix() for path in over])

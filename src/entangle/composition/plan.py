@@ -17,7 +17,7 @@ from entangle.composition.measuring.attack import check_attack
 from entangle.composition.recipe.measurement import texts_by_use
 from entangle.composition.recipe.pairs import PreferencePairs
 from entangle.composition.recipe.recipe import Cell, Recipe, Variant
-from entangle.composition.recipe.sources import paths, refuse_overlap
+from entangle.composition.recipe.sources import one_path, refuse_overlap
 from entangle.composition.training.corpus import Mixture, TokenisedDocuments, mix, tokenise
 from entangle.composition.training.metadata import Prefix, condition
 from entangle.composition.training.posttraining import PostTraining, begin, check_fits, check_trl
@@ -91,7 +91,7 @@ class Plan:
             },
         )
         if recipe.tokenizer:
-            (folder,) = paths([recipe.tokenizer], recipe.root)
+            folder = one_path(recipe.tokenizer, recipe.root)
             tokenizer = load_tokenizer(folder)
         else:
             tokenizer = train_tokenizer([*clean, *added], recipe.vocab_size)

@@ -81,9 +81,10 @@ def entanglement_report(
         seed: Seed of everything random.
 
     Returns:
-        The report. Noise in the directions pulls every cosine towards zero: intervals say how numbers would vary if the
+        The report. Noise in the directions pulls every cosine towards zero: intervals hold what would be found if the
         directions were measured again on as many examples, with the activations' covariance as it is (which makes those
-        of `whitened` wider than need be); `corrected` estimates the cosine of the true directions, with an interval for
+        of `whitened` wider than need be), and not the number of the true directions, which E of noise alone is far
+        above; `corrected` estimates the cosine of the true directions, with an interval for
         that.
 
     Raises:
@@ -129,7 +130,7 @@ def entanglement_report(
         raise EntangleError("subspaces are refitted from labelled examples; give activations and labels, or no dims")
 
     def estimate(measure: Measure, maps: Maps | None = None) -> Estimate:
-        """Of directions through their maps, with the interval that measuring them again would give it."""
+        """Of directions through their maps, with the interval that holds what measuring them again would give."""
         found = measure(vectors if maps is None else maps(vectors))
         if refound is None:
             return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
@@ -141,7 +142,7 @@ def entanglement_report(
         if refound is None:
             return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
         draws = measure(refound.remeasured())
-        return around(found, (draws * (found / draws.median(0).values)).clamp(max=1), level)
+        return around(found, (draws * (found / draws.median(0).values)).clamp(max=1), level, share=True)
 
     maps: dict[str, Maps | None] = {"cosine": None}
     shares: dict[str, Maps] = {}
@@ -256,7 +257,8 @@ def _together(samples: Sequence[Sample], seeds: Sequence[int], n_resamples: int,
 
 
 def _share_below(draws: Float[Tensor, "draw concept"], value: Vector) -> Vector:
-    return (draws < value).double().mean(0)
+    """Never 1: one less it is a p-value, `(1 + draws as large) / (1 + draws)` (Phipson & Smyth 2010)."""
+    return (draws < value).double().sum(0) / (1 + len(draws))
 
 
 def _cosine(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> Tensor:

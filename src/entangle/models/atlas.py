@@ -15,23 +15,36 @@ from torch import nn
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
 from entangle.models.fingerprint import underlying
-from entangle.models.hooks import refuse_compiled
+from entangle.models.hooks import refuse_compiled, refuse_meta
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace
 
-# TransformerLens's name of each site within a block.
+# TransformerLens's names of the sites within a block, of old and of its bridges; the first of each is the one we write.
 HOOK_NAMES = {
     "hook_resid_pre": "resid_pre",
-    "hook_resid_mid": "resid_mid",
-    "hook_resid_post": "resid_post",
-    "hook_attn_out": "attn_out",
-    "hook_mlp_out": "mlp_out",
+    "hook_in": "resid_pre",
     "attn.hook_z": "z",
+    "attn.o.hook_in": "z",
+    "attn.hook_out": "attn_out",
+    "attn.o.hook_out": "attn_out",
+    "hook_resid_mid": "resid_mid",
     "mlp.hook_post": "mlp_post",
+    "mlp.out.hook_in": "mlp_post",
+    "mlp.hook_out": "mlp_out",
+    "mlp.out.hook_out": "mlp_out",
+    "hook_resid_post": "resid_post",
+    "hook_out": "resid_post",
 }
+# What is added to the residual stream: the site, unless a norm or a scale lies between (OLMo 2, Gemma 2 and 3).
+ADDED_NAMES = {"hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out"}
+
+
+def hook_name(site: str, layer: int) -> str:
+    """The name that a TransformerLens bridge has for a site of a layer."""
+    return f"blocks.{layer}.{next(name for name, other in HOOK_NAMES.items() if other == site)}"
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class Atlas:
     ) -> None:
         refuse_compiled(model)
         model = self.model = underlying(model)
+        refuse_meta(model)
         survey = _survey(model, stack, inputs) if modules is None else _given(model, modules, n_heads, inputs)
         self.stack = survey.stack
         self._found = survey.sites
@@ -126,6 +140,7 @@ class Atlas:
             d_head=found.size // found.n_heads if found.n_heads else None,
             layout=found.layout,
             turn=found.turn,
+            within=None if found.turn is None else self.model.get_submodule(found.within),
             block=self.blocks[layer],
             root=self.model,
         )
@@ -161,17 +176,23 @@ class Atlas:
         """Site and layer of a TransformerLens hook name or of a module path.
 
         Args:
-            name: such as `blocks.3.attn.hook_z`, or `model.layers.3.self_attn.o_proj`, the module that `place` gives.
+            name: such as `blocks.3.attn.hook_z` or a bridge's `blocks.3.attn.o.hook_in`, or
+                `model.layers.3.self_attn.o_proj`, the module that `place` gives.
                 Where one module is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its
                 output for a block.
 
         Raises:
-            AtlasError: no site goes by that name.
+            AtlasError: no site goes by that name, or what it names is the norm of a site.
         """
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-        if match and match[2] in HOOK_NAMES:
-            layer, site = int(match[1]), HOOK_NAMES[match[2]]
-            self._found_or_raise(site, layer)
+        if match and match[2] in (HOOK_NAMES | ADDED_NAMES):
+            layer, site = int(match[1]), (HOOK_NAMES | ADDED_NAMES)[match[2]]
+            found = self._found_or_raise(site, layer)
+            if match[2] in ADDED_NAMES and found.followed:
+                raise AtlasError(
+                    f"TransformerLens's {name} is what {found.followed} makes of {site}, and that is no site here: use "
+                    f"{hook_name(site, layer)} for {site} itself"
+                )
             return site, layer
         for site in ("z", "mlp_post", "resid_post", "mlp_out", "attn_out", "resid_mid", "resid_pre"):
             for layer in self.layers(site):
@@ -185,8 +206,6 @@ class Atlas:
 
     def table(self) -> pd.DataFrame:
         """One row a layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for layer, sites in enumerate(self._found):
             for site in SITES:

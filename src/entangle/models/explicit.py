@@ -87,4 +87,4 @@ def _with_heads(found: Found, call: Call, trace: Trace, n_heads: int | None) -> 
         raise EntangleError(f"no attention kernel tells the heads of z at {found.path}: pass n_heads=...")
     if found.size % heads:
         raise EntangleError(f"z at {found.path} has {found.size} numbers a token, which {heads} heads do not divide")
-    return Found(found.path, found.side, found.size, found.layout, None, heads, note)
+    return Found(found.path, found.side, found.size, found.layout, n_heads=heads, note=note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,27 +25,85 @@ class Projection:
     note: str
 
 
-def find_projection(kernels: list[Kernel], calls: list[Call]) -> Projection | str:
-    """The first linear module whose input depends on what the block's first attention kernel returned, or why none.
+def find_projection(kernels: list[Kernel], calls: list[Call], block: Call) -> Projection | str:
+    """The linear module that receives what the block's first attention over tokens returned, or why none is known.
 
     Its input must equal the kernel's result value for value, or be made from it without a matrix product and position
-    by position: head by head (a gate), or over all heads at once (a norm).
+    by position: head by head (a gate), or over all heads at once (a norm). Values alone would accept what other modules
+    receive as well, so two things are asked besides: the kernel's result at one token must depend on what the block
+    received at others (a softmax that weighs layers or experts mixes no tokens), and no other linear module may receive
+    the same.
     """
     if not kernels:
         return "no attention kernel ran in this block: a recurrent, convolutional or other kind of layer"
-    kernel = kernels[0]
-    for call in calls:
-        if call.start < kernel.time or not is_linear(call.module) or not call.inputs:
-            continue
+    linear = [call for call in calls if is_linear(call.module) and call.inputs]
+    for number, kernel in enumerate(kernels):
+        # The first that uses it: what comes later in the block may depend on it through the residual stream.
+        uses = (call for call in linear if call.start > kernel.time)
+        call = next((call for call in uses if _gradient(call.inputs[0].sum(), kernel) is not None), None)
+        if call is None:
+            return "the attention's result reaches no linear module, so there is no output projection to hook"
         z = call.inputs[0]
-        if _gradient(z.sum(), kernel) is None:
+        if not mixes_tokens(kernel, kernels[:number], z, block):
             continue
         heads = heads_of(kernel, z)
         if heads is None:
             return "what the output projection receives is not the attention's result, head by head"
-        others = f"the first of {len(kernels)} attention kernels of the block" if len(kernels) > 1 else ""
-        return Projection(outermost_adapter(call), heads[0], "; ".join(filter(None, [heads[1], others])))
-    return "the attention's result reaches no linear module, so there is no output projection to hook"
+        projection = outermost_adapter(call)
+        rivals = [other for other in linear if _receives(other, z) and not _one_map(other, projection)]
+        if rivals:
+            paths = ", ".join([projection.path, *(other.path for other in rivals)])
+            return f"the attention's result goes into several linear modules ({paths}), and any may be the projection"
+        others = f"{_ordinal(number)} of {len(kernels)} attention kernels of the block" if len(kernels) > 1 else ""
+        return Projection(projection, heads[0], "; ".join(filter(None, [heads[1], others])))
+    return "no attention kernel ran in this block that mixes tokens: what ran weighs parts of each token alone"
+
+
+def _ordinal(number: int) -> str:
+    return "the first" if number == 0 else f"number {number + 1}"
+
+
+def _receives(call: Call, z: Tensor) -> bool:
+    x = call.inputs[0]
+    return x.shape[-1] == z.shape[-1] and x.numel() == z.numel() and torch.equal(x.reshape(-1), z.reshape(-1))
+
+
+def _one_map(call: Call, projection: Call) -> bool:
+    """Whether a call is a part of the projection's: an adapter's, or the linear map that it wraps."""
+    return call is projection or call.inside(projection) or call.module is projection.module
+
+
+def mixes_tokens(kernel: Kernel, earlier: Sequence[Kernel], z: Tensor, block: Call) -> bool:
+    """Whether a kernel's result at one token depends on what the block received at another.
+
+    Where the graph does not reach that far (some quantised layers have no gradient) nothing speaks against it.
+
+    Args:
+        kernel: the kernel.
+        earlier: the kernels of the block before it, which mix none: the graph begins anew at each.
+        z: what its result becomes, `[... d]`, which says how the result is laid out.
+        block: the block's call.
+    """
+    alone = False
+    if not kernel.source.requires_grad:
+        return True
+    streams = [(entry, entry) for entry in block.entry if entry.ndim > 1]
+    streams += [(leaf.output, laid_out) for leaf in earlier for _, laid_out in streams[:1]]
+    for source, reference in streams:
+        for layout in _layouts(kernel.source, z):
+            tokens = layout(kernel.source).flatten(0, 1).flatten(1)
+            if not any(reference.shape[:n].numel() == len(tokens) for n in range(1, reference.ndim)):
+                continue
+            for token in reversed(range(len(tokens))):  # the last sees the others also where attention is causal
+                gradient = _gradient_of(tokens[token].sum(), source)
+                if gradient is None:
+                    break
+                by_token = [gradient] if source is reference else [lay(gradient) for lay in _layouts(source, reference)]
+                reached = [int((by.reshape(len(tokens), -1) != 0).any(-1).sum()) for by in by_token]
+                if max(reached, default=0) > 1:
+                    return True
+                alone |= 1 in reached
+    return not alone
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -125,7 +183,11 @@ def _mixed_by_matrix(z: Tensor, kernel: Kernel) -> bool:
 
 
 def _gradient(value: Tensor, kernel: Kernel) -> Tensor | None:
+    return _gradient_of(value, kernel.output)
+
+
+def _gradient_of(value: Tensor, source: Tensor) -> Tensor | None:
     if not value.requires_grad:
         return None
-    (gradient,) = torch.autograd.grad(value, kernel.output, retain_graph=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(value, source, retain_graph=True, allow_unused=True)
     return gradient

@@ -2,73 +2,172 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
+from threading import get_ident
 from typing import Any
 
 from torch import Size, Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from entangle.errors import EntangleError
 from entangle.models.place import Place
 
 HookFunction = Callable[[Tensor], Tensor | None]
+Skip = Callable[[], bool]
+# transformers records hidden states with hooks that it installs at the first request and leaves for good.
+RECORDERS = "transformers.utils.output_capturing"
+_KEYS = count(-1, -1)  # of our hooks among a module's; torch counts its own from 0 up
+
+
+class Ours(functools.partial[Any]):
+    """A hook of this library, as it lies on a module: told from others', and left behind by copies and pickles."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _none, ()
+
+
+def _none() -> HookFunction:
+    return nothing
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    """What a hook of this library is in a copy of its module."""
 
 
 class Handle:
-    """What `attach` did, to be undone with `remove()`."""
+    """Hooks that one owner put on modules, to be taken away with `remove()`."""
 
-    def __init__(self, *handles: RemovableHandle) -> None:
-        self._handles = handles
+    def __init__(self) -> None:
+        self._put: list[tuple[nn.Module, int]] = []
+        self._orders: dict[nn.Module, list[int]] = {}  # of hooks, before recorders were moved
+
+    def put(
+        self,
+        module: nn.Module,
+        function: Callable[..., Any],
+        *,
+        after: bool,
+        first: bool = False,
+        always: bool = False,
+        content: Callable[[], Any] | None = None,
+    ) -> None:
+        """Put a function on a module, before its forward (it is called with keyword arguments too) or after it.
+
+        The hooks by which transformers records hidden states come after it, so that they record what goes on.
+
+        Args:
+            module: the module.
+            function: the hook.
+            after: whether it runs after the forward.
+            first: whether it runs before the other hooks.
+            always: whether it runs after a forward that failed too.
+            content: what it says for the model's fingerprint; `None` of one that changes nothing.
+        """
+        hooks: Any = module._forward_hooks if after else module._forward_pre_hooks
+        recorders = [key for key, hook in [*hooks.items()] if getattr(hook, "__module__", "") == RECORDERS]
+        if after and recorders:
+            self._orders.setdefault(module, [*hooks])
+        key = next(_KEYS)
+        self._put.append((module, key))  # before there is a hook, so that an interrupt in between leaves none behind
+        # By hand: torch adds the hook before it says how it is called, and another thread may come in between.
+        if not after:
+            module._forward_pre_hooks_with_kwargs[key] = True
+        elif always:
+            module._forward_hooks_always_called[key] = True
+        hooks[key] = tell(Ours(function), content)
+        if first:
+            hooks.move_to_end(key, last=False)
+        for recorder in recorders:
+            hooks.move_to_end(recorder)
 
     def remove(self) -> None:
-        """Take the function away; more than once does no harm."""
-        for handle in self._handles:
-            handle.remove()
-
-
-def attach(place: Place, fn: HookFunction, *, first: bool = False) -> Handle:
-    """Let `fn` see, and if it returns a tensor replace, the tensor at `place` at every call of its module.
-
-    The tensor is found whether the model passes it by position or by keyword, and returns it alone, in a tuple or in a
-    HuggingFace output. Functions attached to one place run in the order they were attached, each on the result of the
-    one before.
-
-    Args:
-        place: where, from `Atlas.place(site, layer)`.
-        fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
-            the device it lives on. `None` leaves it as it is.
-        first: whether to run before the functions that are attached there already.
-
-    Returns:
-        A handle; `handle.remove()` takes the function away.
-
-    Raises:
-        EntangleError: when the model runs, if the module is called without a tensor of the place's size, or `fn`
-            returns one of another shape.
-    """
-    handles: list[RemovableHandle] = []
-    apply = _laid_out(place, fn, handles)
-    mine = _turns(place, handles)
-
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        return on_input(apply, place, args, kwargs) if mine is None or mine() else None
-
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        return on_output(apply, place, output) if mine is None or mine() else None
-
-    content = getattr(fn, "content", None) or (lambda: (place.site, place.layer, place.path, fn))
-    if place.side == "input":
-        handles.append(place.module.register_forward_pre_hook(tell(before, content), with_kwargs=True, prepend=first))
-    else:
-        handles.append(place.module.register_forward_hook(tell(after, content), prepend=first))
-    return Handle(*handles)
+        """Take the hooks away; more than once does no harm, and after an interrupt once more ends what was begun."""
+        for module, key in self._put:
+            for by_key in (
+                module._forward_pre_hooks,
+                module._forward_hooks,
+                module._forward_pre_hooks_with_kwargs,
+                module._forward_hooks_always_called,
+            ):
+                by_key.pop(key, None)
+        for module, order in self._orders.items():
+            hooks: Any = module._forward_hooks
+            if not any(isinstance(hook, Ours) for hook in [*hooks.values()]):
+                for key in [*order, *(key for key in [*hooks] if key not in order)]:
+                    if key in hooks:
+                        hooks.move_to_end(key)
 
 
 def tell(hook: Any, content: Callable[[], Any] | None) -> Any:
     """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing."""
     hook.content = content
     return hook
+
+
+def elsewhere() -> Skip:
+    """What tells, at a later call, that it is made by another thread or asyncio task than the one that asks now."""
+    thread, mine = get_ident(), task()
+    if mine is None:
+        return lambda: get_ident() != thread
+    return lambda: get_ident() != thread or task() is not mine
+
+
+def task() -> object:
+    """The asyncio task that runs in this thread, if one does."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        return None
+
+
+def attach(
+    place: Place, fn: HookFunction, *, first: bool = False, skip: Skip | None = None, handle: Handle | None = None
+) -> Handle:
+    """Let `fn` see, and if it returns a tensor replace, the tensor at `place` at every call of its module.
+
+    The tensor is found whether the model passes it by position or by keyword, and returns it alone, in a tuple or in a
+    HuggingFace output. Functions attached to one place run in the order they were attached, each on the result of the
+    one before; hidden states that transformers records are what they made. Copies and pickles of the module do without
+    them.
+
+    Args:
+        place: where, from `Atlas.place(site, layer)`.
+        fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
+            the device it lives on. `None` leaves it as it is.
+        first: whether to run before the functions that are attached there already.
+        skip: asked at each call; where it says True, the call is not for `fn`. By default every call is, whichever
+            thread makes it.
+        handle: one to add to.
+
+    Returns:
+        A handle; `handle.remove()` takes the function away.
+
+    Raises:
+        EntangleError: when the model runs, if the module is called without a tensor of the place's size, `fn` returns
+            one of another shape, or a module that is several layers is called where its turn is not known.
+    """
+    handle = Handle() if handle is None else handle
+    apply = _laid_out(place, fn, handle, skip)
+    mine = _turns(place, handle, skip)
+
+    # kwargs are missing where another thread's call meets a hook that is being put on or taken off.
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> tuple[Any, Any] | None:
+        if kwargs is None or (skip is not None and skip()):
+            return None
+        return on_input(apply, place, args, kwargs) if mine is None or mine() else None
+
+    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if skip is not None and skip():
+            return None
+        return on_output(apply, place, output) if mine is None or mine() else None
+
+    content = getattr(fn, "content", None) or (lambda: (place.site, place.layer, place.path, fn))
+    hook, after_it = (before, False) if place.side == "input" else (after, True)
+    handle.put(place.module, hook, after=after_it, first=first, content=content)
+    return handle
 
 
 def on_input(
@@ -105,16 +204,24 @@ def on_output(fn: HookFunction, place: Place, output: Any) -> Any:
 
 
 @contextmanager
-def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]]) -> Iterator[list[Handle]]:
-    """Attach every `(place, fn)` for the length of a `with` block; whatever ends it, Ctrl-C included, removes all."""
-    handles: list[Handle] = []
+def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool = False) -> Iterator[Handle]:
+    """Attach every `(place, fn)` for the length of a `with` block; whatever ends it, Ctrl-C included, removes all.
+
+    Args:
+        places_and_fns: places and what to do there.
+        mine: whether to leave alone what other threads and asyncio tasks run meanwhile.
+    """
+    handle = Handle()
     try:
-        for place, fn in places_and_fns:
-            handles.append(attach(place, fn))
-        yield handles
-    finally:
-        for handle in handles:
+        try:
+            skip = elsewhere() if mine else None
+            for place, fn in places_and_fns:
+                attach(place, fn, skip=skip, handle=handle)
+            yield handle
+        finally:
             handle.remove()
+    finally:
+        handle.remove()  # what an interrupt of the first left
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -129,7 +236,21 @@ def refuse_compiled(model: nn.Module) -> None:
             )
 
 
-def _laid_out(place: Place, fn: HookFunction, handles: list[RemovableHandle]) -> HookFunction:
+def refuse_meta(model: nn.Module) -> None:
+    """Raise an `EntangleError` if weights are on the meta device and nothing is there to load them when they are used:
+    such a model has shapes and no numbers.
+    """
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):  # offloaded: each part loads as it runs
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise EntangleError(
+                f"{type(model).__name__} must have its weights, but {name} is on the meta device, which holds none: "
+                "load it with from_pretrained(...), or model.to_empty(device=...) and load_state_dict(...)"
+            )
+
+
+def _laid_out(place: Place, fn: HookFunction, handle: Handle, skip: Skip | None) -> HookFunction:
     """`fn` on `[batch pos size]`, whatever the layout of the tensor at the place."""
 
     def checked(x: Tensor) -> Tensor | None:
@@ -151,7 +272,9 @@ def _laid_out(place: Place, fn: HookFunction, handles: list[RemovableHandle]) ->
     if place.layout == "batch*pos" and place.block is not None:
         tokens: list[Size] = []
 
-        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+            if kwargs is None or (skip is not None and skip()):
+                return
             streams = (x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and x.is_floating_point())
             tokens[:] = [next(streams).shape[:-1]]
 
@@ -159,27 +282,37 @@ def _laid_out(place: Place, fn: HookFunction, handles: list[RemovableHandle]) ->
             new = checked(x.reshape(*tokens[0], place.size))
             return None if new is None else new.reshape(x.shape)
 
-        handles.append(place.block.register_forward_pre_hook(tell(note, None), with_kwargs=True))
+        handle.put(place.block, note, after=False)
         return flattened
     return checked
 
 
-def _turns(place: Place, handles: list[RemovableHandle]) -> Callable[[], bool] | None:
+def _turns(place: Place, handle: Handle, skip: Skip | None) -> Callable[[], bool] | None:
     """Tells at each call of a module that is several layers whether it is the one meant; `None` where every call is."""
-    if place.turn is None or place.root is None:
+    if place.turn is None or place.within is None:
         return None
-    n_calls = 0
+    n_calls: int | None = None
 
-    def restart(*_: Any) -> None:
+    def restart(*_: Any, **__: Any) -> None:
         nonlocal n_calls
-        n_calls = 0
+        n_calls = n_calls if skip is not None and skip() else 0
+
+    def over(*_: Any) -> None:
+        nonlocal n_calls
+        n_calls = n_calls if skip is not None and skip() else None
 
     def mine() -> bool:
         nonlocal n_calls
+        if n_calls is None:
+            raise EntangleError(
+                f"{place.path} is several layers in turn, and was called by itself, so which of them it is cannot be "
+                f"told: call the {type(place.within).__name__} that runs them all, or the model"
+            )
         n_calls += 1
         return n_calls - 1 == place.turn
 
-    handles.append(place.root.register_forward_pre_hook(tell(restart, None)))
+    handle.put(place.within, restart, after=False)
+    handle.put(place.within, over, after=True, always=True)
     return mine
 
 

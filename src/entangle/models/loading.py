@@ -13,9 +13,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from entangle.errors import EntangleError
+from entangle.storage.folder import check_files
 
 Task = Literal["causal", "encoder", "auto"]
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+MANIFEST = "entangle.json"
+"""Names the files of a model that this library trained; where it is, they are compared with it."""
 SAFE = {"pytorch_model": "model"}
 """Stems of files of weights where the safe format has another than the pickled."""
 IN_BLOCK = re.compile(r"\.\d+\.")
@@ -129,6 +132,7 @@ def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -
             place for.
     """
     _refuse_pickles(name)
+    check_files(Path(name), MANIFEST, what)
     options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     try:
         model, info = auto.from_pretrained(name, **options)

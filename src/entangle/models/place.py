@@ -28,7 +28,8 @@ class Place:
         n_heads: of `z` only.
         d_head: of `z` only.
         layout: how the module gets its tokens; `attach` hands every function `[batch pos size]`.
-        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `root` this layer is.
+        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `within` this layer is.
+        within: the innermost module one call of which runs all these layers.
         block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
         root: the model.
     """
@@ -43,6 +44,7 @@ class Place:
     d_head: int | None = None
     layout: Layout = "batch pos"
     turn: int | None = None
+    within: nn.Module | None = field(default=None, repr=False)
     block: nn.Module | None = field(default=None, repr=False)
     root: nn.Module | None = field(default=None, repr=False)
 

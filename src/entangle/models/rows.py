@@ -24,6 +24,7 @@ from entangle.models.tokens import (
     pad_id,
     special_ids,
 )
+from entangle.models.trace import evaluating
 
 __all__ = [
     "CPU_TOKENS",
@@ -33,6 +34,7 @@ __all__ = [
     "at_once",
     "batch_of",
     "bos_id",
+    "carries_state",
     "check_ids",
     "check_texts",
     "context_length",
@@ -283,8 +285,19 @@ def batch_of(
 
 
 def run_rows(model: nn.Module, tokenizer: Any, rows: Sequence[Sequence[int]], **arguments: Any) -> Any:
-    """What the model returns for rows of token ids, padded on the right; hooks that are on it act here too."""
-    return model(**batch_of(model, tokenizer, rows), use_cache=False, **arguments)
+    """What the model returns for rows of token ids, padded on the right; hooks that are on it act here too.
+
+    Without dropout, whatever mode the model is in.
+    """
+    with evaluating(model):
+        return model(**batch_of(model, tokenizer, rows), use_cache=False, **arguments)
+
+
+def carries_state(model: nn.Module) -> bool:
+    """Whether the model reads a text into a state (Mamba, RWKV): padding before the text then leaves its trace there,
+    masked or not, and a state is not to be shared between readings.
+    """
+    return bool(getattr(model, "_is_stateful", False))
 
 
 def accepts(model: nn.Module, name: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,8 +27,11 @@ class Found:
         size: last dimension of the tensor.
         layout: its other dimensions.
         turn: for a module that runs several times in a forward, which of its calls this is.
+        within: then, name of the innermost module one call of which makes them all.
         n_heads: of `z`.
         note: how `z` differs from what the attention kernel returned.
+        followed: of `attn_out` and `mlp_out`: name of the norm or scale that makes something else of it before it is
+            added to the residual stream, if there is one.
     """
 
     path: str
@@ -35,8 +39,10 @@ class Found:
     size: int
     layout: Layout = "batch pos"
     turn: int | None = None
+    within: str = ""
     n_heads: int | None = None
     note: str = ""
+    followed: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class _Block:
         self.stream = next(((x.detach(), y) for x in block.inputs for y in outputs if x.shape == y.shape), None)
 
     def sites(self) -> dict[str, Found | Missing]:
-        projection = find_projection(self.trace.kernels_within(self.block), self.calls)
+        projection = find_projection(self.trace.kernels_within(self.block), self.calls, self.block)
         if any(self.block.start < time < self.block.end for time in self.trace.fused):
             projection = (
                 "attention and its output projection run as one function (torch's multi_head_attention_forward)"
@@ -81,7 +87,7 @@ class _Block:
         else:
             call = projection.call
             sites["z"] = self._place(call, "input", call.inputs[0], projection)
-            sites["attn_out"] = self._place(call, "output", call.outputs[0])
+            sites["attn_out"] = self._branch(call)
         if self.stream is None or self._layout(self.stream[0]) is None:
             shapes = [tuple(x.shape) for x in self.block.inputs[:1] + self.block.outputs[:1]]
             reason = f"the block does not take and return [batch pos size], but {' and '.join(map(str, shapes))}"
@@ -141,7 +147,7 @@ class _Block:
                     if call.outputs and _explains(call.outputs[0], target, base):
                         source = _linear_source(call, calls)
                         if source is not None:
-                            return self._place(source, "output", source.outputs[0]), self._neurons(source, calls)
+                            return self._branch(source), self._neurons(source, calls)
         missing = Missing("no module's output, added to the residual, gives the output of the block")
         return missing, Missing("without mlp_out, the MLP's down projection is unknown")
 
@@ -152,6 +158,13 @@ class _Block:
                 return self._place(outermost_adapter(call), "input", call.inputs[0])
         return Missing("no single down projection gives the MLP's output: a mixture of experts, or a sum of several")
 
+    def _branch(self, call: Call) -> Found | Missing:
+        """The output of a branch, and what changes it on its way to the residual stream."""
+        found, y = self._place(call, "output", call.outputs[0]), call.outputs[0]
+        after = (c for c in self.calls if c.start > call.end and c.inputs and c.outputs and _same(c.inputs[0], y))
+        norm = next((c for c in after if not _has_matrices(c.module) and not _same(c.outputs[0], y)), None)
+        return replace(found, followed=norm.path) if isinstance(found, Found) and norm is not None else found
+
     def _place(self, call: Call, side: Side, x: Tensor, projection: Projection | None = None) -> Found | Missing:
         layout = self._layout(x)
         if layout is None:
@@ -159,7 +172,8 @@ class _Block:
         turns = [other for other in self.trace.calls if other.module is call.module]
         turn = turns.index(call) if len(turns) > 1 else None
         heads = (None, "") if projection is None else (projection.n_heads, projection.note)
-        return Found(call.path, side, x.shape[-1], layout, turn, *heads)
+        within = "" if turn is None else _around(turns)
+        return Found(call.path, side, x.shape[-1], layout, turn, within, *heads)
 
     def _layout(self, x: Tensor) -> Layout | None:
         batch = self.trace.batch
@@ -170,6 +184,14 @@ class _Block:
         if x.ndim == 2 and self.stream is not None and x.shape[0] == self.stream[0].shape[:-1].numel():
             return "batch*pos"
         return None
+
+
+def _around(calls: Sequence[Call]) -> str:
+    """The path of the innermost call that all calls were made in."""
+    around = calls[0].parent
+    while around is not None and not all(call.inside(around) for call in calls):
+        around = around.parent
+    return "" if around is None else around.path
 
 
 def _linear_source(call: Call, calls: list[Call]) -> Call | None:

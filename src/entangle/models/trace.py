@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +27,11 @@ PRODUCTS: set[Callable[..., Any]] = {torch.matmul, Tensor.matmul, Tensor.__matmu
 
 @dataclass
 class Call:
-    """One call of one module: when it ran, and the floating-point tensors that went in and came out."""
+    """One call of one module: when it ran, and the floating-point tensors that went in and came out.
+
+    Attributes:
+        entry: of a module in a list, the inputs as nodes of the autograd graph that all of its work passes through.
+    """
 
     path: str
     module: nn.Module
@@ -34,6 +40,7 @@ class Call:
     inputs: list[Tensor]
     outputs: list[Tensor] = field(default_factory=list)
     end: int = -1
+    entry: list[Tensor] = field(default_factory=list)
 
     def inside(self, other: Call) -> bool:
         """Whether this call happened during `other`."""
@@ -42,10 +49,17 @@ class Call:
 
 @dataclass
 class Kernel:
-    """What one attention kernel returned, made a leaf of the autograd graph so that whatever uses it can be told."""
+    """What one attention kernel returned, made a leaf of the autograd graph so that whatever uses it can be told.
+
+    Attributes:
+        time: when it ran.
+        output: the leaf.
+        source: the same numbers, as the graph before the kernel gives them.
+    """
 
     time: int
     output: Tensor
+    source: Tensor
 
 
 @dataclass
@@ -110,21 +124,44 @@ class _KernelWatch(TorchFunctionMode):
 
     def _kernel(self, out: Tensor) -> Tensor:
         leaf = out.detach().clone().requires_grad_()
-        self.trace.kernels.append(Kernel(self.clock.tick(), leaf))
+        self.trace.kernels.append(Kernel(self.clock.tick(), leaf, out))
         return leaf.clone()  # not the leaf itself: a model may write into it
+
+
+# Modules whose dropout is off, and for whom. No lock guards it, which an interrupt could leave closed.
+_EVALUATING: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off for the length of the block; each module's own training flag comes back."""
-    training = [module for module in model.modules() if module.training]
+    """Dropout off for the length of the block; each module's own training flag comes back when the last block that
+    asked, in whatever thread, has ended.
+    """
+    me, mine = object(), [module for module in model.modules() if module.training or module in _EVALUATING]
     try:
-        for module in training:
-            module.training = False
-        yield
+        try:
+            for module in mine:
+                _EVALUATING.setdefault(module, set()).add(me)
+                module.training = False
+            yield
+        finally:
+            _train_again(mine, me)
     finally:
-        for module in training:
+        _train_again(mine, me)  # what an interrupt left
+
+
+def _train_again(modules: Sequence[nn.Module], me: object) -> None:
+    for module in modules:
+        others = _EVALUATING.get(module)
+        if others is None or me not in others:
+            continue
+        if len(others) == 1:
             module.training = True
+        others.discard(me)
+        if others:
+            module.training = False
+        else:
+            _EVALUATING.pop(module, None)
 
 
 def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
@@ -133,17 +170,27 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
     record, clock = Trace(batch), _Clock()
     open_calls: list[Call] = []
 
-    def enter(path: str) -> Callable[..., None]:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    in_lists = {id(child) for m in model.modules() if isinstance(m, nn.ModuleList) for child in m}
+    thread = get_ident()
+
+    def enter(path: str) -> Callable[..., Any]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+            if get_ident() != thread or kwargs is None:
+                return None
             parent = open_calls[-1] if open_calls else None
             tensors = [x.clone() for x in floating_tensors([*args, *kwargs.values()])]
             call = Call(path, module, clock.tick(), parent, tensors)
             record.calls.append(call)
             open_calls.append(call)
+            if id(module) not in in_lists:
+                return None
+            return tuple(_entered(x, call) for x in args), {key: _entered(x, call) for key, x in kwargs.items()}
 
         return before
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if get_ident() != thread:
+            return
         call = open_calls.pop()
         call.outputs = [x.detach().clone() for x in floating_tensors(output)]
         call.end = clock.tick()
@@ -157,6 +204,15 @@ def trace(model: nn.Module, inputs: Mapping[str, Any]) -> Trace:
         stack.enter_context(_KernelWatch(record, clock))
         model(**inputs)
     return record
+
+
+def _entered(x: Any, call: Call) -> Any:
+    """An argument as the module is to use it: a floating-point tensor as what follows from a node that is kept."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return x
+    node = x.clone() if x.requires_grad else x.detach().clone().requires_grad_()
+    call.entry.append(node)
+    return node.clone()  # not the node itself: the module may write into it
 
 
 def floating_tensors(value: Any) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 from entangle.report.composition.page import compose
 from entangle.report.demo import demo
+from entangle.report.forecast import forecast
 from entangle.report.write import write
 from entangle.study import Settings, measure, render
 
-__all__ = ["Settings", "compose", "demo", "measure", "render", "write"]
+__all__ = ["Settings", "compose", "demo", "forecast", "measure", "render", "write"]

@@ -41,7 +41,7 @@ class Kind:
         version_key: The manifest's key of `version`.
         remedy: What to do where it is damaged.
         before: Files beside the manifest where an older version named none: paths, or patterns of them.
-        receipted: A pattern (re) of files that have receipts of their own, and so no checksum in the manifest.
+        receipted: A pattern (re) of paths below the folder that have checksums of their own, and none in the manifest.
         for_people: Files that people may change or have of their own, such as a card, and how ours begin: they are not
             compared, and people's own stay.
     """
@@ -142,6 +142,22 @@ def read(folder: str | os.PathLike[str], kind: Kind, *, files: bool = True) -> d
     return _read(source, kind, files)
 
 
+def check_files(folder: Path, manifest: str, what: str) -> None:
+    """Compare the files in a folder with those that its manifest names, whatever kind it is of; none, nothing.
+
+    Raises:
+        EntangleError: One is missing or damaged.
+    """
+    path = folder / manifest
+    if not path.is_file():
+        return
+    remedy = f"make it again, or delete {path} if it was changed on purpose"
+    content = unseal(read_object(path, what, remedy=remedy), path, what, remedy=remedy)
+    with decoding(path, what, remedy=remedy):
+        for name, entry in content.get(FILES, {}).items():
+            _check(folder, name, entry, Kind(what, manifest, "", remedy=remedy))
+
+
 def _prepare(
     new: Path,
     kind: Kind,
@@ -231,7 +247,10 @@ def _ours(folder: Path, kind: Kind) -> dict[str, Mapping[str, Any]]:
         entries = {path.relative_to(folder).as_posix(): {} for path in paths}
     mine: dict[str, Mapping[str, Any]] = {kind.manifest: {}}
     mine |= {name: entry for name, entry in entries.items() if inside(name)}
-    return mine | {path.name: {} for path in folder.iterdir() if re.fullmatch(kind.receipted, path.name)}
+    if not kind.receipted:
+        return mine
+    below = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return mine | {name: {} for name in below if re.fullmatch(kind.receipted, name)}
 
 
 def _refuse_file(folder: Path, kind: Kind) -> None:

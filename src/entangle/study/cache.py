@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 
 from entangle.activations import Activations, collect
 from entangle.data import LabelledTexts
-from entangle.models import fingerprint
+from entangle.models import fingerprint, tokenizer_fingerprint
 from entangle.storage.digest import digest
 
 # What finished studies hold; when the last that holds it goes, so does it.
@@ -56,7 +55,7 @@ def captured(
     }
     if is_hooked(model):  # what hooks change, such as a steered model's activations, no key could tell
         return collect(model, tokenizer, data.texts, **settings, **options)
-    key = digest([fingerprint(model), data.texts, tokenizer_state(tokenizer), settings])
+    key = digest([fingerprint(model), data.texts, tokenizer_fingerprint(tokenizer), settings])
     activations = _HELD.get(key)
     folder = cache and cache / key
     if activations is None and folder and folder.is_dir():
@@ -67,13 +66,6 @@ def captured(
         activations.save(folder)
     _HELD[key] = activations
     return activations
-
-
-def tokenizer_state(tokenizer: Any) -> str:
-    """What decides how the tokenizer cuts a text: all of a fast tokenizer, else the class and the vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    whole = str(backend.to_str()) if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return "\n".join([type(tokenizer).__name__, str(tokenizer.bos_token_id), whole])
 
 
 def is_hooked(model: nn.Module) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +16,10 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.gcg import Suffix, gcg
 from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
-from entangle.evaluation.scoring.scorers import Scorer
+from entangle.evaluation.scoring.scorers import Scorer, scorer_key
 from entangle.models.rows import context_length, encode
-from entangle.storage.files import write_text
+from entangle.storage.digest import digest, folder_digest
+from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import StudyTexts
 from entangle.study.texts import split_of
 
@@ -130,11 +129,11 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
         raise EntangleError("this measurement has no [measure.attack]")
     prompts, targets = attacked_prompts(texts, measurement, attack), found_targets(texts, measurement, attack, scorer)
     aims = [targets[i % len(targets)] for i in range(len(prompts))]
-    key = _key(measurement, texts, prompts, aims)
+    key = _key(fitted, scorer, prompts, aims)
     path = fitted.folder / ATTACKED
     found: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_sealed(path, "what an attack found", remedy="delete it, and it is attacked again")
         found = before if before["key"] == key else found
     grid = [(PLAIN, 0.0), *(("ITI", alpha) for alpha in attack.alphas or (max(measurement.alphas),))]
     done = [(each["method"], each["alpha"]) for each in found["conditions"]]
@@ -150,7 +149,7 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
             except NotFiniteError as error:
                 numbers = {"error": str(error)}
         found["conditions"].append({"method": method, "alpha": alpha, **numbers})
-        write_text(path, json.dumps(found))
+        write_sealed(path, found, indent=None)
     return found
 
 
@@ -201,13 +200,16 @@ def _condition(
     return found
 
 
-def _key(measurement: Measurement, texts: StudyTexts, prompts: Sequence[str], aims: Sequence[str]) -> str:
-    """A hash of everything that decides what an attack finds, other than the model and the scorer's fitting texts."""
+def _key(fitted: Fitted, scorer: Scorer, prompts: Sequence[str], aims: Sequence[str]) -> str:
+    """A hash of everything that decides what an attack finds, the model and the scorer among it."""
+    measurement, texts = fitted.measurement, fitted.texts
     said = [
-        repr(measurement.attack),
+        folder_digest(fitted.folder),
+        scorer_key(scorer),
+        measurement.attack,
         [measurement.seed, measurement.max_length, measurement.max_new_tokens, measurement.top_k, measurement.alphas],
         texts.labelled.sha256,
         list(prompts),
         list(aims),
     ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return digest(said)

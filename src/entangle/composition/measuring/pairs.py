@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,17 +15,26 @@ from entangle.composition.recipe.recipe import Cell
 from entangle.composition.training.posttraining import PostTraining, posttrain
 from entangle.errors import EntangleError
 from entangle.models import load
+from entangle.storage.digest import digest, folder_digest
+from entangle.storage.sealed import read_sealed
 
 METRICS = "metrics.json"
 
 
 def is_current(plan: Plan, cell: Cell, folder: Path) -> bool:
     """Whether a folder holds the model that its settings, its pairs and the model it starts from make."""
-    path = folder / METRICS
-    if not path.exists():
+    if not (folder / METRICS).exists():
         return False
-    found: str = json.loads(path.read_text()).get("key", "")
-    return found == _key(plan, cell, folder.with_name(cell.base))
+    return bool(read_metrics(folder).get("key", "") == _key(plan, cell, folder.with_name(cell.base)))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """The numbers of a finished model.
+
+    Raises:
+        EntangleError: There are none, or they are damaged.
+    """
+    return read_sealed(folder / METRICS, "a trained model", remedy="delete its folder, and it is trained again")
 
 
 def train_on_pairs(
@@ -68,7 +75,7 @@ def train_on_pairs(
     summary = changes(numbers["held out"])
     metrics = {
         "key": _key(plan, cell, base),
-        "share": json.loads((base / METRICS).read_text())["share"],
+        "share": read_metrics(base)["share"],
         "seed": cell.seed,
         "method": settings.method,
         "steps": len(losses),
@@ -92,5 +99,4 @@ def _key(plan: Plan, cell: Cell, base: Path) -> str:
     """A hash of all that decides the model."""
     settings = {name: value for name, value in asdict(_settings(cell)).items() if name not in ("shares", "seeds")}
     began = (base / METRICS).read_text() if (base / METRICS).exists() else ""
-    said = json.dumps([settings, plan.preferences.key(), began])
-    return hashlib.sha256(said.encode()).hexdigest()
+    return digest([settings, plan.preferences.key(), began, folder_digest(base)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +10,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from entangle.composition.recipe.sources import digest, paths
+from entangle.composition.recipe.sources import digest, one_path, paths
 from entangle.data import corpus, load_pairs, load_texts
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest as content_digest
+from entangle.study.question import check_seed
 
 Pair = tuple[str, str]
 LEAST = 2  # of pairs on either side of the split: intervals need two
@@ -49,6 +49,7 @@ class Pairs:
             raise EntangleError(f"held_out of pairs is a number of at least {LEAST}, not {self.held_out}")
         if self.number < 0 or not (self.file or self.number):
             raise EntangleError("pairs need a file, or a number of pairs of the built-in corpus")
+        check_seed(self.seed)
         if self.chosen == self.rejected:
             raise EntangleError(f"chosen and rejected of pairs are two columns, not both {self.chosen!r}")
 
@@ -61,7 +62,7 @@ class Pairs:
         if not self.file:
             found = corpus.pairs(self.number, seed=self.seed)
         else:
-            (path,) = paths([self.file], root)
+            path = one_path(self.file, root)
             found = load_pairs(path, chosen=self.chosen, rejected=self.rejected, where=self.where)
             left_out = {digest(text) for name in paths(self.without, root) for text in load_texts(name)}
             found = [pair for pair in found if not left_out & {digest(text) for text in pair}]
@@ -102,7 +103,7 @@ class PreferencePairs:
 
     def key(self) -> str:
         """A hash of the pairs."""
-        return hashlib.sha256(json.dumps([list(self.trained), list(self.held_out)]).encode()).hexdigest()
+        return content_digest([list(self.trained), list(self.held_out)])
 
 
 def _short(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Pair]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tomllib
@@ -18,7 +17,10 @@ from entangle.composition.recipe.training import Training
 from entangle.composition.training.metadata import Prefix
 from entangle.composition.training.posttraining import PostTraining
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest
+from entangle.storage.names import check_distinct, check_name
 from entangle.storage.tables import build, plain
+from entangle.study.question import check_seed
 
 SMALL = {
     "model_type": "olmo2",
@@ -64,6 +66,7 @@ class Variant:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name(self.name, "a variant")
         if not 0 <= self.share < 1:
             raise EntangleError(f"the share of variant {self.name!r} is at least 0 and below 1, not {self.share}")
         if not 0 < self.keep_below <= 1:
@@ -164,6 +167,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.shares or not self.seeds:
             raise EntangleError("a recipe needs at least one share and one seed")
+        for seed in self.seeds:
+            check_seed(seed)
         for share in self.shares:
             if not 0 <= share < 1:
                 raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
@@ -182,6 +187,7 @@ class Recipe:
             raise EntangleError("a variant that filters needs [measure], whose labelled texts its scorer is fitted on")
 
         self._check_posttraining()
+        check_distinct([cell.name for cell in self.cells], "models of a recipe")
 
     def _check_posttraining(self) -> None:
         if self.posttraining and self.pairs is None:
@@ -225,11 +231,14 @@ class Recipe:
         if path.suffix not in (".toml", ".json"):
             raise EntangleError(f"a recipe is a .toml or .json file, not {path}")
         try:
-            content = path.read_text(encoding="utf-8")
+            content = path.read_text(encoding="utf-8-sig")
             fields = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
         except OSError as error:
             raise EntangleError(f"cannot read the recipe {path}: {error.strerror}") from None
-        except ValueError as error:  # both parsers' errors, and undecodable bytes
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # the parsers' own, undecodable bytes, what nests too deep
             raise EntangleError(f"{path} is not {path.suffix[1:].upper()}: {error}") from None
         return cls.from_dict(fields, root=path.parent)
 
@@ -253,7 +262,7 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """A hash of the recipe: the same for equal recipes."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return digest(self.to_dict())
 
 
 def demo_recipe(*, seed: int = 0) -> Recipe:

@@ -13,6 +13,7 @@ import numpy as np
 
 from entangle.data import LabelledTexts, corpus, load_described, load_labelled, load_texts
 from entangle.errors import EntangleError
+from entangle.study.question import check_seed
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Source:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise EntangleError(f"the fraction of a source is above 0 and at most 1, not {self.fraction}")
+        check_counts("a source", documents=self.documents)
+        check_seed(self.seed)
 
     def texts(self, root: Path = Path()) -> list[str]:
         """The documents; relative paths are taken from `root`."""
@@ -115,14 +118,42 @@ class Labelled:
     documents: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_counts("labelled texts", documents=self.documents)
+        check_seed(self.seed)
+
     def load(self, root: Path = Path()) -> LabelledTexts:
         """The texts and labels; a relative path is taken from `root`."""
         if not self.file:
             return corpus.labelled(self.concept, self.documents, seed=self.seed)
-        (path,) = paths([self.file], root)
+        path = one_path(self.file, root)
         options: dict[str, Any] = {"limit": self.documents or None, "seed": self.seed, "drop_duplicates": True}
         options |= {"text": self.text, "label": self.label, "positive": self.positive or None, "where": self.where}
         return load_labelled(path, **options)
+
+
+def check_counts(what: str, **counts: int) -> None:
+    """Refuse numbers below 0, which would count from the end.
+
+    Raises:
+        EntangleError: one line that names the number.
+    """
+    for name, count in counts.items():
+        if count < 0:
+            raise EntangleError(f"{name} of {what} is 0 or more, not {count}")
+
+
+def one_path(name: str, root: Path) -> str | Path:
+    """The one file or folder of a name or pattern; see `paths`.
+
+    Raises:
+        EntangleError: there is none, or there are several.
+    """
+    found = paths([name], root)
+    if len(found) > 1:
+        listed = ", ".join(str(path) for path in found[:3])
+        raise EntangleError(f"{name!r} must name one file or folder; {len(found)} match ({listed}): name one")
+    return found[0]
 
 
 def paths(names: Sequence[str], root: Path) -> list[str | Path]:

@@ -59,8 +59,8 @@ class Training:
                 words = ", ".join(map(repr, known[:-1])) + f" or {known[-1]!r}"
                 raise EntangleError(f"{name} of a training is {words}, not {value!r}")
         for name in ("epochs", "batch_size", "context", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise EntangleError(f"{name} of a training must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise EntangleError(f"{name} of a training must be positive and finite, not {getattr(self, name)}")
         for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise EntangleError(f"{name} of a training is a share of its steps, not {getattr(self, name)}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,18 +15,16 @@ from transformers import PreTrainedModel
 from entangle.composition.recipe.training import Training
 from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest
 from entangle.storage.files import replacing
 
+CHECKSUM = "sha256"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 def training_key(stream: Stream, training: Training, seed: int) -> str:
     """A hash of everything that decides how a training goes on, other than the weights."""
-    digest = hashlib.sha256(json.dumps([asdict(training), seed], sort_keys=True).encode())
-    digest.update(stream.tokens.numpy().tobytes())
-    if stream.scored is not None:
-        digest.update(stream.scored.numpy().tobytes() + str(stream.cooldown).encode())
-    return digest.hexdigest()
+    return digest([training, seed, stream.tokens, stream.scored, stream.cooldown])
 
 
 def save_checkpoint(
@@ -38,8 +35,9 @@ def save_checkpoint(
     for name, parameter in model.named_parameters():
         state[f"weight {name}"] = parameter.detach()
         state.update({f"{moment} {name}": optimiser.state[parameter][moment] for moment in MOMENTS})
+    whole = {name: tensor.contiguous() for name, tensor in state.items()}
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"key": key})
+        save_file(whole, temporary, metadata={"key": key, CHECKSUM: _checksum(whole)})
 
 
 @torch.no_grad()
@@ -47,7 +45,7 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
     """Put weights and moments back, and return the losses so far.
 
     Raises:
-        EntangleError: where the file cannot be read, or belongs to another training.
+        EntangleError: where the file cannot be read, is damaged, or belongs to another training.
     """
     try:
         with safe_open(path, framework="pt", device=str(model.device)) as state:
@@ -55,11 +53,23 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
                 raise EntangleError(
                     f"{path} is the checkpoint of another training (other text, settings or seed): delete it"
                 )
+            checksum = (state.metadata() or {}).get(CHECKSUM)  # which older versions did not write
+            if checksum and checksum != _checksum({name: state.get_tensor(name) for name in state.keys()}):  # noqa: SIM118
+                raise EntangleError(f"{path} is a checkpoint that is damaged (its checksum says so): delete it")
             for name, parameter in model.named_parameters():
                 parameter.copy_(state.get_tensor(f"weight {name}"))
                 moments = {moment: state.get_tensor(f"{moment} {name}") for moment in MOMENTS}
                 optimiser.state[parameter] = {**moments, "step": moments["step"].cpu()}
             losses: list[float] = state.get_tensor("losses").tolist()
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise EntangleError(f"{path} is no checkpoint that can be read ({error}): delete it") from None
     return losses
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all tensors and their names."""
+    hasher = hashlib.sha256()
+    for name in sorted(state):
+        hasher.update(name.encode())
+        hasher.update(state[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()

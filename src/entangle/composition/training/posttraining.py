@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.composition.recipe.pairs import Pair
 from entangle.errors import EntangleError
 from entangle.models.rows import bos_id, frame
+from entangle.storage.names import check_name
 
 METHODS = ("sft", "dpo")
 FRAME = 2  # the tokens that begin and end a text
@@ -55,10 +56,7 @@ class PostTraining:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise EntangleError(f"method of posttraining {self.name!r} is 'sft' or 'dpo', not {self.method!r}")
-        if not self.name or set(self.name) & set("/\\") or self.name.startswith("."):
-            raise EntangleError(
-                f"the name of a posttraining is part of its folders' names, and cannot be {self.name!r}"
-            )
+        check_name(self.name, "a posttraining")
         for values in (self.shares, self.seeds):
             if len(set(values)) < len(values):
                 raise EntangleError(f"shares and seeds of posttraining {self.name!r} must differ, not {list(values)}")

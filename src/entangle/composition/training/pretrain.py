@@ -66,7 +66,7 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
         known = AutoConfig.for_model(model_type)
         for name in fields:
             if not hasattr(known, name):  # a configuration takes any name, and would train another model than was meant
-                raise EntangleError(f"an {model_type} has no {name!r} in its configuration")
+                raise EntangleError(f"a model of type {model_type!r} has no {name!r} in its configuration")
         # Not yet the padding token: its embedding would be zero and stay so, and it is often the token that begins
         # every document.
         config = AutoConfig.for_model(model_type, **{"pad_token_id": None, **special, **fields})

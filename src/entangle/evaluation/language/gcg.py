@@ -17,6 +17,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import NotFiniteError
 from entangle.models.rows import accepts, context_length, encode
 from entangle.models.tokens import vocabulary_size
+from entangle.models.trace import evaluating
 
 DRAWS = 20  # of a random suffix, before giving up on one that reads back as the same tokens
 
@@ -163,7 +164,9 @@ class _Search:
     def _losses(self, suffixes: Int[Tensor, "row place"]) -> Float[Tensor, " row"]:
         rows = len(suffixes)
         ids = torch.cat([self.before.expand(rows, -1), suffixes, self.target.expand(rows, -1)], 1)
-        logits = self.model(input_ids=ids, use_cache=False, **self.short).logits[:, -len(self.target) - 1 : -1].float()
+        with evaluating(self.model):
+            logits = self.model(input_ids=ids, use_cache=False, **self.short).logits
+        logits = logits[:, -len(self.target) - 1 : -1].float()
         losses: Tensor = F.cross_entropy(logits.mT, self.target.expand(rows, -1), reduction="none").mean(1)
         if not bool(losses.isfinite().all()):
             raise NotFiniteError("the attacked model's logits are not finite; a weaker edit or a wider dtype may help")

@@ -28,7 +28,20 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
-from entangle.models.rows import UNLIMITED, check_ids, check_texts, context_length, encode, pad, pad_id, token_batches
+from entangle.models.rows import (
+    UNLIMITED,
+    accepts,
+    batch_of,
+    carries_state,
+    check_ids,
+    check_texts,
+    context_length,
+    encode,
+    pad_id,
+    token_batches,
+)
+from entangle.models.tokens import first_position
+from entangle.models.trace import evaluating
 
 
 @dataclass(frozen=True)
@@ -116,19 +129,23 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
     config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
     lengths = [len(rows[i]) + sampling.max_new_tokens for i, _ in jobs]
     with tqdm(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
-        for batch in token_batches(lengths, sampling.batch_tokens):
+        # What carries a state would carry padding on the left in it: only prompts of one length go together. And RWKV,
+        # whose state is its own and not generate()'s, mixes up the rows of a batch.
+        at_once = 1 if accepts(model, "state") else sampling.batch_tokens
+        for batch in token_batches(lengths, at_once, same_length=carries_state(model)):
             prompt_ids = [rows[jobs[j][0]] for j in batch]
-            inputs = pad(prompt_ids, pad_id(tokenizer, model), side="left", device=model.device)
+            inputs = batch_of(model, tokenizer, prompt_ids, side="left")
+            if not first_position(model):  # else generate() would count from 0
+                inputs.pop("position_ids", None)
             start = inputs["input_ids"].shape[1]
             sampler = _NucleusSampler(uniforms[batch].to(model.device), start, sampling)
             before = [] if subject.decoding is None else [subject.decoding.processor(subject, prompt_ids)]
-            # position_ids are generate()'s own business: it derives them from the mask for models that take them.
-            output = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                generation_config=config,
-                logits_processor=LogitsProcessorList([*before, sampler]),
-            )
+            with evaluating(model):
+                output = model.generate(
+                    **inputs,
+                    generation_config=config,
+                    logits_processor=LogitsProcessorList([*before, sampler]),
+                )
             new = [_until(row, ends) for row in output[:, start:].tolist()]
             for j, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                 i, k = jobs[j]
@@ -246,7 +263,8 @@ class _Settings(GenerationConfig):  # type: ignore[misc]
     def of(cls, ends: list[int], pad: int, max_new_tokens: int) -> _Settings:
         """Settings that take the sampler's one possible token at every step."""
         settings = cls(max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad)
-        GenerationConfig.update(settings, **cls._get_default_generation_params(), defaults_only=True)
+        defaults = {name: x for name, x in cls._get_default_generation_params().items() if name != "max_length"}
+        GenerationConfig.update(settings, **defaults, defaults_only=True)
         return settings
 
     def update(self, defaults_only: bool = False, **settings: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
-from entangle.models.rows import context_length, encode, run_rows
+from entangle.models.rows import context_length, encode, frame, run_rows
 
 
 class NotFiniteError(EntangleError):
@@ -78,20 +78,24 @@ class Subject:
     def put_before(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], int]:
         """Documents after the prefix, and by how many positions that moves them.
 
-        A special token that begins a document (beginning of sequence) begins the prefix instead.
+        What the tokenizer's template or a beginning of sequence puts before every document is put before the prefix
+        instead.
 
         Raises:
             EntangleError: A prefix that, with a document, is longer than the context.
         """
         if not self.prefix:
             return list(rows), 0
-        prefix = encode(self.tokenizer, [self.prefix], closed=False)[0]
-        special = set(self.tokenizer.all_special_ids)
-        begins = [row[0] in special for row in rows]
-        if prefix[0] not in special and all(begins):
-            prefix = [rows[0][0], *prefix]
-        shared = int(prefix[0] in special and all(begins))
-        joined = [prefix + row[shared:] for row in rows]
+        opening, special = list(frame(self.tokenizer).opening), set(self.tokenizer.all_special_ids)
+        if not (opening and all(row[: len(opening)] == opening for row in rows)):
+            begin = rows[0][0]
+            shared = [begin] if begin in special and all(row[0] == begin for row in rows) else []
+        else:
+            shared = opening
+        (prefix,) = encode(self.tokenizer, [self.prefix], add_special_tokens=False)
+        begun = shared or opening
+        prefix = prefix if begun and prefix[: len(begun)] == begun else begun + prefix
+        joined = [prefix + row[len(shared) :] for row in rows]
         context = context_length(self.model, self.tokenizer)
         longest = max(map(len, joined))
         if longest > context:
@@ -99,7 +103,7 @@ class Subject:
                 f"the prefix and a document make {longest} tokens, but the context holds {context}; "
                 f"pass max_length={context - len(prefix)} or less"
             )
-        return joined, len(prefix) - shared
+        return joined, len(prefix) - len(shared)
 
     def logits(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos vocab"]:
         """Next-token logits at every position of rows of token ids, padded on the right; adds no prefix."""

@@ -19,7 +19,7 @@ from entangle.storage.files import on_disk, tidy
 from entangle.storage.names import check_distinct
 from entangle.storage.sealed import decoding, read_sealed, write_sealed
 
-FORMAT = 2
+FORMAT = 3
 LONGEST_FILE_NAME = 200  # bytes; file systems take 255
 REMEDY = "save to another directory"
 
@@ -36,11 +36,14 @@ class Condition:
         digest: Hash of the method's content.
         continuations: Samples of each prompt; none where the changed model broke.
         shift: Cross-entropy and KL of each document; None where the changed model broke.
-        packed: The same of each chunk of the documents end to end, where that was asked for.
+        packed: The same of each document's tokens, read end to end in chunks, where that was asked for.
         places: Site, layer and head of everything an edit touches.
         fluency: Nats and tokens of each continuation as the plain model reads it after its prompt.
         scores: Scorer name -> score of each continuation.
+        scored_by: Scorer name -> what that scorer was (`scorer_key`), where scores are kept on disk.
         error: Why the changed model could not be measured, else "".
+        cost: The price that the strength was solved for, in nats per token; None where the strength was given.
+        solved_on: Digest of the documents it was solved on.
     """
 
     method: str
@@ -53,14 +56,30 @@ class Condition:
     fluency: tuple[list[list[float]], list[list[int]]] = ([], [])
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     error: str = ""
+    scored_by: dict[str, str] = field(default_factory=dict)
+    cost: float | None = None
+    solved_on: str = ""
 
     def scored(self, scorer: str) -> Float[np.ndarray, "prompt sample"]:
         """Scores of one scorer."""
         return np.array(self.scores[scorer], dtype=np.float64)
 
-    def with_scores(self, scorer: str, scores: Float[np.ndarray, "prompt sample"]) -> Condition:
-        """The same with one scorer's scores added."""
-        return replace(self, scores={**self.scores, scorer: scores.tolist()})
+    def with_scores(self, scorer: str, scores: Float[np.ndarray, "prompt sample"], key: str = "") -> Condition:
+        """The same with the scores of one scorer, known by its key, added."""
+        return replace(self, scores={**self.scores, scorer: scores.tolist()}, scored_by={**self.scored_by, scorer: key})
+
+    def has_scores(self, scorer: str, key: str, directory: Path | None) -> bool:
+        """Whether a scorer, known by its name and key, has scored this before.
+
+        Raises:
+            EntangleError: Another scorer of its name has.
+        """
+        if scorer in self.scores and self.scored_by.get(scorer, "") != key:
+            raise EntangleError(
+                f"{directory} holds scores of another scorer called {scorer!r}; save to another directory, or give "
+                "this scorer another name"
+            )
+        return scorer in self.scores
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and strings; floats come back exactly."""
@@ -135,6 +154,14 @@ class Store:
                 "give this method another name"
             )
         return condition
+
+    def solved(self, method: str, cost: float, solved_on: str, digest: str) -> float | None:
+        """The strength at which a method was measured for this price, if it was."""
+        wanted = (method, cost, solved_on, digest)
+        for each in self.conditions.values():
+            if (each.method, each.cost, each.solved_on, each.digest) == wanted:
+                return each.alpha
+        return None
 
     def keep(self, condition: Condition) -> Condition:
         """Keep a condition, in place of an earlier one of its name."""

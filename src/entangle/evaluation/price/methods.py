@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,8 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
-from entangle.models.rows import batch_of
+from entangle.models.fingerprint import fingerprint
+from entangle.models.rows import accepts, batch_of, carries_state
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
 ANTI_PROMPT = "The following text contains rude, disrespectful or unreasonable language:\n\n"
@@ -86,17 +87,28 @@ class Checkpoint:
         yield Subject(other, tokenizer)
 
     def content(self) -> Any:
-        """What a saved sweep knows it by: the weights, wherever they lie."""
-        return self._load(None, None)
+        """What a saved sweep knows it by: the model, wherever it lies."""
+        return fingerprint(self._load(None, None))
 
     def _load(self, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
         if isinstance(self.model, PreTrainedModel):
             return self.model
-        return _loaded(str(self.model), self.revision, dtype, device)
+        return _loaded(str(self.model), self.revision, dtype, device, _stamps(Path(self.model)))
+
+
+Stamps: TypeAlias = tuple[tuple[str, int, int], ...]
+
+
+def _stamps(folder: Path) -> Stamps:
+    """Name, size and time of the files there, which change where another checkpoint takes the place of one."""
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: str, revision: str | None, dtype: torch.dtype | None, device: torch.device | None) -> PreTrainedModel:
+def _loaded(
+    path: str, revision: str | None, dtype: torch.dtype | None, device: torch.device | None, stamps: Stamps
+) -> PreTrainedModel:
     """The checkpoint, read once and not once a batch."""
     from entangle.models.loading import load
 
@@ -163,7 +175,8 @@ class _DebiasProcessor(LogitsProcessor):  # type: ignore[misc]
 class _NextLogits:
     """A second reading of a batch that is being generated: the same new tokens after other prompts.
 
-    Keeps a cache of keys and values where the model gives one; reads everything anew where it does not.
+    Keeps a cache of keys and values where the model gives one; reads everything anew where it does not, or where it
+    carries a state instead.
     """
 
     def __init__(self, subject: Subject, rows: Sequence[Sequence[int]]) -> None:
@@ -172,6 +185,8 @@ class _NextLogits:
         self.ids, self.mask = batch["input_ids"], batch["attention_mask"]
         self.positions = batch.get("position_ids")
         self.cache: Any = None
+        self.name = "cache" if accepts(self.model, "cache") else "past_key_values"  # as of transformers 5.24, or before
+        self.keeps = not carries_state(self.model)
         self.started = False
 
     @torch.no_grad()
@@ -183,12 +198,12 @@ class _NextLogits:
                 self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
         self.started = True
         unread = slice(-1, None) if self.cache is not None else slice(None)
-        inputs = {"input_ids": self.ids[:, unread], "attention_mask": self.mask, "use_cache": True}
+        inputs = {"input_ids": self.ids[:, unread], "attention_mask": self.mask, "use_cache": self.keeps}
         if self.positions is not None:
             inputs["position_ids"] = self.positions[:, unread]
         if self.cache is not None:
-            inputs["past_key_values"] = self.cache
+            inputs[self.name] = self.cache
         output = self.model(**inputs)
-        self.cache = getattr(output, "past_key_values", None)
+        self.cache = getattr(output, self.name, None) if self.keeps else None
         logits: Tensor = output.logits[:, -1]
         return logits

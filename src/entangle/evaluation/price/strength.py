@@ -13,6 +13,7 @@ from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError
 from entangle.forecast import ShiftMetric
 from entangle.interventions import Edit
+from entangle.storage.digest import digest
 
 FACTOR = 8.0
 """How far one reading may lie from the one before."""
@@ -145,3 +146,26 @@ def _next(known: Sequence[tuple[float, float]], low: float, high: float) -> floa
     if math.isfinite(low) and math.isfinite(high) and not low < guess < high:
         guess = (low + high) / 2
     return guess
+
+
+class Solver:
+    """Solves strengths of many methods on documents that are read once, each from where the last price was met.
+
+    Attributes:
+        texts: Digest of the documents.
+    """
+
+    def __init__(self, plain: PlainReading, metric: ShiftMetric | None = None) -> None:
+        self.texts = digest([list(row) for row in plain.rows])
+        self._plain, self._metric = plain, metric
+        self._met: dict[str, tuple[float, float]] = {}
+
+    def strength(self, name: str, edit: Method | Edit | Sequence[Edit], cost: float) -> float:
+        """The strength at which a method costs so much; see `strength_for`."""
+        start = None
+        if name in self._met:
+            alpha, before = self._met[name]
+            start = alpha * math.sqrt(cost / before)
+        alpha = solved(self._plain, edit, kl=cost, metric=self._metric, start=start)
+        self._met[name] = alpha, cost
+        return alpha

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
+import torch
+import transformers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.evaluation.language.documents import document_rows, packed_rows
+from entangle.evaluation.language.documents import document_rows, packed_owners, packed_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.bench import Bench, Change
 from entangle.evaluation.price.conditions import Store
 from entangle.evaluation.price.result import Tradeoff
-from entangle.evaluation.scoring.scorers import Scorer, score, scorer_name
-from entangle.models.fingerprint import fingerprint
+from entangle.evaluation.price.strength import Solver
+from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
+from entangle.forecast import ShiftMetric
+from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
 from entangle.storage.digest import digest
 
 PLAIN = ""
@@ -38,7 +42,10 @@ def tradeoff(
     tokenizer: PreTrainedTokenizerBase,
     edit: Change | Mapping[str, Change],
     *,
-    alphas: Sequence[float],
+    alphas: Sequence[float] | None = None,
+    costs: Sequence[float] | None = None,
+    cost_texts: Sequence[str] | None = None,
+    metric: ShiftMetric | None = None,
     prompts: Sequence[str],
     scorer: Scorer | Sequence[Scorer],
     texts: Sequence[str],
@@ -66,6 +73,10 @@ def tradeoff(
         edit: An edit, a list of edits applied together, a `Method`, or several of these by name.
         alphas: Strengths; 0, the plain model, is measured in any case. A method with strengths of its own (`.alphas`,
             such as a prompt, which is there or not) is measured at those.
+        costs: Prices to compare at instead, KL in nats per token: each method's strength is solved for each of them
+            (see `strength_for`), so that methods are measured at one price whatever the units of their alphas.
+        cost_texts: Documents that strengths are solved on; none of `texts`, which report what is then really paid.
+        metric: Where solving starts, for edits that are affine.
         prompts: Prompts to continue.
         scorer: Scores the continuations; of several, the first is the one that tables and plots show.
         texts: Clean documents for cross-entropy and KL.
@@ -89,14 +100,15 @@ def tradeoff(
         The result. A condition in which the changed model's logits are not finite has NaN numbers and an `error`.
 
     Raises:
-        EntangleError: No alphas, prompts or documents, or any too long; alphas that are not finite; no methods.
-        SweepError: A method or a scorer failed; `.partial` and `save_to` have what was measured before.
+        EntangleError: Neither alphas nor costs, or both; no prompts or documents, or any too long; alphas that are not
+            finite; no methods; documents for solving that are also reported on.
+        SweepError: A method or a scorer failed, or no strength has a price; `.partial` and `save_to` have what was
+            measured before.
     """
     methods = _methods(edit)
-    scorers = {scorer_name(s): s for s in ([scorer] if callable(scorer) else scorer)}
-    grid = _grid(methods, alphas)
-    if not scorers:
-        raise EntangleError("a trade-off needs a scorer; got none")
+    scorers = _scorers(scorer)
+    known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
+    grid = _grid(methods, alphas, costs)
     if len(prompts) == 1 or len(texts) == 1:
         raise EntangleError(f"intervals need two prompts and two documents; got {len(prompts)} and {len(texts)}")
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
@@ -104,57 +116,78 @@ def tradeoff(
     prompt_rows(Subject(model, tokenizer), prompts, sampling)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
 
-    def reading(rows: list[list[int]]) -> PlainReading:
-        return PlainReading(model, tokenizer, rows, batch_tokens=max(1, batch_tokens // 2), cache_bytes=cache_bytes)
+    def reading(rows: list[list[int]], owners: list[list[int]] | None = None) -> PlainReading:
+        return PlainReading(
+            model, tokenizer, rows, batch_tokens=max(1, batch_tokens // 2), cache_bytes=cache_bytes, owners=owners
+        )
 
+    solver = None
+    if costs is not None:
+        solver = Solver(_solving_texts(model, tokenizer, texts, cost_texts, max_length, prepend_bos, reading), metric)
     bench = Bench(
         model,
         tokenizer,
         prompts,
         sampling,
         documents=reading(rows),
-        packed=None if packed is None else reading(packed_rows(model, tokenizer, rows, packed)),
+        packed=None
+        if packed is None
+        else reading(packed_rows(model, tokenizer, rows, packed), packed_owners(tokenizer, rows, packed)),
         progress=progress,
     )
     marks = {PLAIN: digest([])} | {name: digest(change) for name, change in methods.items()}
     settings = {
         "model": fingerprint(model),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "training": model.training,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "prompts": digest(list(prompts)),
         "texts": digest(list(texts)),
         "max_length": max_length,
         "packed": packed,
+        **({} if packed is None else {"packed_sums": "document"}),  # once they were of chunks
         # The width of a batch changes nothing that is measured.
         **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
     }
     store = Store(save_to, settings)
 
+    keys = [(name, alpha) for name, alpha, cost in grid if cost is None]  # and of those solved, as they are solved
+
     def result() -> Tradeoff | None:
         done = [c for c in store.conditions.values() if all(name in c.scores for name in scorers) or c.error]
         plain = [c for c in done if c.method == PLAIN]
-        order = {key: i for i, key in enumerate(grid)}
+        order = {key: i for i, key in enumerate(keys)}
         changed = sorted((c for c in done if (c.method, c.alpha) in order), key=lambda c: order[c.method, c.alpha])
         return Tradeoff(plain[0], tuple(changed), tuple(prompts), tuple(scorers), store.settings) if plain else None
 
     with tqdm(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
-        for name, alpha in [(PLAIN, 0.0), *grid]:
-            bar.set_postfix_str(f"{name} {alpha:g}" if name else "plain")
-            condition = store.find(name, alpha, marks[name])
-            if condition is None:
-                try:
+        for name, given, cost in [(PLAIN, 0.0, None), *grid]:
+            alpha, at = given, f"{cost:g} nats" if cost is not None else f"alpha={given:g}"
+            bar.set_postfix_str(f"{name} {at}" if name else "plain")
+            try:
+                if cost is not None and solver is not None:
+                    known = store.solved(name, cost, solver.texts, marks[name])
+                    alpha = solver.strength(name, methods[name], cost) if known is None else known
+                    keys.append((name, alpha))
+                condition = store.find(name, alpha, marks[name])
+                if condition is None:
+                    solved_on = solver.texts if cost is not None and solver is not None else ""
                     measured = bench.measure(name, methods.get(name, []), alpha, marks[name])
-                except EntangleError as error:
-                    raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
-                condition = store.keep(measured)
+                    condition = store.keep(replace(measured, cost=cost, solved_on=solved_on))
+            except EntangleError as error:
+                raise SweepError(f"{name or 'plain'} at {at}: {error}", result()) from error
             if name == PLAIN and condition.error:
                 raise SweepError(f"the plain model cannot be measured: {condition.error}", None)
             for scorer_id, ask in scorers.items():
-                if scorer_id in condition.scores or condition.error:
+                if condition.has_scores(scorer_id, known_by[scorer_id], store.directory) or condition.error:
                     continue
                 try:
                     scores = score(ask, [text for row in condition.continuations for text in row])
                 except Exception as error:
-                    raise SweepError(f"{name or 'plain'} at alpha={alpha:g}: {error}", result()) from error
-                condition = store.keep(condition.with_scores(scorer_id, scores.reshape(len(prompts), samples)))
+                    raise SweepError(f"{name or 'plain'} at {at}: {error}", result()) from error
+                scores = scores.reshape(len(prompts), samples)
+                condition = store.keep(condition.with_scores(scorer_id, scores, known_by[scorer_id]))
             bar.update()
     return cast("Tradeoff", result())  # the plain model was measured, or there would have been an error
 
@@ -171,17 +204,66 @@ def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
     return named
 
 
-def _grid(methods: Mapping[str, Change], alphas: Sequence[float]) -> list[tuple[str, float]]:
-    if not len(alphas):
-        raise EntangleError("a trade-off needs at least one alpha; got none")
+def _scorers(scorer: Scorer | Sequence[Scorer]) -> dict[str, Scorer]:
+    given = [scorer] if callable(scorer) else list(scorer)
+    if not given:
+        raise EntangleError("a trade-off needs a scorer; got none")
+    scorers = {scorer_name(each): each for each in given}
+    if len(scorers) < len(given):
+        names = [scorer_name(each) for each in given]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise EntangleError(
+            f"scorers are told apart by their names, but {names.count(twice)} are called {twice!r}; give each a name "
+            "of its own"
+        )
+    return scorers
 
-    def strengths(change: Change) -> Iterator[float]:
+
+def _grid(
+    methods: Mapping[str, Change], alphas: Sequence[float] | None, costs: Sequence[float] | None
+) -> list[tuple[str, float, float | None]]:
+    """Each condition's method, strength and price; the strength of a price is not known yet."""
+    if (alphas is None) == (costs is None):
+        raise EntangleError("a trade-off is measured at alphas= or at costs=; give one of them")
+    wanted = list(alphas if costs is None else costs)  # type: ignore[arg-type]
+    if not wanted:
+        raise EntangleError("a trade-off needs at least one alpha or cost; got none")
+    if costs is not None and not all(0 < cost < float("inf") for cost in wanted):
+        raise EntangleError(f"costs must be positive numbers of nats per token; got {wanted}")
+    grid: list[tuple[str, float, float | None]] = []
+    for name, change in methods.items():
         own = getattr(change, "alphas", None)
         # dict.fromkeys: each once, in order
-        yield from dict.fromkeys(float(a) for a in (alphas if own is None else own) if a != 0)
-
-    grid = [(name, alpha) for name, change in methods.items() for alpha in strengths(change)]
-    for name, alpha in grid:
-        if not abs(alpha) < float("inf"):
+        if costs is None or own is not None:
+            grid += [(name, float(a), None) for a in dict.fromkeys(wanted if own is None else own) if a != 0]
+        else:
+            grid += [(name, float("nan"), float(cost)) for cost in dict.fromkeys(wanted)]
+    for name, alpha, cost in grid:
+        if cost is None and not abs(alpha) < float("inf"):
             raise EntangleError(f"alphas must be finite numbers; got {alpha} for {name}")
     return grid
+
+
+def _solving_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    cost_texts: Sequence[str] | None,
+    max_length: int | None,
+    prepend_bos: bool,
+    reading: Callable[[list[list[int]]], PlainReading],
+) -> PlainReading:
+    """The plain model's reading of the documents that strengths are solved on.
+
+    Raises:
+        EntangleError: There are none, or some are reported on as well.
+    """
+    if not cost_texts:
+        raise EntangleError("costs= needs cost_texts=, documents to solve strengths on: give some that are no texts")
+    shared = set(cost_texts) & set(texts)
+    if shared:
+        raise EntangleError(
+            "cost_texts must be other documents than texts, which report what is paid; "
+            f"{len(shared)} are in both: take them out of one"
+        )
+    return reading(document_rows(model, tokenizer, cost_texts, max_length=max_length, prepend_bos=prepend_bos))

@@ -2,7 +2,7 @@
 
 from entangle.evaluation.scoring.classifier import ClassifierScorer
 from entangle.evaluation.scoring.linear import LinearToxicityScorer
-from entangle.evaluation.scoring.scorers import CachedScorer, Scorer, score, scorer_agreement
+from entangle.evaluation.scoring.scorers import CachedScorer, Scorer, score, scorer_agreement, scorer_key
 
 __all__ = [
     "CachedScorer",
@@ -11,4 +11,5 @@ __all__ = [
     "Scorer",
     "score",
     "scorer_agreement",
+    "scorer_key",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,11 @@ from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
+from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
 from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
 from entangle.models.rows import accepts, batch_of, context_length, encode, token_batches
+from entangle.models.trace import evaluating
+from entangle.storage.digest import digest
 
 MOST_MOVED = 1e-4  # of a logit, by rounding
 HEADS = ("classifier", "score", "qa_outputs", "logits_proj", "sequence_summary", "classification_head")
@@ -71,8 +74,13 @@ class ClassifierScorer:
         self.columns = _columns(self.model, self.labels, source)
         self.activation = activation or _activation(self.model)
         self.batch_tokens = batch_tokens
-        # The weights' hash, and not only the path, so that a cache cannot mistake one checkpoint for another.
-        self.name = f"{source}@{revision or _weights_hash(self.model)}[{','.join(self.labels)}]"
+        # A hash too, and not only the path, so that tables tell one checkpoint from another.
+        self.name = f"{source}@{revision or digest(fingerprint(self.model))[:8]}[{','.join(self.labels)}]"
+
+    def content(self) -> Any:
+        """What decides its scores, for caches: the model as it is now, its tokenizer, and how it is read."""
+        how = self.columns, self.activation, context_length(self.model, self.tokenizer)
+        return fingerprint(self.model), tokenizer_fingerprint(self.tokenizer), how
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
@@ -96,8 +104,10 @@ class ClassifierScorer:
 
     def _logits(self, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row label"]:
         inputs = batch_of(self.model, self.tokenizer, rows)
-        logits: torch.Tensor = self.model(**{name: x for name, x in inputs.items() if accepts(self.model, name)}).logits
-        return logits.float()
+        with evaluating(self.model):
+            output = self.model(**{name: x for name, x in inputs.items() if accepts(self.model, name)})
+        logits: torch.Tensor = output.logits.float()
+        return logits
 
     def _padding_is_harmless(self, rows: Sequence[list[int]]) -> bool:
         """Whether the shortest row says the same beside the longest: some heads read the last column, or look for a
@@ -145,9 +155,3 @@ def _columns(model: PreTrainedModel, labels: Sequence[str], source: str) -> list
 def _activation(model: PreTrainedModel) -> Literal["softmax", "sigmoid"]:
     several = model.config.problem_type == "multi_label_classification" or model.config.num_labels == 1
     return "sigmoid" if several else "softmax"
-
-
-def _weights_hash(model: PreTrainedModel) -> str:
-    from entangle.models.fingerprint import fingerprint
-
-    return str(fingerprint(model)["weights"])[:8]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from scipy import sparse, special
 from entangle.data import read_labels, same_index, texts_of
 from entangle.errors import EntangleError
 from entangle.storage import folder
+from entangle.storage.digest import digest
 from entangle.storage.folder import Kind
 from entangle.storage.sealed import decoding
 
@@ -115,8 +115,11 @@ class LinearToxicityScorer:
     @property
     def name(self) -> str:
         """`linear-` and a hash of the weights: two scorers of one name give the same scores."""
-        digest = hashlib.sha256(self.weights.tobytes() + np.float64(self.bias).tobytes())
-        return f"linear-{digest.hexdigest()[:8]}"
+        return f"linear-{digest(self.content())[:8]}"
+
+    def content(self) -> Any:
+        """What decides its scores; not the report of how it was fitted."""
+        return self.weights, float(self.bias)
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """The probability that each text is toxic."""

@@ -18,9 +18,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import stats
+from torch.utils.weak import WeakIdKeyDictionary
 
 from entangle.data import texts_of
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest
 
 
 @runtime_checkable
@@ -54,7 +56,8 @@ def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
     scores = np.zeros(len(texts))
     if not speaking:
         return scores
-    found = np.asarray(scorer([texts[i] for i in speaking]), dtype=np.float64)
+    with _asked(scorer):
+        found = np.asarray(scorer([texts[i] for i in speaking]), dtype=np.float64)
     if found.shape != (len(speaking),):
         raise EntangleError(
             f"scorer {scorer_name(scorer)!r} must return one score for each of {len(speaking)} texts; "
@@ -76,16 +79,19 @@ class CachedScorer:
     Args:
         scorer: The scorer to ask for new texts.
         path: An SQLite file that keeps the scores between runs; scorers share one file without mixing, since rows
-            carry the scorer's name. Without it, scores are kept in memory.
+            carry the scorer's key (`scorer_key`): one that was fitted anew begins anew. Without it, scores are kept
+            in memory.
 
     Raises:
-        EntangleError: The file is no database of scores, is damaged, or cannot be written.
+        EntangleError: The file is no database of scores, is damaged, or cannot be written; or the scorer has no content
+            that it could be known by.
     """
 
     def __init__(self, scorer: Scorer, path: str | Path | None = None) -> None:
         self.scorer = scorer
         self.name = scorer_name(scorer)
         self.path = path
+        scorer_key(scorer)  # refused now rather than after hours
         with self._asking():
             self._connection = sqlite3.connect(":memory:" if path is None else path)
             with self._connection:
@@ -96,20 +102,24 @@ class CachedScorer:
 
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         """Scores, asking the scorer only for texts not seen before."""
-        texts = texts_of(texts)
+        texts, scorer = texts_of(texts), f"{self.name} {scorer_key(self.scorer)}"
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if self._find(key) is None}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if self._find(scorer, key) is None}
         if new:
             found = score(self.scorer, list(new.values()))
-            rows = [(self.name, key, float(value)) for key, value in zip(new, found, strict=True)]
+            rows = [(scorer, key, float(value)) for key, value in zip(new, found, strict=True)]
             with self._asking(), self._connection:
                 self._connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", rows)
-        return np.array([self._find(key) for key in keys], dtype=np.float64)
+        return np.array([self._find(scorer, key) for key in keys], dtype=np.float64)
 
-    def _find(self, key: str) -> float | None:
+    def content(self) -> str:
+        """What it is known by: what it remembers the scores of."""
+        return scorer_key(self.scorer)
+
+    def _find(self, scorer: str, key: str) -> float | None:
         query = "SELECT score FROM scores WHERE scorer = ? AND sha256 = ?"
         with self._asking():
-            row = self._connection.execute(query, (self.name, key)).fetchone()
+            row = self._connection.execute(query, (scorer, key)).fetchone()
         if row is None:
             return None
         if not isinstance(row[0], float) or not 0 <= row[0] <= 1:
@@ -163,6 +173,56 @@ def scorer_agreement(
             }
         )
     return pd.DataFrame(rows)
+
+
+# What each scorer was known by, and its content after it was last asked.
+_ASKED: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def scorer_key(scorer: Scorer) -> str:
+    """A hash of a scorer's name and of all that decides its scores: its code, its numbers, the weights in it.
+
+    What being asked leaves behind in a scorer, such as a count or a memory of texts, is no part of that; a change made
+    otherwise, such as fitting it anew, is.
+
+    Args:
+        scorer: Any scorer. One that stands for something out of reach, such as a service, says by `content()` what its
+            scores depend on, such as a version.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        EntangleError: It has no name, or no content that can be compared.
+    """
+    now = _content(scorer)
+    known: tuple[str, str] | None = _ASKED.get(scorer, None)  # type: ignore[no-untyped-call]
+    return known[0] if known is not None and known[1] == now else now
+
+
+def _content(scorer: Scorer) -> str:
+    name = scorer_name(scorer)
+    try:
+        return digest([name, scorer])
+    except EntangleError as error:
+        raise EntangleError(
+            f"scores of {name!r} cannot be kept, since nothing tells it from another scorer of that name ({error}): "
+            "give it a content() that returns what decides its scores"
+        ) from error
+
+
+@contextmanager
+def _asked(scorer: Scorer) -> Iterator[None]:
+    """Keep the key of a scorer that is asked now, whatever that leaves in it."""
+    try:
+        key = scorer_key(scorer)
+    except EntangleError:  # it is not kept by anyone
+        yield
+        return
+    try:
+        yield
+    finally:
+        _ASKED[scorer] = key, _content(scorer)
 
 
 def scorer_name(scorer: Scorer) -> str:

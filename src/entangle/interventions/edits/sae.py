@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,21 +60,42 @@ class SAEFeature(Edit):
             raise EntangleError(f'how must be "set", "add" or "scale", got {self.how!r}')
 
     def forms(self, alpha: float = 1.0) -> list[Form]:
-        """One pass through the autoencoder for the features, and two for the difference they make."""
+        """Per decoding one pass through the autoencoder, since some keep what they took off their input until then."""
 
-        def edit(x: Tensor) -> Tensor:
+        def decoded(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+            """What the autoencoder makes of x `[*batch d]` with its features changed."""
             features = self.sae.encode(x)
             if not 0 <= self.feature < features.shape[-1]:
                 raise EntangleError(
                     f"the autoencoder has features 0 to {features.shape[-1] - 1}, but the edit names {self.feature}"
                 )
-            changed = features.clone()
+            return self.sae.decode(change(features))
+
+        def changed(features: Tensor) -> Tensor:
+            features = features.clone()
             was = features[..., self.feature]
-            new = {"set": torch.full_like(was, self.value), "add": was + self.value, "scale": was * self.value}[
-                self.how
-            ]
-            changed[..., self.feature] = new
-            return x + alpha * (self.sae.decode(changed) - self.sae.decode(features)).to(x.dtype)
+            new = {"set": torch.full_like(was, self.value), "add": was + self.value, "scale": was * self.value}
+            features[..., self.feature] = new[self.how]
+            return features
+
+        def edit(x: Tensor) -> Tensor:
+            try:
+                before, after = decoded(x, lambda features: features), decoded(x, changed)
+            except EntangleError:
+                raise
+            except Exception as error:  # whatever an autoencoder raises on what it is not made for
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                raise EntangleError(
+                    f"{type(self.sae).__name__} cannot encode and decode {self.site} of shape {list(x.shape)} in "
+                    f"{x.dtype} on {x.device} ({why}): use one made for this site, and bring it to the model's dtype "
+                    "and device; at z, one of all heads side by side"
+                ) from error
+            if before.shape != x.shape:
+                raise EntangleError(
+                    f"{type(self.sae).__name__} decodes to {list(before.shape)} what it was given as {list(x.shape)}: "
+                    "a transcoder writes to another site than it reads; use an autoencoder of this site"
+                )
+            return x + alpha * (after - before).to(x.dtype)
 
         def make(device: torch.device, dtype: torch.dtype) -> Function:
             return edit

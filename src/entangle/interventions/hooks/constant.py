@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from entangle.errors import EntangleError
 from entangle.interventions.forms import Function
-from entangle.models.hooks import on_input, on_output, tell
+from entangle.models.hooks import Handle, Skip, on_input, on_output, task
 from entangle.models.place import Place
 
 
 def attach_constant(
-    place: Place, constant: Float[Tensor, " d"], long_way: Function, tally: Callable[[Tensor], None] | None
-) -> RemovableHandle:
-    """What `attach(place, long_way)` does, for a `long_way` that adds `constant` and counts with `tally`.
+    place: Place,
+    constant: Float[Tensor, " d"],
+    long_way: Function,
+    tally: Callable[[Tensor], None] | None,
+    *,
+    skip: Skip,
+    handle: Handle,
+) -> None:
+    """What `attach` of `long_way` does, for one that adds `constant` and counts with `tally`.
 
     In a small model the time goes into Python, so a call of the module with its tensor first, where and as the constant
     was last needed, costs one addition; any other call goes the long way.
@@ -29,9 +35,8 @@ def attach_constant(
         constant: what is added.
         long_way: the same, for any call.
         tally: called with each tensor after the short way; `None` to count nothing.
-
-    Returns:
-        The hook's handle.
+        skip: tells at a call that it is none of the block's; see `presence`.
+        handle: what to add the hook to.
     """
     size = place.size
     vector, dtype = constant, None
@@ -59,8 +64,13 @@ def attach_constant(
             tally(x)
         return edited
 
-    # Written out where there is nothing to count: a function call is a third of the cost of all this.
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    # Written out where there is nothing to count: a function call is a third of the cost of all this. For the same
+    # reason `skip` is asked only where it could say yes: by another thread or task, or where there may be a backward.
+    thread, grad = get_ident() if task() is None else 0, torch.is_grad_enabled
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        if kwargs is None or ((get_ident() != thread or grad() or module.training) and skip()):
+            return None
         if args:
             x = args[0]
             if type(x) is Tensor and x.dtype is dtype and x.size(-1) == size:
@@ -70,16 +80,20 @@ def attach_constant(
                     pass
         return on_input(far, place, args, kwargs)
 
-    def before_counted(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def before_counted(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        if kwargs is None or ((get_ident() != thread or grad() or module.training) and skip()):
+            return None
         edited = near(args[0]) if args else None
         return on_input(far, place, args, kwargs) if edited is None else ((edited, *args[1:]), kwargs)
 
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def after(module: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        if (get_ident() != thread or grad() or module.training) and skip():
+            return None
         edited = near(output)
         return on_output(far, place, output) if edited is None else edited
 
     content = getattr(long_way, "content", None)
     if place.side == "output":
-        return place.module.register_forward_hook(tell(after, content))
-    hook = before if tally is None else before_counted
-    return place.module.register_forward_pre_hook(tell(hook, content), with_kwargs=True)
+        handle.put(place.module, after, after=True, content=content)
+    else:
+        handle.put(place.module, before if tally is None else before_counted, after=False, content=content)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -78,35 +76,14 @@ class Generation:
         others = any(name.endswith("_attention_mask") for name in kwargs)
         return cls(speaker, columns, cached, held, embedded, others, ids)
 
-    @contextmanager
-    def announced(self) -> Iterator[Self]:
-        """Hear of each pass from the speaker's `prepare_inputs_for_generation`, while the block lasts."""
-        prepare: Any = getattr(self.speaker, "prepare_inputs_for_generation", None)
-        if prepare is None:
-            yield self
-            return
-
-        @functools.wraps(prepare)
-        def heard(input_ids: Any, *args: Any, **kwargs: Any) -> Any:
-            inputs = prepare(input_ids, *args, **kwargs)
-            size = _size(inputs)
-            if isinstance(input_ids, Tensor) and size is not None:
-                mask = kwargs.get("attention_mask")
-                two = isinstance(mask, Tensor) and mask.ndim == 2
-                self._next = Announcement(input_ids.shape[1], size, mask if two else None)
-                self.spoke = True
-            return inputs
-
-        names = self.speaker.__dict__
-        own = names.get("prepare_inputs_for_generation")
-        names["prepare_inputs_for_generation"] = heard
-        try:
-            yield self
-        finally:
-            if names.get("prepare_inputs_for_generation") is heard:
-                names.pop("prepare_inputs_for_generation")
-                if own is not None:
-                    names["prepare_inputs_for_generation"] = own
+    def hear(self, inputs: Any, input_ids: Any = None, *_: Any, **kwargs: Any) -> None:
+        """Note what the speaker's `prepare_inputs_for_generation` made of the text so far, and of what else it got."""
+        size = _size(inputs)
+        if isinstance(input_ids, Tensor) and size is not None:
+            mask = kwargs.get("attention_mask")
+            two = isinstance(mask, Tensor) and mask.ndim == 2
+            self._next = Announcement(input_ids.shape[1], size, mask if two else None)
+            self.spoke = True
 
     def take(self, size: int) -> Announcement | None:
         """The announcement of a pass of that size, if it is the one that was announced."""

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function, FunctionForm, merged
 from entangle.interventions.hooks.constant import attach_constant
+from entangle.interventions.hooks.functions import Prepared, carried
 from entangle.interventions.hooks.passes import Pass
+from entangle.interventions.hooks.presence import replaced, skipping
+from entangle.interventions.hooks.recompute import enter, leave
 from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.models.atlas import Atlas
-from entangle.models.fingerprint import check_fingerprint
-from entangle.models.hooks import attach, refuse_compiled, tell
+from entangle.models.fingerprint import check_fingerprint, underlying
+from entangle.models.hooks import Handle, Skip, attach, elsewhere, refuse_compiled, tell
 from entangle.models.place import Place
 from entangle.models.sites import SITES
 
@@ -175,14 +178,54 @@ def check_layers(form: Form, atlas: Atlas) -> None:
         )
 
 
+class _Leaving:
+    """`__exit__` of a block, as a `with` statement holds it: where an interrupt comes before its first line, the block
+    is closed when the statement lets go of it.
+    """
+
+    def __init__(self, block: Steering) -> None:
+        self.block = block
+
+    def __call__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.block.remove()
+        finally:
+            self.block.remove()  # what an interrupt of the first left
+
+
+class _Exit:
+    """Gives each `with` statement a `_Leaving` of its own."""
+
+    def __get__(self, block: Steering | None, kind: type[Steering]) -> Callable[..., None]:
+        if block is None:
+            return lambda block, *exception: _Leaving(block)(*exception)
+        leaving = _Leaving(block)
+        block._leaving = weakref.ref(leaving)
+        return leaving
+
+
 class Steering:
-    """Edits on a model for as long as a `with` block lasts; made by `steer`."""
+    """Edits on a model for as long as a `with` block lasts; made by `steer`.
+
+    Attributes:
+        model: the model.
+        elsewhere: tells whether a call comes from another thread or task than the one that opened the block.
+        attached: what was put where, for gradient checkpointing to repeat: place, function, and whether it goes first.
+    """
+
+    elsewhere: Skip
 
     def __init__(self, model: nn.Module, plan: Sequence[Stop], scope: Scope, *, n_edits: int) -> None:
-        self._model, self._plan, self._scope = model, plan, scope
+        self.model, self._plan, self._scope = model, plan, scope
         self._counts: list[int | Tensor] = [0] * n_edits
         self._timeline: Timeline | None = None
-        self._handles: list[Any] = []
+        self._handle = Handle()
+        self._is_open = False
+        self._leaving: Callable[[], object] = lambda: None
+        self._tie: object = None
+        self.attached: list[tuple[Place, Function, bool]] = []
 
     @property
     def counts(self) -> list[int]:
@@ -194,53 +237,78 @@ class Steering:
         return [int(count) for count in self._counts]
 
     def __enter__(self) -> Self:
-        if self._timeline is not None:
+        if self._is_open:
             raise EntangleError("this steer block is already open: make another with steer(...)")
-        if self._plan:
-            try:
-                self._timeline = Timeline.join(
-                    self._model, self._plan[0].place.module, by_column=not self._scope.is_all
-                )
+        leaving = self._leaving()
+        if leaving is not None:
+            self._tie = weakref.ref(leaving, lambda _: self.remove())
+        try:
+            self._is_open, self.elsewhere, self.attached = True, elsewhere(), []
+            enter(self)
+            if self._plan:
+                self._timeline = Timeline.on(self.model, self._plan[0].place.module)
+                edited = [stop.place.path for stop in self._plan]
+                check = replaced(underlying(self.model), edited)
+                self._timeline.join(self, by_column=not self._scope.is_all, check=check)
                 for stop in self._plan:
                     self._attach(stop)
-            except BaseException:
-                self.remove()
-                raise
+        except BaseException:
+            self.remove()
+            raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
+    if TYPE_CHECKING:
+
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        ) -> None:
+            """Take the edits off the model."""
+
+    else:
+        __exit__ = _Exit()
 
     def remove(self) -> None:
         """Take the edits off the model now; does nothing the second time."""
-        while self._handles:
-            self._handles.pop().remove()
+        if not self._is_open:
+            return
+        self._handle.remove()
+        if self._timeline is not None:  # kept: gradient checkpointing may ask for this block's edits once more
+            self._timeline.leave(self)
+        leave(self)
+        self._is_open, self._tie = False, None
+
+    def moment(self) -> tuple[Any, list[int | Tensor]]:
+        """What the block's edits depend on now: the pass, and the counts so far."""
+        return self._now, [*self._counts]
+
+    def at(self, moment: tuple[Any, list[int | Tensor]]) -> None:
+        """Let them depend on what they did then."""
         if self._timeline is not None:
-            timeline, self._timeline = self._timeline, None
-            timeline.leave(by_column=not self._scope.is_all)
+            self._timeline.now = moment[0]
+        self._counts[:] = moment[1]
 
     def _attach(self, stop: Stop) -> None:
-        place, form = stop.place, stop.forms[0]
+        place, form, skip = stop.place, stop.forms[0], skipping(self)
 
         def content() -> Any:
             return place.site, place.layer, place.path, stop.forms, self._scope.tokens
 
         hook = tell(self._hook(stop), content)
         if stop.carry is not None:
-            hook, carry = (tell(each, content) for each in _carried(hook))
+            hook, carry = (tell(each, content) for each in carried(hook))
             # First: what other blocks do at the end of the layer, they do to the whole of it.
-            self._handles.append(attach(stop.carry, carry, first=True))
+            attach(stop.carry, carry, first=True, skip=skip, handle=self._handle)
+            self.attached.append((stop.carry, carry, True))
         constant = form.constant if len(stop.forms) == 1 and isinstance(form, AffineForm) and form.is_constant else None
         plain = stop.carry is None and place.layout == "batch pos" and place.turn is None
         if constant is not None and plain and self._scope.is_all:
-            self._handles.append(attach_constant(place, constant, hook, self._tally(stop)))
+            attach_constant(place, constant, hook, self._tally(stop), skip=skip, handle=self._handle)
         else:
-            self._handles.append(attach(place, hook))
+            attach(place, hook, skip=skip, handle=self._handle)
+        self.attached.append((place, hook, False))
 
     def _hook(self, stop: Stop) -> Function:
-        apply = _Prepared(stop.forms, stop.place)
+        apply = Prepared(stop.forms, stop.place)
 
         def edit_all(x: Tensor) -> Tensor:
             edited = apply(x)
@@ -303,58 +371,3 @@ class Steering:
                 self._counts[index] += both.expand(x.shape[:2]).sum()
             else:
                 self._counts[index] += x.shape[0] * x.shape[1]
-
-
-def _carried(hook: Function) -> tuple[Function, Function]:
-    """The hook, and one that adds the change it made to a tensor met later in the same pass."""
-    change: list[Tensor] = []
-
-    def edit(x: Tensor) -> Tensor:
-        edited = hook(x)
-        change[:] = [edited - x]
-        return edited
-
-    return edit, lambda x: x + change[0]
-
-
-def _in_turn(functions: Sequence[Function]) -> Function:
-    """The functions one after the other, as one."""
-
-    def each(x: Tensor) -> Tensor:
-        for function in functions:
-            x = function(x)
-        return x
-
-    return each
-
-
-class _Prepared:
-    """The forms at one place as one function, with their tensors ready on the device and in the dtype that x comes
-    in.
-    """
-
-    def __init__(self, forms: Sequence[Form], place: Place) -> None:
-        self.forms, self.place = forms, place
-        self.device: torch.device | None = None
-        self.dtype: torch.dtype | None = None
-        self.function: Function = lambda x: x
-
-    def __call__(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        if x.dtype is not self.dtype or x.device != self.device:
-            self.device, self.dtype = x.device, x.dtype
-            with torch.inference_mode(False):  # they may be needed with gradients later
-                functions = [self._whole(form, form.prepare(x.device, x.dtype)) for form in self.forms]
-            self.function = functions[0] if len(functions) == 1 else _in_turn(functions)
-        return self.function(x)
-
-    def _whole(self, form: Form, function: Function) -> Function:
-        """A function of one head as a function of all of them; affine forms were widened when they were merged."""
-        if form.head is None or isinstance(form, AffineForm) or self.place.d_head is None:
-            return function
-        start, size = form.head * self.place.d_head, self.place.d_head
-
-        def on_head(x: Tensor) -> Tensor:
-            edited = function(x[..., start : start + size])
-            return torch.cat([x[..., :start], edited, x[..., start + size :]], dim=-1)
-
-        return on_head

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 from entangle.errors import EntangleError
 from entangle.interventions.hooks.generation import Announcement, Generation
 from entangle.interventions.hooks.passes import Pass
+from entangle.interventions.hooks.post import Post
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
 from entangle.models.fingerprint import underlying
-from entangle.models.hooks import tell
+from entangle.models.hooks import Handle, elsewhere
 
 
 @dataclass
@@ -44,7 +44,9 @@ class _Record:
 class Timeline:
     """Watches the forward passes of a model and its `generate`, for every scope on that model at once.
 
-    Use `Timeline.join(model, inside)` and `leave`; the last to leave takes all of it off the model. While `generate`
+    Use `Timeline.on(model, inside)`, `join(member)` and `leave(member)`; the last to leave takes all of it off the
+    model.
+    Each thread that has blocks open has a timeline of its own. While `generate`
     goes on from prompts that hold no padding, and no member's scope depends on columns, there is nothing to know about
     a pass: then it does not watch, and `now` is `None`.
 
@@ -53,19 +55,20 @@ class Timeline:
     Where they disagree the pass is `unknown`, and scopes refuse it.
     """
 
-    _running: ClassVar[WeakKeyDictionary[nn.Module, Timeline]] = WeakKeyDictionary()
+    _running: ClassVar[WeakKeyDictionary[nn.Module, Post]] = WeakKeyDictionary()
 
     def __init__(self, model: nn.Module, decoder: nn.Module, speaker: nn.Module) -> None:
         self.model, self.decoder, self.speaker = model, decoder, speaker
-        self.members = 0
-        self.by_column = 0  # members that need to know which columns are computed
+        self.elsewhere = elsewhere()
+        self.members: dict[object, bool] = {}  # whether each needs to know which columns are computed
+        self.checks: dict[object, Callable[[], None]] = {}
         self.now: Pass | None = None
         self._generation: Generation | None = None
         self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens a row, states
         self._held: list[State] = []
         self._pending: _Record | None = None
         self._records: WeakIdKeyDictionary = WeakIdKeyDictionary()
-        self._handles: list[Any] = []
+        self._handle: Handle | None = None
         self._parameters = list(inspect.signature(decoder.forward).parameters)
         self._two_texts = any(
             bool(getattr(getattr(one, "config", None), "is_encoder_decoder", False)) for one in (model, speaker)
@@ -73,87 +76,86 @@ class Timeline:
 
     @classmethod
     def running(cls, model: nn.Module) -> Timeline | None:
-        """The timeline of a model that is being steered, by itself or by a part of it, else `None`."""
+        """A timeline of a model that is being steered, by itself or by a part of it, in any thread, else `None`."""
         if not cls._running:
             return None
-        return next((cls._running[module] for module in model.modules() if module in cls._running), None)
+        posts = (cls._running[module] for module in model.modules() if module in cls._running)
+        return next((timeline for post in posts for timeline in post.timelines), None)
 
     @classmethod
-    def join(cls, model: nn.Module, inside: nn.Module, *, by_column: bool) -> Timeline:
-        """The model's timeline, put on it if this is its first member.
+    def on(cls, model: nn.Module, inside: nn.Module) -> Timeline:
+        """The model's timeline in this thread, or a new one, which watches nothing before somebody joins.
 
         Args:
             model: the model.
             inside: a module of it that is edited; what is watched is the language model around it.
-            by_column: whether the member needs to know the columns of every pass, or padding alone.
         """
         decoder, speaker = around(underlying(model), inside)
-        timeline = cls._running.get(decoder)
-        if timeline is None:
-            timeline = cls(model, decoder, speaker)
-            timeline._start()
-            cls._running[decoder] = timeline
-        timeline.members += 1
-        timeline.by_column += by_column
-        timeline._watch()
-        return timeline
+        mine = cls._running.setdefault(decoder, Post()).mine()
+        return cls(model, decoder, speaker) if mine is None else mine
 
-    def leave(self, *, by_column: bool) -> None:
-        """Count one member less, and after the last leave the model as it was."""
-        self.members -= 1
-        self.by_column -= by_column
-        if self.members == 0:
-            self._stop()
-            self._running.pop(self.decoder, None)
+    def join(self, member: object, *, by_column: bool, check: Callable[[], None]) -> None:
+        """Count a member, and watch.
 
-    def _start(self) -> None:
-        self._own: dict[tuple[nn.Module, str], Any] = {}
-        wrappers = {
-            "generate": self._watched,
-            "generate_batch": self._refusing,
-            "init_continuous_batching": self._refusing,
-        }
-        for module in dict.fromkeys([self.model, self.speaker]):
-            for name, wrap in wrappers.items():
-                if callable(getattr(module, name, None)):
-                    self._own[module, name] = module.__dict__.get(name)
-                    module.__dict__[name] = wrap(getattr(module, name))
+        Args:
+            member: who joins, and leaves.
+            by_column: whether it needs to know the columns of every pass, or padding alone.
+            check: what it asks of each pass that is watched, the first of every `generate` among them.
+        """
+        self.members[member] = by_column
+        self.checks[member] = check
+        self._running.setdefault(self.decoder, Post()).join(self, dict.fromkeys([self.model, self.speaker]))
+        self._watch()
 
-    def _stop(self) -> None:
+    def leave(self, member: object) -> None:
+        """Count a member no longer, and after the last leave the model as it was; more than once does no harm."""
+        self.members.pop(member, None)
+        self.checks.pop(member, None)
+        if self.members:
+            return
         self._look_away()
-        for (module, name), own in self._own.items():
-            module.__dict__.pop(name, None)
-            if own is not None:
-                module.__dict__[name] = own
+        post = self._running.get(self.decoder)
+        if post is not None:
+            post.leave(self, dict.fromkeys([self.model, self.speaker]))
+
+    @property
+    def by_column(self) -> bool:
+        """Whether a member needs to know which columns are computed."""
+        return any(self.members.values())
 
     def _watch(self) -> None:
         """Look at every forward pass from the next one on."""
-        if self._handles:
+        if self._handle is not None:
             return
+        handle = self._handle = Handle()
         if self.model is not self.speaker and self.model is not self.decoder:  # a wrapper may add columns of its own
-            self._handles += [
-                self.model.register_forward_pre_hook(self._enter, with_kwargs=True),
-                self.model.register_forward_hook(self._exit, always_call=True),
-            ]
-        self._handles += [
-            self.decoder.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.decoder.register_forward_hook(self._after, always_call=True),
-        ]
+            handle.put(self.model, self._enter, after=False)
+            handle.put(self.model, self._exit, after=True, always=True)
+        handle.put(self.decoder, self._before, after=False)
+        handle.put(self.decoder, self._after, after=True, always=True)
 
     def _look_away(self) -> None:
         self.now = self._given = None
-        while self._handles:
-            self._handles.pop().remove()
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None or self.elsewhere():
+            return
         given = {**{str(index): value for index, value in enumerate(args)}, **kwargs}
         tokens = tokens_of(given)
         self._given = None if tokens is None else (tokens.shape[1], states(given))
 
     def _exit(self, *_: Any) -> None:
-        self._given = None
+        if not self.elsewhere():
+            self._given = None
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None or self.elsewhere():
+            return
+        for check in self.checks.values():
+            check()
         if args:
             kwargs = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         self.now = self._pass(kwargs)
@@ -161,6 +163,8 @@ class Timeline:
             self._look_away()
 
     def _after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        if self.elsewhere():
+            return
         pending, held = self._pending, self._held
         self.now, self._pending, self._held = None, None, []
         if pending is None or output is None:
@@ -214,15 +218,7 @@ class Timeline:
         if before is not None or (not self._held and end <= said.size):
             virtual = max(0, said.size - end) if generation.virtual is None else generation.virtual
             self._pending = _Record((before or 0) + said.size, virtual, generation.columns)
-        return Pass(
-            end - said.size,
-            said.size,
-            generation.columns,
-            mask,
-            True,
-            positions if first else None,
-            None,
-        )
+        return Pass(end - said.size, said.size, generation.columns, mask, True, positions if first else None, None)
 
     def _unannounced(self, size: int, mask: Tensor | None, positions: Tensor | None) -> Pass:
         """A pass that somebody else runs: what runs with an empty cache is a prompt."""
@@ -297,39 +293,33 @@ class Timeline:
             return False
         return now.mask is None or bool(now.mask.all())
 
-    def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(generate)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            if not self.members:  # kept by someone beyond the block
-                return generate(*args, **kwargs)
-            outer, now = self._generation, Generation.of(self.speaker, args, kwargs, self._generation)
-            try:
-                with now.announced():
-                    self._generation = now
-                    self._watch()
-                    return generate(*args, **kwargs)
-            finally:
-                self._generation = outer
-                if self.members:
-                    self._watch()
+    def generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own `generate`, and know meanwhile what it is about to compute."""
+        outer, now = self._generation, Generation.of(self.speaker, args, kwargs, self._generation)
+        try:
+            self._generation = now
+            self._watch()
+            return original(*args, **kwargs)
+        finally:
+            self._generation = outer
+            if self.members:
+                self._watch()
 
-        return watched
+    def prepare(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the model's own `prepare_inputs_for_generation`, and note what it says of the pass to come."""
+        inputs = original(*args, **kwargs)
+        if self._generation is not None:
+            self._generation.hear(inputs, *args, **kwargs)
+        return inputs
 
-    def _refusing(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
-        def refusing(*args: Any, **kwargs: Any) -> Any:
-            if self.members and self.by_column:
-                raise EntangleError(
-                    f'{method.__name__} packs parts of many texts into one row, where tokens= other than "all" cannot '
-                    'be followed: use tokens="all", or generate'
-                )
-            return method(*args, **kwargs)
-
-        return refusing
-
-
-for _look in (Timeline._enter, Timeline._exit, Timeline._before, Timeline._after):
-    tell(_look, None)  # they change nothing, so they are no part of what the model computes
+    def refuse(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a method that packs texts into one row, unless a scope would need to follow them."""
+        if self.by_column:
+            raise EntangleError(
+                f'{original.__name__} packs parts of many texts into one row, where tokens= other than "all" cannot '
+                'be followed: use tokens="all", or generate'
+            )
+        return original(*args, **kwargs)
 
 
 def _lost(size: int, mask: Tensor | None, why: str) -> Pass:

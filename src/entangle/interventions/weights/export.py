@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function
+from entangle.interventions.hooks.functions import carried, in_turn
 from entangle.interventions.hooks.steer import planned
 from entangle.interventions.weights.bake import constants
-from entangle.models.atlas import HOOK_NAMES, Atlas
+from entangle.models.atlas import Atlas, hook_name
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.place import Place
 from entangle.storage.files import on_disk, replacing
@@ -120,12 +121,20 @@ def transformer_lens_hooks(
     Returns:
         (hook name, function) pairs; at `attn.hook_z` the functions take `[batch pos n_heads d_head]`.
     """
-    names = {site: name for name, site in HOOK_NAMES.items()}
-    return [
-        (f"blocks.{stop.place.layer}.{names[stop.place.site]}", _lens_hook(form, stop.place.site == "z"))
-        for stop in planned(Atlas(model), [edit.forms(edit.strength(alpha))])
-        for form in stop.forms
-    ]
+    hooks: list[tuple[str, Callable[..., Tensor]]] = []
+    for stop in planned(Atlas(model), [edit.forms(edit.strength(alpha))]):
+        name = hook_name(stop.place.site, stop.place.layer)
+        functions = [_lens_hook(form, stop.place.site == "z") for form in stop.forms]
+        if stop.carry is None:
+            hooks += [(name, function) for function in functions]
+            continue
+        edited, again = carried(in_turn(functions))
+        hooks += [(name, _as_hook(edited)), (hook_name("resid_post", stop.carry.layer), _as_hook(again))]
+    return hooks
+
+
+def _as_hook(function: Function) -> Callable[..., Tensor]:
+    return lambda x, hook=None: function(x)
 
 
 def _lens_hook(form: Form, by_head: bool) -> Callable[..., Tensor]:

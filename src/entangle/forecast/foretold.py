@@ -1,0 +1,226 @@
+"""Concept by concept and layer by layer: what steering it out will cost, said before anyone steers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from entangle.activations import collect
+from entangle.errors import EntangleError
+from entangle.forecast.contrast import Contrast
+from entangle.forecast.limit import Limit, limit_of
+from entangle.forecast.metric import ShiftMetric
+from entangle.forecast.span import Key
+from entangle.interventions import ITI, AddDirection, Edit
+from entangle.models import Atlas
+
+UNIT = 0.1
+"""The effect whose price is told: nats per token between the two kinds of text."""
+FEWEST = 32
+"""Texts of each class: half choose directions, half tell what they buy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """What `foretell` found.
+
+    Attributes:
+        frame: One row per concept, method and place; see `foretell`.
+        metric: The metric it rests on.
+        contrasts: The contrast of each concept, on the texts that chose nothing.
+        settings: How it was made.
+    """
+
+    frame: pd.DataFrame
+    metric: ShiftMetric
+    contrasts: Mapping[str, Contrast]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The table."""
+        return self.frame.copy()
+
+    def cheapest(self, concept: str, method: str = "natural") -> pd.Series[Any]:
+        """The row of a concept and method at which the same effect costs least.
+
+        Raises:
+            EntangleError: No such concept or method was forecast.
+        """
+        rows = self.frame[(self.frame["concept"] == concept) & (self.frame["method"] == method)]
+        if rows.empty:
+            known = ", ".join(self.frame["concept"].unique()), ", ".join(self.frame["method"].unique())
+            raise EntangleError(f"no forecast of {concept!r} by {method!r}; it has {known[0]} by {known[1]}")
+        return rows.sort_values("price", na_position="last").iloc[0]
+
+    def answer(self) -> list[str]:
+        """In words: for each concept where steering is cheapest, its price, and how near the usual methods come.
+
+        A limit whose interval holds zero is said to be none that can be told. Prices are for `UNIT` nats per token of
+        contrast; they grow with its square.
+        """
+        return [self._sentence(str(concept)) for concept in self.frame["concept"].unique()]
+
+    def _sentence(self, concept: str) -> str:
+        best = self.cheapest(concept)
+        at = f"{best['site']} of layer {best['layer']}"
+        if not best["limit_low"] > 0:
+            return (
+                f"{concept}: no shift was found that changes it: the most that one buys per root nat is "
+                f"{best['limit']:.2f} [{best['limit_low']:.2f}, {best['limit_high']:.2f}], at {at}."
+            )
+        others = []
+        for method in ("CAA", "ITI"):
+            if method in set(self.frame.loc[self.frame["concept"] == concept, "method"]):
+                row = self.cheapest(concept, method)
+                where = f" at layer {row['layer']}" if row["layer"] >= 0 else ""
+                others.append(
+                    f"{method}{where} buys {row['efficiency']:.0%} of that for the same price"
+                    if row["efficiency"] > 0
+                    else f"{method}{where} buys none of it"
+                )
+        return (
+            f"{concept}: a constant shift is cheapest at {at}, where {UNIT:g} nats of contrast per token cost "
+            f"{best['price']:.3f} nats of language and a root nat buys at most {best['limit']:.2f} "
+            f"[{best['limit_low']:.2f}, {best['limit_high']:.2f}]; {'; '.join(others)}."
+        )
+
+
+def foretell(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    concepts: Mapping[str, tuple[Sequence[str], Sequence[int]]],
+    clean: Sequence[str],
+    *,
+    layers: Sequence[int] | None = None,
+    samples: int = 4,
+    top_k: int | None = None,
+    max_length: int = 128,
+    batch_tokens: int = 2048,
+    seed: int = 0,
+    progress: bool = True,
+) -> Forecast:
+    """The price of steering each concept out, at every layer, from backward passes alone: nothing is generated.
+
+    Half of a concept's texts choose the directions of CAA and ITI; the other half tell the contrast, what those
+    directions buy of it, and its limit. The metric comes from the clean text.
+
+    Args:
+        model: A causal language model that can be differentiated.
+        tokenizer: Its tokenizer.
+        concepts: Name -> texts and their labels; label 1 is what is steered away from.
+        clean: Clean documents.
+        layers: Layers of the residual stream; all by default.
+        samples: As for `ShiftMetric.fit`.
+        top_k: Heads of ITI; by default a quarter of them, at most 30.
+        max_length: Keep at most this many tokens of a text.
+        batch_tokens: Tokens in one batch, padding included.
+        seed: Seed of every draw.
+        progress: Show progress bars.
+
+    Returns:
+        The forecast. Its table has a row per concept, method ("natural", "CAA" at each layer of `resid_post`; "ITI" at
+        its heads, layer -1) with
+
+        - `efficiency`: what the method buys of the contrast over the most that a shift of its places and price could;
+        - `price`: nats per token of language for `UNIT` nats per token of contrast, NaN where it buys none;
+        - `limit`, `limit_low`, `limit_high`, `reached`: see `ShiftMetric.limit`.
+
+    Raises:
+        EntangleError: No concept or clean text, too few texts of a class, or anything that the metric refuses.
+    """
+    if not concepts:
+        raise EntangleError("a forecast needs a concept: give name -> (texts, labels); got none")
+    atlas = Atlas(model)
+    has_heads = bool(atlas.layers("z"))
+    options: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "progress": progress}
+    halves = {name: _halves(name, *labelled, seed) for name, labelled in concepts.items()}
+    metric = ShiftMetric.fit(model, tokenizer, clean, layers=layers, samples=samples, positions=1, seed=seed, **options)
+    heads = (
+        ShiftMetric.fit(model, tokenizer, clean, sites="z", samples=samples, positions=1, seed=seed, **options)
+        if has_heads
+        else None
+    )
+    rows, contrasts = [], {}
+    for name, (choosing, telling) in halves.items():
+        toward, away = ([text for text, label in telling if label == side] for side in (0, 1))
+        contrast = Contrast.fit(model, tokenizer, toward, away, layers=layers, **options)
+        contrasts[name] = contrast
+        sites = ["resid_post", "z"] if has_heads else ["resid_post"]
+        acts = collect(
+            model,
+            tokenizer,
+            [text for text, _ in choosing],
+            sites=sites,
+            tokens="last",
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+        labels = torch.tensor([label for _, label in choosing])
+        for key in metric.keys:
+            x = acts["resid_post"][:, acts.layers("resid_post").index(key[1])]
+            edit = AddDirection.mean_difference(x, labels, *key)
+            limit = limit_of(metric.only([key]), contrast, seed=seed)
+            rows.append(_row(name, "natural", key, 1.0, limit))
+            rows.append(_row(name, "CAA", key, _efficiency(metric, edit, contrast, [key], limit), limit))
+        if heads is not None:
+            n_heads = int(np.prod(acts["z"].shape[1:3]))
+            iti = ITI.fit(acts, labels, top_k=top_k or max(1, min(30, n_heads // 4)), seed=seed)
+            keys = [key for key in heads.keys if key[1] in {layer for layer, _ in iti.heads}]
+            contrast = Contrast.fit(model, tokenizer, toward, away, sites="z", **options)
+            limit = limit_of(heads.only(keys), contrast, seed=seed)
+            rows.append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, contrast, keys, limit), limit))
+    settings = {"unit": UNIT, "samples": samples, "max_length": max_length, "seed": seed, "clean": len(clean)}
+    return Forecast(pd.DataFrame(rows), metric, contrasts, settings)
+
+
+def _halves(
+    name: str, texts: Sequence[str], labels: Sequence[int], seed: int
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Each class in two halves: one chooses, one tells."""
+    codes = np.asarray(labels)
+    if len(codes) != len(texts) or not set(codes.tolist()) <= {0, 1}:
+        raise EntangleError(
+            f"{name} needs a label of 0 or 1 for each of its {len(texts)} texts; got {len(codes)} labels"
+        )
+    rng = np.random.default_rng(seed)
+    choosing, telling = [], []
+    for side in (0, 1):
+        where = rng.permutation(np.flatnonzero(codes == side))
+        if len(where) < FEWEST:
+            raise EntangleError(
+                f"a forecast needs {FEWEST} texts of each class; {name} has {len(where)} of class {side}"
+            )
+        choosing += [(texts[i], side) for i in where[: len(where) // 2]]
+        telling += [(texts[i], side) for i in where[len(where) // 2 :]]
+    return choosing, telling
+
+
+def _efficiency(metric: ShiftMetric, edit: Edit, contrast: Contrast, keys: Sequence[Key], limit: Limit) -> float:
+    if not limit.value > 0:
+        return float("nan")
+    shift: Tensor = torch.cat([metric.shift(edit)[metric.part(key)] for key in keys])
+    return contrast.at(keys).buys(shift) / (metric.only(keys).length(shift) * limit.value)
+
+
+def _row(concept: str, method: str, key: Key, efficiency: float, limit: Limit) -> dict[str, Any]:
+    gain = efficiency * limit.value  # contrast per square root of twice the price
+    return {
+        "concept": concept,
+        "method": method,
+        "site": key[0],
+        "layer": key[1],
+        "price": (UNIT / gain) ** 2 / 2 if gain > 0 else float("nan"),
+        "efficiency": efficiency,
+        "limit": limit.value,
+        "limit_low": limit.low,
+        "limit_high": limit.high,
+        "reached": limit.reached,
+    }
