@@ -13,6 +13,7 @@ from entangle.concepts import refits
 from entangle.concepts.refits import Refit, Sample
 from entangle.metrics import Estimate, bias_corrected_interval, gram_cosines
 
+_EDGE = 1e-12  # from the ends of a scale, where it has no end
 Gram = Float[Tensor, "concept concept"]
 
 
@@ -67,9 +68,27 @@ def refitted(
     return Refits(measured, resampled)
 
 
-def around(value: Tensor, draws: Float[Tensor, "resample ..."], level: float) -> Estimate:
-    """The central quantiles of the draws, which hold the value even where refits differ from it by rounding."""
-    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
+def around(value: Tensor, draws: Float[Tensor, "resample ..."], level: float, *, share: bool = False) -> Estimate:
+    """Where a new measurement would fall, given one and draws of what measurements find.
+
+    Two measurements differ by the noise of both. So the interval reaches as far from the measured value as two draws
+    are from one another in a share `level` of pairs; where the draws lie, as those of a maximum lie too high, does not
+    matter. Distances are taken where a measurement's noise hardly depends on its value: of cosines by Fisher's (1921)
+    inverse hyperbolic tangent, of shares by their log-odds.
+
+    Args:
+        value: What was measured.
+        draws: What might have been.
+        level: Share of new measurements that the interval is to hold.
+        share: Values are shares, in [0, 1], and not cosines.
+    """
+    spread, back = (torch.logit, torch.sigmoid) if share else (torch.atanh, torch.tanh)
+    least, most = (_EDGE, 1 - _EDGE) if share else (_EDGE - 1, 1 - _EDGE)
+    middle, z = (spread(x.clamp(least, most)) for x in (value, draws))
+    middle = middle.clamp(z.amin(0), z.amax(0))  # equal data given twice measure a cosine of exactly 1
+    apart = torch.cat([(z - z.roll(len(z) // part, 0)).abs() for part in (2, 3, 7)])
+    reach = apart.quantile(level, dim=0)
+    low, high = back(middle - reach), back(middle + reach)
     return Estimate(value, torch.minimum(low, value), torch.maximum(high, value))
 
 

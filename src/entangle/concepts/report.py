@@ -83,9 +83,10 @@ def entanglement_report(
         seed: Seed of everything random.
 
     Returns:
-        The report. Noise in the directions pulls every cosine towards zero: intervals say how numbers would vary if the
+        The report. Noise in the directions pulls every cosine towards zero: intervals hold what would be found if the
         directions were measured again on as many examples, with the activations' covariance as it is (which makes those
-        of `whitened` wider than need be); `corrected` estimates the cosine of the true directions, with an interval for
+        of `whitened` wider than need be), and not the number of the true directions, which E of noise alone is far
+        above; `corrected` estimates the cosine of the true directions, with an interval for
         that.
 
     Raises:
@@ -131,14 +132,14 @@ def entanglement_report(
         raise EntangleError("subspaces are refitted from labelled examples; give activations and labels, or no dims")
 
     def estimate(measure: Measure, metric: Square | None = None, *, centred: bool = False) -> Estimate:
-        """A function of directions, with the interval that measuring them again would give it."""
+        """A function of directions, with the interval that holds what measuring them again would give."""
         found = measure(vectors)
         if refound is None:
             return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
         draws = measure(refound.remeasured(metric))
         if centred:  # a share: the noise in the direction and in the draws lies along other axes than the direction
             draws = (draws * (found / draws.median(0).values)).clamp(max=1)
-        return around(found, draws, level)
+        return around(found, draws, level, share=centred)
 
     metrics: dict[str, Square | None] = {"cosine": None}
     forms: dict[str, Square] = {}
@@ -262,7 +263,8 @@ def _covariances(x: Float[Tensor, "example d"]) -> tuple[Float[Tensor, "d d"], F
 
 
 def _share_below(draws: Float[Tensor, "draw concept"], value: Vector) -> Vector:
-    return (draws < value).double().mean(0)
+    """Never 1: one less it is a p-value, `(1 + draws as large) / (1 + draws)` (Phipson & Smyth 2010)."""
+    return (draws < value).double().sum(0) / (1 + len(draws))
 
 
 def _cosine(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> Tensor:
@@ -272,7 +274,7 @@ def _cosine(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> Tensor:
 def _percentile(by_chance: Float[Tensor, "draw 2 *other"], found: Tensor) -> Tensor:
     """Share of draws with a smaller absolute value: of pairs for a matrix, of directions for one value each."""
     null = (by_chance[:, 0, 1] if found.ndim == 2 else by_chance.flatten()).abs()
-    share = (null[:, None] < found.abs().flatten()).double().mean(0).reshape(found.shape)
+    share = _share_below(null[:, None], found.abs().flatten()).reshape(found.shape)
     return share.masked_fill(found.isnan(), torch.nan)
 
 
