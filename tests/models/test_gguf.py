@@ -13,7 +13,7 @@ import entangle as en
 from entangle.errors import EntangleError
 from entangle.interventions.weights.carried import load_baked
 from entangle.models import fingerprint, load, load_tokenizer
-from entangle.models.gguf import NEEDS, find_gguf, is_marked
+from entangle.models.loading.gguf import NEEDS, find_gguf, is_marked
 
 gguf = pytest.importorskip("gguf", reason="needs pip install 'entangle[gguf]'")
 
@@ -179,6 +179,6 @@ def test_a_broken_file_is_refused_in_one_line(tmp_path, folder):
 @pytest.mark.parametrize("package", NEEDS)
 def test_without_the_packages_that_read_it_one_line_says_what_to_install(folder, monkeypatch, package):
     there = importlib.util.find_spec
-    monkeypatch.setattr("entangle.models.gguf.find_spec", lambda name: None if name == package else there(name))
+    monkeypatch.setattr("entangle.models.loading.gguf.find_spec", lambda name: None if name == package else there(name))
     with pytest.raises(EntangleError, match=rf"{package} cannot be imported: pip install 'entangle\[gguf\]'"):
         load(folder)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
-from entangle.models.gguf import is_marked
+from entangle.models.loading.gguf import is_marked
 from entangle.storage.digest import digest, weights_hash
 from entangle.storage.modules import settings_of, unwrapped
 

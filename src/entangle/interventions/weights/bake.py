@@ -29,8 +29,8 @@ from entangle.interventions.hooks.timeline import Timeline
 from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
-from entangle.models.gguf import unmark
 from entangle.models.hooks import refuse_compiled
+from entangle.models.loading.gguf import unmark
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from entangle.errors import EntangleError
-from entangle.models.gguf import SUFFIX, dense, source, unmark
+from entangle.models.loading.gguf import SUFFIX, dense, source, unmark
 from entangle.storage.folder import check_files
 
 Task = Literal["causal", "encoder", "auto"]
