@@ -11,6 +11,7 @@ from torch import Tensor
 
 from entangle.concepts import refits
 from entangle.concepts.refits import Refit, Sample
+from entangle.concepts.spread import Maps
 from entangle.metrics import Estimate, bias_corrected_interval, gram_cosines
 
 _EDGE = 1e-12  # from the ends of a scale, where it has no end
@@ -23,32 +24,31 @@ class Refits(NamedTuple):
     measured: Float[Tensor, "concept d"]
     resampled: Float[Tensor, "resample concept d"]
 
-    def remeasured(self, metric: Float[Tensor, "d d"] | None = None) -> Float[Tensor, "resample concept d"]:
-        """Directions as they might be found on as many other examples, for use in one inner product.
+    def remeasured(self, maps: Maps | None = None) -> Float[Tensor, "resample concept d"]:
+        """Directions as they might be found on as many other examples, each through its own map.
 
         A measured direction is the true one plus noise, and a resample adds as much noise once more. So a draw of what
         a new measurement would find is the true direction, as far as inner products tell it, plus one resample's noise.
         Where noise is all there is, it is all that a draw holds.
         """
-        gram, noise = self._moments(metric)
-        return _transport(gram, _denoised(gram, noise)) @ self.measured + (self.resampled - self.measured)
+        there = self if maps is None else Refits(maps(self.measured), maps(self.resampled))
+        gram, noise = there._moments()
+        return _transport(gram, _denoised(gram, noise)) @ there.measured + (there.resampled - there.measured)
 
     def corrected(self, level: float) -> Estimate:
         """Cosines of the true directions, from inner products less the noise's.
 
         Spearman's correction for attenuation, also where noise is shared.
         """
-        gram, noise = self._moments(None)
+        gram, noise = self._moments()
         grams = self.resampled @ self.resampled.mT
         return bias_corrected_interval(gram_cosines(gram - noise), gram_cosines(grams - 2 * noise), level=level)
 
-    def _moments(self, metric: Float[Tensor, "d d"] | None) -> tuple[Gram, Gram]:
+    def _moments(self) -> tuple[Gram, Gram]:
         """Inner products of what was measured, and what noise adds to them."""
         measured, resampled = self
-        if metric is not None:
-            measured, resampled = measured @ metric, resampled @ metric
-        gram = measured @ self.measured.T
-        return gram, (resampled @ self.resampled.mT).mean(0) - gram
+        gram = measured @ measured.T
+        return gram, (resampled @ resampled.mT).mean(0) - gram
 
 
 def refitted(

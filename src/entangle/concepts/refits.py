@@ -65,7 +65,7 @@ class Sample:
 def inputs(
     directions: Any, activations: Any, labels: Mapping[str, Any] | None, n_dims: int
 ) -> tuple[Tensor | None, dict[str, Sample]]:
-    """The activations that describe the place, and each concept's own examples."""
+    """The activations that all concepts share, where they do, and each concept's own examples."""
     if activations is None:
         if labels is not None:
             raise EntangleError("labels need the activations they label; give both")
@@ -75,7 +75,7 @@ def inputs(
             raise EntangleError("labels stand in the mapping, concept -> (activations, labels); do not give them twice")
         distinct = {id(item[0]): _rows(item[0], n_dims) for item in activations.values()}
         samples = {name: Sample.of(name, distinct[id(x)], *rest) for name, (x, *rest) in activations.items()}
-        return torch.cat([x.cpu() for x in distinct.values()]), samples
+        return None, samples
     rows = _rows(_at(directions, activations), n_dims)
     return rows.cpu(), {name: Sample.of(name, rows, y) for name, y in (labels or {}).items()}
 
