@@ -10,9 +10,14 @@ from entangle.metrics.inner_products import (
     principal_angles,
     readout_cosines,
     subspace_overlap,
+    unembedding_covariance,
     whitened_cosines,
 )
 from entangle.metrics.interaction import interaction_cosines, local_interaction_basis
+from entangle.metrics.intervals.areas import auroc_interval
+from entangle.metrics.intervals.bounded import Bounds, no_narrower
+from entangle.metrics.intervals.rates import clustered_rate, paired_rate_interval, rate_interval
+from entangle.metrics.intervals.ratios import fieller, fieller_of_sums, is_constant, least_variance
 from entangle.metrics.neighbours import Partners, nearest_partners
 from entangle.metrics.nulls import (
     random_cosine_cdf,
@@ -29,6 +34,7 @@ from entangle.metrics.statistics import (
     bias_corrected_interval,
     bootstrap_counts,
     bootstrap_mean,
+    bootstrap_ratio,
     holm,
     max_statistic_p,
     paired_difference,
@@ -48,23 +54,29 @@ from entangle.metrics.superposition import (
     polysemanticity,
     stable_rank,
 )
-from entangle.metrics.vectors import cosines, unit_vectors
+from entangle.metrics.vectors import DirectionsLike, as_vectors, cosines, unit_vectors
 
 __all__ = [
+    "Bounds",
+    "DirectionsLike",
     "Estimate",
     "PairMoments",
     "Partners",
     "accessible_sparsity",
+    "as_vectors",
     "auroc",
+    "auroc_interval",
     "babel",
     "bias_corrected_interval",
     "bootstrap_counts",
     "bootstrap_mean",
+    "bootstrap_ratio",
     "capacity",
     "causal_gram",
     "cca",
     "ches",
     "cka",
+    "clustered_rate",
     "clusters",
     "coherence",
     "coherence_bound",
@@ -76,20 +88,26 @@ __all__ = [
     "entanglement",
     "feature_dimensionality",
     "features_per_dimension",
+    "fieller",
+    "fieller_of_sums",
     "gram_cosines",
     "holm",
     "interaction_cosines",
     "interference",
     "intrinsic_dimension",
+    "is_constant",
+    "least_variance",
     "leverage",
     "local_interaction_basis",
     "max_statistic_p",
     "mmcs",
     "mutual_knn",
     "nearest_partners",
+    "no_narrower",
     "orthoplex_bound",
     "paired_difference",
     "paired_permutation_test",
+    "paired_rate_interval",
     "participation_ratio",
     "polysemanticity",
     "principal_angles",
@@ -99,9 +117,11 @@ __all__ = [
     "random_entanglement_draws",
     "random_entanglement_mean",
     "random_entanglement_quantile",
+    "rate_interval",
     "readout_cosines",
     "stable_rank",
     "subspace_overlap",
+    "unembedding_covariance",
     "unit_vectors",
     "welch_bound",
     "whitened_cosines",
