@@ -98,8 +98,8 @@ class Attention:
         return results[self.turn], kernels.seen
 
     def moves(self, module: nn.Module, delta: Tensor) -> tuple[bool, bool]:
-        """Whether `delta`, added to what a module receives at the last token, changes what a kernel returns; and whether
-        attention's result moves at that token by what the module's weight makes of it, and nowhere else.
+        """Whether `delta`, added to what a module receives at the last token, changes what a kernel returns; and
+        whether attention's result moves at that token by what the module's weight makes of it, and nowhere else.
         """
         result, kernels = self.run(module, delta)
         upstream = not kernels or not all(map(torch.equal, kernels, self.plain[1]))

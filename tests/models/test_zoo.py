@@ -280,7 +280,7 @@ def z_is_where_attention_ends(model, place):
 def test_z_is_found_in_enough_families():
     """Everything that was built, less what a person has seen to have no z that a hook can reach."""
     names = {param.values[0] for param in families()}
-    assert len(names - NO_Z.keys() - NO_BLOCKS) >= 0.91 * len(names)
+    assert len(names - NO_Z.keys() - NO_BLOCKS) >= 0.9 * len(names)
     assert len(names) >= 0.92 * len({*CAUSAL, *ENCODERS, *ENCODER_DECODERS})
     if version.parse(transformers.__version__) >= version.parse("5.24"):
         assert len(names) >= 239
