@@ -20,6 +20,7 @@ from entangle.models.rows import accepts, at_once
 from entangle.models.trace import evaluating
 
 LOW = (torch.bfloat16, torch.float16)
+STORED = (*LOW, torch.float32, torch.float64)
 
 
 def capture(
@@ -124,12 +125,15 @@ def _check_finite(picked: Tensor, place: Place, examples: Tensor) -> None:
         )
 
 
-def check_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Refuse a type that the model's forward cannot be brought to compute in.
+def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.dtype | None = None) -> None:
+    """Refuse a type that the model's forward cannot be brought to compute in, or its activations be kept in.
 
     Raises:
-        EntangleError: it is neither the model's own, `bfloat16` nor `float16`.
+        EntangleError: it is neither the model's own, `bfloat16` nor `float16`; or `store_dtype` is not one of `STORED`.
     """
+    if store_dtype is not None and store_dtype not in STORED:
+        kinds = ", ".join(str(each) for each in STORED)
+        raise EntangleError(f"store_dtype must be one of {kinds}, but {store_dtype} arrived: choose another")
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if dtype not in (None, own, *LOW):
         raise EntangleError(
