@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from entangle.composition import Composition, Measurement, Recipe, Source, TrainedModel
-from entangle.composition.comparing.claims import FAILS, HOLDS, UNKNOWN, claims, verdict
+from entangle.composition.comparing.claims import FAILS, HOLDS, UNKNOWN, claims, flat_verdict, verdict
 from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.comparing.intervals import crossed_mean
 from entangle.composition.recipe.sources import Labelled
 from entangle.errors import EntangleError
 from entangle.metrics import Estimate
 
 SHARES, SEEDS = (0.0, 0.05, 0.1), (0, 1, 2)
-N_PROMPTS, N_DOCUMENTS = 60, 30
+N_PROMPTS, N_DOCUMENTS, N_TEXTS = 60, 30, 200
 
 
 def measured(share: float, seed: int, effect: float) -> dict[str, Any]:
@@ -35,8 +36,11 @@ def measured(share: float, seed: int, effect: float) -> dict[str, Any]:
         }
 
     heads = 0.6 + 2 * effect * share + 0.02 * rng.standard_normal((4, 5))
+    # Texts are hard or easy for every head of every model alike.
+    own = np.random.default_rng([seed, round(1000 * share), 1])
+    hits = 0.6 + 2 * effect * share + items.normal(0, 0.05, N_TEXTS) + own.normal(0, 0.05, N_TEXTS)
     return {
-        "heads": {"accuracy": heads.tolist(), "layers": [0, 1, 2, 3]},
+        "heads": {"accuracy": heads.tolist(), "layers": [0, 1, 2, 3], "hits": hits.tolist()},
         "stream": {"best_accuracy": float(heads.max())},
         "bag_of_words": 0.9,
         "entanglement": {"layer": 2, "rows": [{"concept": "toxicity", "entanglement": 0.3, "partner": "tense"}]},
@@ -111,6 +115,67 @@ def test_only_seeds_that_have_every_share_are_compared() -> None:
 def test_a_verdict_is_the_side_of_zero(low: float, high: float, rises: bool, said: str) -> None:
     assert verdict(Estimate(0.0, low, high), rises=rises, n_seeds=2) == said
     assert verdict(Estimate(0.0, low, high), rises=rises, n_seeds=1) == UNKNOWN
+
+
+def test_the_rise_of_the_heads_knows_that_texts_are_shared() -> None:
+    """Heads that agree say nothing of other texts: over texts the interval is far wider than over heads."""
+    comparison = Comparison.of(composed(effect=0.0))
+    rise = Estimate(**comparison.probe_tests["rise"])
+    texts = np.array([[each["heads"]["hits"] for each in comparison.at(share)] for share in (0.0, 0.1)])
+    assert tuple(rise) == pytest.approx(tuple(crossed_mean(texts[1] - texts[0], bounds=(-1, 1))))
+
+
+def test_models_measured_before_texts_were_kept_have_no_verdict_on_probes() -> None:
+    models = composed(effect=1.0)
+    for model in models.models:
+        assert model.measured is not None
+        del model.measured["heads"]["hits"]
+    comparison = Comparison.of(models)
+    assert comparison.probe_tests["rise"]["value"] == pytest.approx(0.2, abs=0.02)
+    assert np.isnan(comparison.probe_tests["rise"]["low"])
+    assert claims(comparison)[2].verdict == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.01, 0.02, HOLDS), (0.01, 0.04, HOLDS), (-0.01, 0.06, UNKNOWN), (0.06, 0.09, FAILS), (-0.2, -0.06, FAILS)],
+)
+def test_flat_is_a_change_within_the_margin_and_nothing_else(low: float, high: float, said: str) -> None:
+    estimate = Estimate((low + high) / 2, low, high)
+    assert flat_verdict(estimate, within=0.05, n_seeds=3) == said
+    assert flat_verdict(estimate, within=0.05, n_seeds=1) == UNKNOWN
+    assert flat_verdict(estimate, within=1.0, n_seeds=2) == HOLDS
+    unknown = Estimate(0.0, float("nan"), float("nan"))
+    assert flat_verdict(unknown, within=0.05, n_seeds=3) == UNKNOWN
+
+
+def flat_studies(rng: np.random.Generator, seeds: int, change: float, n: int = 400) -> list[tuple[str, bool]]:
+    """Verdicts, and whether the rule of before, a difference below the seeds' own spread, says that it is flat."""
+    verdicts = []
+    for _ in range(n):
+        documents = rng.normal(0, 0.5, 100)
+        first, last = (
+            4 + shift + documents + rng.normal(0, 0.01, (seeds, 1)) + rng.normal(0, 0.03, (seeds, 100))
+            for shift in (0.0, change)
+        )
+        noise = max(first.mean(1).std(ddof=1), last.mean(1).std(ddof=1))
+        difference = crossed_mean(last - first)
+        verdicts.append((flat_verdict(difference, within=0.05, n_seeds=seeds), abs(difference.value) < noise))
+    return verdicts
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_a_flat_study_is_not_refuted_and_a_change_of_the_margin_is_not_called_flat(seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    flat = flat_studies(rng, seeds, 0.0)
+    assert np.mean([said == FAILS for said, _ in flat]) <= 0.01
+    assert np.mean([not before for _, before in flat]) > 0.1  # the control: what was refuted before
+    at_margin = flat_studies(rng, seeds, 0.05)
+    for verdict_there in (HOLDS, FAILS):
+        assert np.mean([said == verdict_there for said, _ in at_margin]) <= (0.08 if seeds == 2 else 0.05)
+    if seeds == 4:
+        assert np.mean([said == HOLDS for said, _ in flat]) > 0.9
+        assert np.mean([said == FAILS for said, _ in flat_studies(rng, seeds, 0.15)]) > 0.9
 
 
 def test_the_price_is_told_where_intervals_over_seeds_lie_apart() -> None:

@@ -63,7 +63,8 @@ def test_shows_what_was_planted(report):
     value, low, high = report.entanglement
     assert (low < value).all()
     assert (high > value).all()
-    assert low[0] > report.null_95 > low[2]
+    assert value[0] > report.null_95 > value[2]
+    assert low[0] > value[2]
     _, low, high = report.corrected
     assert low[0, 1] < 0.8 < high[0, 1]
     assert low[0, 2] < 0 < high[0, 2]
@@ -98,7 +99,8 @@ def test_interval_of_a_cosine_covers_the_truth(cosine, strength):
 def test_interval_of_the_measured_entanglement_is_as_wide_as_its_spread(strength):
     found = [small(planted(0.6, n=300, seed=seed, strength=strength), seed=seed) for seed in range(60)]
     values, lows, highs = (torch.stack([r.entanglement[k] for r in found])[:, 0] for k in range(3))
-    width = float((highs - lows).mean() / (2 * 1.96 * values.std()))
+    # Two measurements differ by the noise of both.
+    width = float((highs - lows).mean() / (2 * 1.96 * 2**0.5 * values.std()))
     assert 0.75 < width < 1.4
     assert float(((lows < values.mean()) & (values.mean() < highs)).double().mean()) > 0.85
 
@@ -117,7 +119,95 @@ def test_the_interval_holds_where_noise_lies_along_one_axis(strength):
     values, lows, highs = (torch.stack([r.entanglement[k] for r in found])[:, 0] for k in range(3))
     assert float(((lows <= values.mean()) & (values.mean() <= highs)).double().mean()) > 0.9
     assert bool(((lows <= values) & (values <= highs)).all())
-    assert 0.6 < float((highs - lows).mean() / (4 * values.std())) < 1.5
+    assert 0.6 < float((highs - lows).mean() / (4 * 2**0.5 * values.std())) < 1.7
+
+
+def held_again(cosine, n, strength, repeats):
+    """How often intervals hold a fresh measurement's E and cosine, and how often the quantiles of resamples do."""
+    counts = np.zeros(3)
+    for seed in range(repeats):
+        once, again = (planted(cosine, n=n, seed=2 * seed + i, strength=strength) for i in range(2))
+        found = small(once, seed=seed)
+        directions = fitted(again).vectors.double()
+        fresh = torch.nn.functional.normalize(directions, dim=1)
+        fresh = (fresh @ fresh.T).abs() - torch.eye(3)
+        counts[0] += float(
+            ((found.entanglement.low <= fresh.amax(1)) & (fresh.amax(1) <= found.entanglement.high)).double().mean()
+        )
+        low, high = found.cosine.low[0, 1], found.cosine.high[0, 1]
+        signed = torch.cosine_similarity(directions[0], directions[1], dim=0)
+        counts[1] += float(low <= signed <= high)
+        draws = torch.stack(
+            [
+                refits.bootstrapped(k, refits.Sample(x, y == 1), refits.mean_difference, 200, i)
+                for i, (k, (x, y)) in enumerate(once.items())
+            ]
+        )
+        ends = torch.cosine_similarity(draws[0], draws[1], dim=1).quantile(torch.tensor([0.025, 0.975]))
+        counts[2] += float(ends[0] <= signed <= ends[1])
+    return counts / repeats
+
+
+def test_intervals_hold_a_new_measurement():
+    of_e, of_cosine, naive = held_again(0.5, 300, 1.5, 80)
+    assert of_e > 0.88
+    assert of_cosine > 0.88
+    assert naive < of_cosine
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planting", [(0.0, 60, 2.0), (0.5, 300, 1.0), (0.8, 200, 2.0), (0.3, 100, 0.5)])
+def test_intervals_hold_new_measurements_as_often_as_they_say(planting):
+    """Cosines in .93 to .97; E, a maximum, in .93 to .99."""
+    of_e, of_cosine, _ = held_again(*planting, 400)
+    assert 0.93 <= of_cosine <= 0.975
+    assert 0.93 <= of_e <= 0.995
+
+
+def grouped(seed, odd_rows, n_groups=24, size=5):
+    """Two concepts without any signal, labelled by group, whose groups' examples lie together; some rows relabelled."""
+    rng = np.random.default_rng(seed)
+    examples, groups = {}, np.arange(n_groups).repeat(size)
+    axes = rng.normal(size=(2, DIMS)) * 2
+    for name in "ab":
+        x = rng.normal(size=(n_groups * size, DIMS)) + (rng.normal(size=(n_groups, 2)) @ axes)[groups]
+        y = rng.permutation(np.arange(n_groups) % 2)[groups]
+        y[rng.choice(len(y), odd_rows, replace=False)] ^= 1
+        examples[name] = torch.tensor(x).float(), torch.tensor(y), groups
+    plain = {name: (x, y) for name, (x, y, _) in examples.items()}
+    return fitted(plain), examples, plain
+
+
+@pytest.mark.parametrize("odd_rows", [0, 1, 3])
+def test_the_null_of_grouped_labels_survives_odd_rows(odd_rows):
+    alarms, blind = [], []
+    for seed in range(60):
+        directions, examples, plain = grouped(seed, odd_rows)
+        options = {"n_resamples": 20, "n_permutations": 99, "n_splits": 2, "seed": seed}
+        alarms += (entanglement_report(directions, examples, **options).permutation_percentile > 0.95).tolist()
+        if odd_rows == 1:
+            blind += (entanglement_report(directions, plain, **options).permutation_percentile > 0.95).tolist()
+    assert np.mean(alarms) <= 0.125  # of 120, six expected
+    assert not blind or np.mean(blind) > 0.125  # the control: without groups
+
+
+def test_shuffles_keep_whole_groups_and_mixed_ones_within_themselves():
+    groups = np.repeat(np.arange(6), 4)
+    y = torch.tensor(np.repeat([0, 1, 0, 1, 0, 1], 4))
+    y[0] = 1  # an odd row: the first group is mixed
+    drawn = refits.shuffles(refits.Sample(torch.zeros(24, 2), y == 1, groups), 200, seed=0).numpy()
+    assert (drawn[:, :4].sum(1) == 1).all()
+    whole = drawn[:, 4:].reshape(200, 5, 4)
+    assert (whole == whole[:, :, :1]).all()
+    assert (whole[:, :, 0].sum(1) == 3).all()
+    assert (
+        len({tuple(row) for row in whole[:, :, 0].tolist()}) == 10
+    )  # every way to give three of five groups the label
+
+
+def test_percentiles_of_permutations_are_never_those_of_a_p_of_zero():
+    found = small(planted(0.95, strength=4.0))
+    assert float(found.permutation_percentile.max()) <= 100 / 101
 
 
 def test_percentiles_are_uniform_where_concepts_are_unrelated():
@@ -232,7 +322,7 @@ def test_concepts_that_co_occur_are_told_from_concepts_that_overlap():
 
 
 def test_every_number_moves_as_much_as_its_interval_says():
-    """Over repeated data, the spread of each column is that of its intervals, which hold its mean."""
+    """Over repeated data, intervals are as wide as two measurements are apart, and hold the mean."""
     scale = torch.linspace(0.3, 2, DIMS)
     unembedding = torch.randn(300, DIMS, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 3, DIMS)
     found = []
@@ -249,7 +339,7 @@ def test_every_number_moves_as_much_as_its_interval_says():
         assert ((low <= value) & (value <= high)).all()
         # The whitened cosine moves less than its interval says: the covariance, held fixed there, moves along with it.
         widest = 2.2 if name == "whitened" else 1.6
-        assert 0.6 < float((high - low).mean() / (2 * 1.96 * value.std())) < widest, name
+        assert 0.6 < float((high - low).mean() / (2 * 1.96 * 2**0.5 * value.std())) < widest, name
         assert float(((low <= value.mean()) & (value.mean() <= high)).double().mean()) > 0.85, name
 
 

@@ -9,8 +9,8 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Checkpoint, Subject
-from entangle.evaluation.language.documents import document_rows
-from entangle.evaluation.language.reading import PlainReading
+from entangle.evaluation.language.documents import document_rows, packed_owners, packed_rows
+from entangle.evaluation.language.reading import PlainReading, _kl
 from entangle.interventions import AddDirection
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]
@@ -75,3 +75,41 @@ def test_another_vocabulary(tiny_model, tiny_tokenizer):
     kept = PlainReading(model, tiny_tokenizer, document_rows(model, tiny_tokenizer, TEXTS))
     with pytest.raises(EntangleError, match="KL needs one vocabulary; the plain model has"):
         kept.shift(Narrow(), progress=False)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-5])
+@pytest.mark.parametrize("offset", [0.0, 60.0])
+def test_kl_of_weak_changes_is_that_of_double_precision_and_never_negative(scale, offset):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(20, 8000, generator=generator) + offset
+    changed = logits + scale * torch.randn(20, 8000, generator=generator)
+    p, q = (x.double().log_softmax(-1) for x in (logits, changed))
+    exact = (p.exp() * (p - q)).sum(-1)
+    ours = _kl(logits.log_softmax(-1), changed.log_softmax(-1))
+    assert ours.mean().item() == pytest.approx(exact.mean().item(), rel=0.02)
+    assert bool((ours >= 0).all())
+    if scale == 1e-5:  # the control: in single precision, rounding is all there is
+        p, q = (x.log_softmax(-1) for x in (logits, changed))
+        assert abs((p.exp() * (p - q)).sum(-1).mean().item() / exact.mean().item() - 1) > 1
+
+
+def test_kl_knows_what_is_forbidden():
+    p = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    q = torch.tensor([[0.25, 0.25, 0.5]]).log()
+    assert _kl(p, q).item() == pytest.approx(np.log(2))
+    assert _kl(q, p).item() == np.inf
+    assert _kl(p, p).item() == 0
+
+
+def test_what_is_read_in_chunks_is_summed_by_document(tiny_model, tiny_tokenizer):
+    model, length = tiny_model("llama"), 5
+    rows = document_rows(model, tiny_tokenizer, TEXTS)
+    chunks, owners = packed_rows(model, tiny_tokenizer, rows, length), packed_owners(tiny_tokenizer, rows, length)
+    assert [len(chunk) for chunk in chunks] == [len(owner) for owner in owners]
+    by_chunk = PlainReading(model, tiny_tokenizer, chunks).shift(edit(), alpha=2.0, progress=False)
+    by_document = PlainReading(model, tiny_tokenizer, chunks, owners=owners).shift(edit(), alpha=2.0, progress=False)
+    assert len(by_document.tokens) == len(TEXTS) < len(chunks)
+    for chunk, document in zip(by_chunk, by_document, strict=True):
+        assert document.sum() == pytest.approx(chunk.sum())
+    own = [tiny_tokenizer.bos_token_id, *rows[0]]
+    assert owners[0] == [0] * min(length, len(own)) + [1] * max(0, length - len(own))

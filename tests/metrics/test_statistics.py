@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,8 +17,10 @@ from entangle.errors import EntangleError
 from entangle.metrics import statistics
 from entangle.metrics.ranking import auroc
 from entangle.metrics.statistics import (
+    Estimate,
     bootstrap_counts,
     bootstrap_mean,
+    bootstrap_ratio,
     holm,
     max_statistic_p,
     paired_difference,
@@ -103,10 +106,60 @@ def test_pairing_removes_what_the_conditions_share():
     assert shuffled.high - shuffled.low > 5 * (paired.high - paired.low)
 
 
-def test_constant_values_have_an_interval_of_no_width():
-    value, low, high = bootstrap_mean([0.1] * 10)
-    assert low == pytest.approx(value, abs=1e-12)
-    assert high == pytest.approx(value, abs=1e-12)
+def test_values_that_are_all_equal_say_nothing_of_their_spread():
+    assert tuple(bootstrap_mean([0.1] * 10)) == (pytest.approx(0.1), -np.inf, np.inf)
+    grid = bootstrap_mean(np.array([[0.1, 1.0], [0.1, 2.0], [0.1, 4.0]]))
+    assert grid.low.isinf().tolist() == [True, False]
+
+
+def test_between_bounds_they_leave_room_for_what_so_few_may_have_missed():
+    value, low, high = bootstrap_mean([1.0] * 40, bounds=(0, 1))
+    wilson = wilson_interval(40, 40)
+    assert (value, low, high) == pytest.approx((1, wilson.low, 1))
+    middle = bootstrap_mean([0.5] * 40, bounds=(0, 1))
+    assert (middle.low, middle.high) == pytest.approx((0.5 * wilson.low, 1 - 0.5 * wilson.low))
+    one_sided = bootstrap_mean([0.0] * 40, bounds=(0, np.inf))
+    assert (one_sided.low, one_sided.high) == (0, np.inf)
+    spread = np.random.default_rng(0).random(400)
+    assert tuple(bootstrap_mean(spread, bounds=(0, 1))) == tuple(bootstrap_mean(spread))
+    with pytest.raises(EntangleError, match="within bounds"):
+        bootstrap_mean([0.5, 1.5], bounds=(0, 1))
+
+
+def test_few_examples_are_never_narrower_than_students_t():
+    values = np.random.default_rng(0).normal(size=6)
+    low, high = stats.t.interval(0.95, 5, loc=values.mean(), scale=stats.sem(values))
+    few = bootstrap_mean(values)
+    assert few.low <= low + 1e-9
+    assert few.high >= high - 1e-9
+    groups = bootstrap_mean(values.repeat(50), groups=np.arange(6).repeat(50))
+    assert tuple(groups) == pytest.approx(tuple(few))
+
+
+def test_the_ratio_of_sums_is_the_mean_of_their_parts():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 50)
+    parts = rng.normal(4, 1, sizes.sum())
+    rows = np.repeat(np.arange(50), sizes)
+    sums = np.bincount(rows, parts)
+    expected = bootstrap_mean(parts, groups=rows)
+    assert tuple(bootstrap_ratio(sums, sizes)) == pytest.approx(tuple(expected))
+    nothing = bootstrap_ratio(np.append(sums, 0), np.append(sizes, 0))
+    assert tuple(nothing) == tuple(bootstrap_ratio(sums, sizes))
+    with pytest.raises(EntangleError, match="at least 2 rows"):
+        bootstrap_ratio([1.0, 0.0], [3, 0])
+
+
+def test_an_estimate_is_three_columns_and_back():
+    estimate = Estimate(0.5, 0.25, 0.75)
+    columns = estimate.columns("toxicity")
+    assert columns == {"toxicity": 0.5, "toxicity_low": 0.25, "toxicity_high": 0.75}
+    assert Estimate.of(columns, "toxicity") == estimate
+    assert Estimate.of(pd.DataFrame([columns, columns]).iloc[1], "toxicity") == estimate
+    assert estimate.is_bounded
+    assert not Estimate(0.5, float("-inf"), 1.0).is_bounded
+    with pytest.raises(EntangleError, match="no cost_low"):
+        Estimate.of({"cost": 1.0, "cost_high": 2.0}, "cost")
 
 
 def test_paired_test_equals_the_exact_one():
@@ -114,7 +167,8 @@ def test_paired_test_equals_the_exact_one():
     exact = stats.permutation_test(
         (np.array(a), np.array(b)), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=np.inf
     ).pvalue
-    assert paired_permutation_test(a, b, n_permutations=50_000) == pytest.approx(exact, abs=0.01)
+    assert paired_permutation_test(a, b) == pytest.approx(exact)  # 128 ways, each taken once
+    assert paired_permutation_test(a, b, n_permutations=127) == pytest.approx(exact, abs=0.08)  # drawn
     assert paired_permutation_test(a, a) == 1
     assert paired_permutation_test(range(1, 101), [0] * 100, n_permutations=99) == pytest.approx(0.01)
 

@@ -21,6 +21,7 @@ from entangle.metrics import (
     effective_rank,
     feature_dimensionality,
     features_per_dimension,
+    interference,
     intrinsic_dimension,
     leverage,
     participation_ratio,
@@ -104,6 +105,32 @@ def test_capacity_has_finite_gradients():
         w[0] = 0
     capacity(w).sum().backward()
     assert w.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e-6, 1e-12])
+def test_short_features_keep_what_they_have_beside_long_ones(length):
+    """Orthogonal features have a dimension each, whatever their lengths, in any orientation and more than fit."""
+    for seed in range(5):
+        q = np.linalg.qr(np.random.default_rng(seed).normal(size=(16, 16)))[0]
+        q[0] *= length
+        features = torch.tensor(np.concatenate([q, q[1:]]))  # the others come twice, and share
+        assert capacity(features)[0].item() == pytest.approx(1, abs=max(1e-6, 1e-15 / length))
+        assert capacity(features)[1:].tolist() == pytest.approx([0.5] * 30)
+        if length > 1e-4:  # as single precision stores it, the short one still is alone
+            assert capacity(features.float())[0].item() == pytest.approx(1, abs=1e-3)
+    assert capacity(torch.diag(torch.tensor([1.0, 1e-12, 1e-30]))).tolist() == [1, 1, 1]
+
+
+def test_small_interference_and_spread_beside_large_offsets_are_not_rounding():
+    exact = torch.eye(3, dtype=torch.float64)
+    exact[0, 1] = 1e-5
+    assert interference(exact.float())[0].item() == pytest.approx(1e-10, rel=1e-3)
+    x = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    shifted = participation_ratio(x + 2.0**12)
+    rounded = ((x + 2.0**12).double() - 2.0**12).numpy()
+    variances = np.linalg.eigvalsh(np.cov(rounded.T))
+    assert shifted.item() == pytest.approx(variances.sum() ** 2 / (variances**2).sum(), rel=1e-6)
+    assert polysemanticity(torch.full((4, 2), 1e-25)).tolist() == pytest.approx([4, 4])
 
 
 def test_features_per_dimension():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
 
 from entangle.errors import EntangleError
 from entangle.probes import (
+    LDAProbe,
+    LogisticProbe,
     compare,
     control_labels,
     fit_probes,
@@ -18,6 +23,7 @@ from entangle.probes import (
     online_mdl,
     random_direction,
     selectivity,
+    split_half,
     three_way,
 )
 
@@ -126,3 +132,40 @@ def test_mean_embeddings():
     torch.testing.assert_close(mean_embeddings(table, [[1, 1, 3], [9]])[0], (2 * table[1] + table[3]) / 3)
     with pytest.raises(EntangleError, match="text 1 has no tokens"):
         mean_embeddings(table, [[1], []])
+
+
+def test_probes_that_did_not_converge_are_counted_and_said():
+    x = np.random.default_rng(0).normal(size=(600, 2, 16)) * np.logspace(0, -6, 16)
+    y = (x[:, 0, 0] > 0).astype(int)  # separable in the first cell
+    with pytest.warns(ConvergenceWarning, match="probes of the code"):
+        code = online_mdl(x.astype(np.float32), y, C=1e8, progress=False)
+    assert code.unconverged.shape == (2,)
+    assert int(code.unconverged[0]) > 0
+    with pytest.warns(ConvergenceWarning, match=r"of 8 probes of halves"):
+        split_half(x.astype(np.float32), y, probe=LogisticProbe(1e8, max_iter=2), n_splits=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert int(online_mdl(x.astype(np.float32), y, progress=False).unconverged.sum()) == 0
+
+
+@pytest.mark.parametrize(("d", "span"), [(64, 1e3), (128, 1e2)])
+def test_discriminants_keep_directions_of_little_variance_in_single_precision(d, span):
+    """The classes differ along directions that hardly vary; their variance is far from rounding all the same."""
+    rng = np.random.default_rng(0)
+    spread, y = np.logspace(0, -np.log10(span), d), np.arange(4000) % 2
+    shift = np.where(np.arange(d) < d // 2, 0, rng.normal(size=d) * spread)
+    shift *= 3 / np.linalg.norm(shift / spread)
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    fit, test = ((rng.normal(size=(4000, d)) * spread + np.outer(y - 0.5, shift)) @ turn for _ in range(2))
+    theirs = LinearDiscriminantAnalysis(solver="lsqr").fit(fit, y).score(test, y)
+    ours = LDAProbe(0).fit(fit.astype(np.float32), y).score(test.astype(np.float32), y)
+    assert ours == pytest.approx(theirs, abs=0.005)
+
+
+def test_discriminants_leave_out_what_is_rounding_alone():
+    rng = np.random.default_rng(0)
+    x = rng.normal(100, 1, (500, 6)).astype(np.float32)
+    x[:, 5] = x[:, :5].sum(1)  # dependent but for rounding
+    y = (x[:, 0] > 100).astype(int)
+    coef = LDAProbe(0).fit(x, y).coef_[0]
+    assert np.abs(coef).max() < 1e3

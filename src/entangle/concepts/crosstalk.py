@@ -24,7 +24,7 @@ from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
 from entangle.interventions import AddDirection, steer
-from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts, bootstrap_mean, cosines
+from entangle.metrics import Estimate, bootstrap_mean, bootstrap_ratio, cosines
 from entangle.models import Atlas
 from entangle.probes import ProbeGrid
 
@@ -96,12 +96,12 @@ class CrossTalk:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain lists and numbers."""
+        """Everything as plain lists and numbers; None where nothing bounds a number."""
         found: dict[str, Any] = {}
         for name, value in vars(self).items():
             ends = (name, f"{name}_low", f"{name}_high")
             found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
-        return {k: v.tolist() if isinstance(v, Tensor) else v for k, v in found.items()}
+        return {k: _listed(v) if isinstance(v, Tensor) else v for k, v in found.items()}
 
     def plot(self, layer: int | None = None, **style: Any) -> Any:
         """Source (rows) x target (columns) at one layer, the last by default."""
@@ -114,6 +114,18 @@ class CrossTalk:
         if layer not in self.layers:
             raise EntangleError(f"cross-talk was read at layers {list(self.layers)}, not at {layer}")
         return self.layers.index(layer)
+
+
+def _known(shift: Estimate) -> Estimate:
+    """A reading that moves alike in every text, at the place of the push or below it, does so by algebra: exactly."""
+    value, low, high = (torch.as_tensor(part) for part in shift)
+    return Estimate(value, *(torch.where(end.isinf(), value, end) for end in (low, high)))
+
+
+def _listed(values: Tensor) -> Any:
+    numbers = values.numpy().astype(object)
+    numbers[~np.isfinite(values.numpy())] = None
+    return numbers.tolist()
 
 
 def cross_talk(
@@ -200,17 +212,17 @@ def cross_talk(
         kls.append(language_shift(model, tokenizer, texts, edit, **options))
     n = len(directions.names)
     moved = torch.stack(shifts[:n], dim=2)
-    counts = bootstrap_counts(len(texts), n_resamples, seed=seed).double()
     predicted = torch.from_numpy(kls[0].tokens).double()
     nats = torch.stack([torch.from_numpy(k.kl) for k in kls], dim=1)
     per_token = nats.sum(0) / predicted.sum()
-    draws = counts @ nats[:, :n] / (counts @ predicted)[:, None]
     return CrossTalk(
         names=directions.names,
         layers=tuple(layers),
-        shift=bootstrap_mean(moved, n_resamples=n_resamples, level=level, seed=seed, method="percentile"),
+        shift=_known(bootstrap_mean(moved, n_resamples=n_resamples, level=level, seed=seed, method="percentile")),
         null=torch.stack([s.mean(0) for s in shifts[n:]]) if n_random else torch.empty(0, len(layers), n),
-        kl=bias_corrected_interval(per_token[:n], draws, level=level),
+        kl=bootstrap_ratio(
+            nats[:, :n], predicted, n_resamples=n_resamples, level=level, seed=seed, bounds=(0.0, float("inf"))
+        ),
         null_kl=per_token[n:],
         cosine=cosines(directions).double().cpu(),
         sigma=sigmas[:n],

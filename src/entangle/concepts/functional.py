@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +22,7 @@ from entangle.evaluation.language.documents import language_shift
 from entangle.evaluation.language.reading import LanguageShift
 from entangle.interventions import Ablate, Edit, FunctionForm
 from entangle.interventions.forms import Form
-from entangle.metrics import Estimate, bias_corrected_interval, bootstrap_counts
+from entangle.metrics import Estimate, bootstrap_ratio, fieller_of_sums
 
 Rows = Float[Tensor, "*batch d"]
 
@@ -58,7 +59,7 @@ class FunctionalImportance(NamedTuple):
         kl: KL(plain || reconstructed) of the next-token distributions, in nats.
         ce_increase: Cross-entropy of the reconstructed model minus the plain model's, in nats.
         loss_recovered: 1 - (increase by reconstruction) / (increase by mean ablation of the whole site). 1 is a perfect
-            reconstruction, 0 no better than the mean; unstable where ablation itself costs little.
+            reconstruction, 0 no better than the mean. Fieller's interval: infinite where ablation may cost nothing.
         variance_explained: Share of the activations' variance that the reconstruction keeps.
     """
 
@@ -105,7 +106,7 @@ def functional_importance(
         seed: Seed of the resamples.
 
     Returns:
-        The cost, with the same resamples for every number.
+        The cost, per token.
 
     Raises:
         EntangleError: No such place, bad texts, or a reconstruction of another shape.
@@ -127,17 +128,12 @@ def functional_importance(
     replaced = language_shift(model, tokenizer, texts, Reconstruct(reconstruct, site, layer, head), **options)
     nothing = Ablate(torch.eye(len(mean)), site, layer, head, mean=mean.float())
     ablated = language_shift(model, tokenizer, texts, nothing, **options)
-    counts = bootstrap_counts(len(texts), n_resamples, seed=seed).double()
-
-    def estimate(values: Tensor, per: Tensor) -> Estimate:
-        return bias_corrected_interval(values.sum() / per.sum(), (counts @ values) / (counts @ per), level=level)
-
-    tokens = torch.from_numpy(replaced.tokens).double()
+    resampling: dict[str, Any] = {"n_resamples": n_resamples, "level": level, "seed": seed}
     lost, lost_by_ablation = _increase(replaced), _increase(ablated)
     return FunctionalImportance(
-        kl=estimate(torch.from_numpy(replaced.kl), tokens),
-        ce_increase=estimate(lost, tokens),
-        loss_recovered=estimate(lost_by_ablation - lost, lost_by_ablation),
+        kl=bootstrap_ratio(replaced.kl, replaced.tokens, bounds=(0.0, float("inf")), **resampling),
+        ce_increase=bootstrap_ratio(lost, replaced.tokens, **resampling),
+        loss_recovered=fieller_of_sums(lost_by_ablation - lost, lost_by_ablation, level=level),
         variance_explained=float(1 - unexplained / total),
     )
 
@@ -165,5 +161,6 @@ def subspace_projection(
     return project
 
 
-def _increase(shift: LanguageShift) -> Float[Tensor, " document"]:
-    return torch.from_numpy(shift.nats - shift.plain_nats)
+def _increase(shift: LanguageShift) -> Float[np.ndarray, " document"]:
+    increase: Float[np.ndarray, " document"] = shift.nats - shift.plain_nats
+    return increase

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from entangle.concepts import refits
 from entangle.concepts.refits import Refit, Sample
+from entangle.concepts.spread import Maps
 from entangle.metrics import Estimate, bias_corrected_interval, gram_cosines
 
+_EDGE = 1e-12  # from the ends of a scale, where it has no end
 Gram = Float[Tensor, "concept concept"]
 
 
@@ -22,32 +24,31 @@ class Refits(NamedTuple):
     measured: Float[Tensor, "concept d"]
     resampled: Float[Tensor, "resample concept d"]
 
-    def remeasured(self, metric: Float[Tensor, "d d"] | None = None) -> Float[Tensor, "resample concept d"]:
-        """Directions as they might be found on as many other examples, for use in one inner product.
+    def remeasured(self, maps: Maps | None = None) -> Float[Tensor, "resample concept d"]:
+        """Directions as they might be found on as many other examples, each through its own map.
 
         A measured direction is the true one plus noise, and a resample adds as much noise once more. So a draw of what
         a new measurement would find is the true direction, as far as inner products tell it, plus one resample's noise.
         Where noise is all there is, it is all that a draw holds.
         """
-        gram, noise = self._moments(metric)
-        return _transport(gram, _denoised(gram, noise)) @ self.measured + (self.resampled - self.measured)
+        there = self if maps is None else Refits(maps(self.measured), maps(self.resampled))
+        gram, noise = there._moments()
+        return _transport(gram, _denoised(gram, noise)) @ there.measured + (there.resampled - there.measured)
 
     def corrected(self, level: float) -> Estimate:
         """Cosines of the true directions, from inner products less the noise's.
 
         Spearman's correction for attenuation, also where noise is shared.
         """
-        gram, noise = self._moments(None)
+        gram, noise = self._moments()
         grams = self.resampled @ self.resampled.mT
         return bias_corrected_interval(gram_cosines(gram - noise), gram_cosines(grams - 2 * noise), level=level)
 
-    def _moments(self, metric: Float[Tensor, "d d"] | None) -> tuple[Gram, Gram]:
+    def _moments(self) -> tuple[Gram, Gram]:
         """Inner products of what was measured, and what noise adds to them."""
         measured, resampled = self
-        if metric is not None:
-            measured, resampled = measured @ metric, resampled @ metric
-        gram = measured @ self.measured.T
-        return gram, (resampled @ self.resampled.mT).mean(0) - gram
+        gram = measured @ measured.T
+        return gram, (resampled @ resampled.mT).mean(0) - gram
 
 
 def refitted(
@@ -67,9 +68,27 @@ def refitted(
     return Refits(measured, resampled)
 
 
-def around(value: Tensor, draws: Float[Tensor, "resample ..."], level: float) -> Estimate:
-    """The central quantiles of the draws, which hold the value even where refits differ from it by rounding."""
-    low, high = draws.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype), dim=0)
+def around(value: Tensor, draws: Float[Tensor, "resample ..."], level: float, *, share: bool = False) -> Estimate:
+    """Where a new measurement would fall, given one and draws of what measurements find.
+
+    Two measurements differ by the noise of both. So the interval reaches as far from the measured value as two draws
+    are from one another in a share `level` of pairs; where the draws lie, as those of a maximum lie too high, does not
+    matter. Distances are taken where a measurement's noise hardly depends on its value: of cosines by Fisher's (1921)
+    inverse hyperbolic tangent, of shares by their log-odds.
+
+    Args:
+        value: What was measured.
+        draws: What might have been.
+        level: Share of new measurements that the interval is to hold.
+        share: Values are shares, in [0, 1], and not cosines.
+    """
+    spread, back = (torch.logit, torch.sigmoid) if share else (torch.atanh, torch.tanh)
+    least, most = (_EDGE, 1 - _EDGE) if share else (_EDGE - 1, 1 - _EDGE)
+    middle, z = (spread(x.clamp(least, most)) for x in (value, draws))
+    middle = middle.clamp(z.amin(0), z.amax(0))  # equal data given twice measure a cosine of exactly 1
+    apart = torch.cat([(z - z.roll(len(z) // part, 0)).abs() for part in (2, 3, 7)])
+    reach = apart.quantile(level, dim=0)
+    low, high = back(middle - reach), back(middle + reach)
     return Estimate(value, torch.minimum(low, value), torch.maximum(high, value))
 
 

@@ -15,8 +15,9 @@ from entangle.data import read_labels
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_counts
 from entangle.probes.estimators import PROBES, make_probe
+from entangle.probes.judging.null import permuted_within
 from entangle.probes.solving.losses import LogisticLoss
-from entangle.probes.solving.solvers import Design, minimise
+from entangle.probes.solving.solvers import Design, minimise, warn_unconverged
 
 LEAST = 4  # examples of each class
 _BATCH = 128  # refits solved together by an iterative estimator
@@ -64,7 +65,7 @@ class Sample:
 def inputs(
     directions: Any, activations: Any, labels: Mapping[str, Any] | None, n_dims: int
 ) -> tuple[Tensor | None, dict[str, Sample]]:
-    """The activations that describe the place, and each concept's own examples."""
+    """The activations that all concepts share, where they do, and each concept's own examples."""
     if activations is None:
         if labels is not None:
             raise EntangleError("labels need the activations they label; give both")
@@ -74,7 +75,7 @@ def inputs(
             raise EntangleError("labels stand in the mapping, concept -> (activations, labels); do not give them twice")
         distinct = {id(item[0]): _rows(item[0], n_dims) for item in activations.values()}
         samples = {name: Sample.of(name, distinct[id(x)], *rest) for name, (x, *rest) in activations.items()}
-        return torch.cat([x.cpu() for x in distinct.values()]), samples
+        return None, samples
     rows = _rows(_at(directions, activations), n_dims)
     return rows.cpu(), {name: Sample.of(name, rows, y) for name, y in (labels or {}).items()}
 
@@ -113,11 +114,14 @@ def mean_difference(x: Rows, labels: Bool[Tensor, "resample example"], weights: 
 
 def logistic(x: Rows, labels: Bool[Tensor, "resample example"], weights: Tensor) -> Tensor:
     """The normal of a logistic probe (C = 1), refits solved side by side."""
-    normals = []
+    normals, unconverged = [], 0
     for start in range(0, len(weights), _BATCH):
         part = slice(start, start + _BATCH)
         design = Design.of(x[None], weights[part].T.contiguous())
-        normals.append(minimise(LogisticLoss(), design, labels[part].T.long(), 2, tol=1e-8).coef[0, :, 0])
+        solution = minimise(LogisticLoss(), design, labels[part].T.long(), 2, tol=1e-8)
+        unconverged += int((~solution.converged).sum())
+        normals.append(solution.coef[0, :, 0])
+    warn_unconverged(unconverged, len(weights), "refitted directions")
     return torch.cat(normals).to(x)
 
 
@@ -128,12 +132,15 @@ def by_probe(probe: str) -> Refit:
         solver = make_probe(probe).solver
         classes = np.array([0, 1])
         if bool((weights == weights[0]).all()):
-            return solver(x[None], classes, weights[0])(labels.T.long()).coef[0, :, 0].to(x)
-        normals = [
-            solver(x[None], classes, weight)(label[:, None].long()).coef[0, 0, 0]
-            for weight, label in zip(weights, labels, strict=True)
-        ]
-        return torch.stack(normals).to(x)
+            solutions = [solver(x[None], classes, weights[0])(labels.T.long())]
+        else:
+            solutions = [
+                solver(x[None], classes, weight)(label[:, None].long())
+                for weight, label in zip(weights, labels, strict=True)
+            ]
+        unconverged = sum(int((~solution.converged).sum()) for solution in solutions)
+        warn_unconverged(unconverged, len(weights), "refitted directions")
+        return torch.cat([solution.coef[0, :, 0] for solution in solutions]).to(x)
 
     refit.__name__ = probe
     return refit
@@ -163,14 +170,14 @@ def bootstrapped(name: str, sample: Sample, refit: Refit, n: int, seed: int) -> 
 
 
 def shuffles(sample: Sample, n: int, seed: int) -> Bool[Tensor, "permutation example"]:
-    """`n` shuffles of the labels; where labels are constant within groups, groups swap labels."""
+    """`n` shuffles of the labels that keep the groups: whole ones swap labels, mixed ones shuffle within themselves."""
     rng = np.random.default_rng(seed)
     positive = sample.positive.cpu().numpy()
-    unit = np.arange(len(positive)) if sample.groups is None else sample.groups
-    of_unit = positive[np.unique(unit, return_index=True)[1]]
-    if not (of_unit[unit] == positive).all():
-        unit, of_unit = np.arange(len(positive)), positive
-    return torch.from_numpy(np.stack([rng.permutation(of_unit)[unit] for _ in range(n)])).to(sample.x.device)
+    drawn = [
+        rng.permutation(positive) if sample.groups is None else permuted_within(positive, sample.groups, rng)
+        for _ in range(n)
+    ]
+    return torch.from_numpy(np.stack(drawn)).to(sample.x.device)
 
 
 def permuted(sample: Sample, refit: Refit, n: int, seed: int) -> Float[Tensor, "permutation d"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from entangle.concepts import refits
 from entangle.concepts.noise import Refits, around, off_diagonal, refitted
 from entangle.concepts.refits import ESTIMATORS, Refit, Sample, inputs
 from entangle.concepts.result import EntanglementReport, Vector
+from entangle.concepts.spread import Maps, Measure, Spread, largest, pairwise, root_of, squared
 from entangle.concepts.subspaces import subspace_overlaps
 from entangle.errors import EntangleError
 from entangle.metrics import (
@@ -21,10 +22,8 @@ from entangle.metrics import (
     bootstrap_counts,
     conditional_cosines,
     cosines,
-    gram_cosines,
     random_cosine_cdf,
     random_entanglement_cdf,
-    random_entanglement_draws,
     random_entanglement_mean,
     random_entanglement_quantile,
     unit_vectors,
@@ -32,8 +31,6 @@ from entangle.metrics import (
 from entangle.metrics.inner_products import unembedding_covariance
 from entangle.metrics.vectors import DirectionsLike, as_vectors
 
-Square = Float[Tensor, "d d"]
-Measure = Callable[[Float[Tensor, "*batch concept d"]], Tensor]
 _SUBSPACE_DRAWS = 200  # of a subspace, which takes a factorisation each
 
 
@@ -64,7 +61,8 @@ def entanglement_report(
             - those and `labels`: adds intervals, the permutation null and the split-half floor, all concepts resampled
               together on the same examples;
             - a mapping from concept to `(activations [example, d], labels)` or `(activations, labels, groups)`: the
-              same where every concept has its own examples. Give the examples the directions were fitted on.
+              same where every concept has its own examples, and its own data set's covariance, about that set's mean.
+              Give the examples the directions were fitted on.
         labels: For shared activations, a mapping from concept to labels of two classes, of any kind; which is 1 is
             decided by the rules of `entangle.data.labels`, and told in `settings`.
         estimator: How to refit a direction: the name of a probe, such as "mean_difference" (one matrix product for all
@@ -83,9 +81,10 @@ def entanglement_report(
         seed: Seed of everything random.
 
     Returns:
-        The report. Noise in the directions pulls every cosine towards zero: intervals say how numbers would vary if the
+        The report. Noise in the directions pulls every cosine towards zero: intervals hold what would be found if the
         directions were measured again on as many examples, with the activations' covariance as it is (which makes those
-        of `whitened` wider than need be); `corrected` estimates the cosine of the true directions, with an interval for
+        of `whitened` wider than need be), and not the number of the true directions, which E of noise alone is far
+        above; `corrected` estimates the cosine of the true directions, with an interval for
         that.
 
     Raises:
@@ -130,39 +129,41 @@ def entanglement_report(
     elif subspace_dims:
         raise EntangleError("subspaces are refitted from labelled examples; give activations and labels, or no dims")
 
-    def estimate(measure: Measure, metric: Square | None = None, *, centred: bool = False) -> Estimate:
-        """A function of directions, with the interval that measuring them again would give it."""
+    def estimate(measure: Measure, maps: Maps | None = None) -> Estimate:
+        """Of directions through their maps, with the interval that holds what measuring them again would give."""
+        found = measure(vectors if maps is None else maps(vectors))
+        if refound is None:
+            return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
+        return around(found, measure(refound.remeasured(maps)), level)
+
+    def share(measure: Measure) -> Estimate:
+        """The same of a share: the noise in the direction and in the draws lies along other axes than the direction."""
         found = measure(vectors)
         if refound is None:
             return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
-        draws = measure(refound.remeasured(metric))
-        if centred:  # a share: the noise in the direction and in the draws lies along other axes than the direction
-            draws = (draws * (found / draws.median(0).values)).clamp(max=1)
-        return around(found, draws, level)
+        draws = measure(refound.remeasured())
+        return around(found, (draws * (found / draws.median(0).values)).clamp(max=1), level, share=True)
 
-    metrics: dict[str, Square | None] = {"cosine": None}
-    forms: dict[str, Square] = {}
+    maps: dict[str, Maps | None] = {"cosine": None}
+    shares: dict[str, Maps] = {}
     if unembedding is not None:
-        metrics["causal"] = unembedding_covariance(unembedding.detach().cpu(), n_dims)
-    if shared is not None:
-        covariance, shrunk = _covariances(shared)
-        null = random_entanglement_draws(n_concepts, n_dims, covariance=covariance, n_draws=n_permutations, seed=seed)
-        findings["covariance_percentile"] = _share_below(null, value)
-        metrics |= {"whitened": torch.linalg.inv(shrunk), "readout": covariance}
-        forms = {
-            "variance_share": covariance / covariance.trace(),
-            "component_overlap": _projection(covariance, n_components),
-        }
-        by_chance = _random_pairs(covariance, n_permutations, seed)
-        measures = {k: _metric_cosines(m) for k, m in metrics.items()} | {k: _quadratic(m) for k, m in forms.items()}
-        percentiles |= {k: _percentile(measure(by_chance), measure(vectors)) for k, measure in measures.items()}
+        maps["causal"] = root_of(unembedding_covariance(unembedding.detach().cpu(), n_dims))
+    spread = _spread(shared, samples, names)
+    if spread is not None:
+        maps |= {"whitened": spread.whitening(), "readout": spread.readout()}
+        shares = {"variance_share": spread.shares(), "component_overlap": spread.components(n_components)}
+    measures = {k: pairwise(own) for k, own in maps.items()} | {k: squared(own) for k, own in shares.items()}
+    if spread is not None:
+        found = {name: measure(vectors) for name, measure in measures.items()}
         if "conditional" in findings:
-            percentiles["conditional"] = _percentile(_metric_cosines(None)(by_chance), findings["conditional"].value)
-    findings |= {name: estimate(_metric_cosines(metric), metric) for name, metric in metrics.items()}
-    findings |= {name: estimate(_quadratic(form), centred=True) for name, form in forms.items()}
+            measures["conditional"], found["conditional"] = pairwise(), findings["conditional"].value
+        percentiles |= spread.percentiles(measures, found, n_permutations, seed)
+        findings["covariance_percentile"] = spread.percentile_of_largest(value, n_permutations, seed)
+    findings |= {name: estimate(pairwise(), own) for name, own in maps.items()}
+    findings |= {name: share(measures[name]) for name in shares}
     return EntanglementReport(
         names=names,
-        entanglement=estimate(lambda v: off_diagonal(_metric_cosines(None)(v)).amax(-1)),
+        entanglement=estimate(largest),
         partner=tuple(names[j] for j in partner.tolist()),
         percentile=torch.as_tensor(random_entanglement_cdf(value, n_concepts, n_dims)),
         cosine_percentile=torch.as_tensor(random_cosine_cdf(gram.abs(), n_dims)),
@@ -186,6 +187,13 @@ def entanglement_report(
         },
         **findings,
     )
+
+
+def _spread(shared: Tensor | None, samples: Mapping[str, Sample], names: Sequence[str]) -> Spread | None:
+    """How activations are spread at the place: over the data set that concepts share, or each over its own."""
+    if shared is not None:
+        return Spread.of([shared] * len(names))
+    return Spread.of([samples[name].x for name in names]) if samples else None
 
 
 def _names(directions: Any, samples: Mapping[str, Sample], n: int) -> tuple[str, ...]:
@@ -248,65 +256,10 @@ def _together(samples: Sequence[Sample], seeds: Sequence[int], n_resamples: int,
     return {"conditional": Estimate(*ends), "label_correlation": correlation}
 
 
-def _covariances(x: Float[Tensor, "example d"]) -> tuple[Float[Tensor, "d d"], Float[Tensor, "d d"]]:
-    """The sample covariance, and Ledoit & Wolf's (2004) shrunk one, which can be inverted."""
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    centred = x.double() - x.double().mean(0)
-    covariance = centred.T @ centred / len(x)
-    shrinkage = max(float(ledoit_wolf_shrinkage(centred.numpy(), assume_centered=True)), 1e-6)
-    if float(covariance.trace()) == 0:
-        raise EntangleError("the activations do not vary at all; give other examples or another place")
-    identity = torch.eye(len(covariance), dtype=torch.float64) * covariance.trace() / len(covariance)
-    return covariance, (1 - shrinkage) * covariance + shrinkage * identity
-
-
 def _share_below(draws: Float[Tensor, "draw concept"], value: Vector) -> Vector:
-    return (draws < value).double().mean(0)
+    """Never 1: one less it is a p-value, `(1 + draws as large) / (1 + draws)` (Phipson & Smyth 2010)."""
+    return (draws < value).double().sum(0) / (1 + len(draws))
 
 
 def _cosine(a: Float[Tensor, " d"], b: Float[Tensor, " d"]) -> Tensor:
     return torch.nn.functional.cosine_similarity(a, b, dim=0)
-
-
-def _percentile(by_chance: Float[Tensor, "draw 2 *other"], found: Tensor) -> Tensor:
-    """Share of draws with a smaller absolute value: of pairs for a matrix, of directions for one value each."""
-    null = (by_chance[:, 0, 1] if found.ndim == 2 else by_chance.flatten()).abs()
-    share = (null[:, None] < found.abs().flatten()).double().mean(0).reshape(found.shape)
-    return share.masked_fill(found.isnan(), torch.nan)
-
-
-def _metric_cosines(metric: Square | None) -> Measure:
-    """Cosines in an inner product; the coordinates' own by default."""
-
-    def measure(v: Tensor) -> Tensor:
-        v = torch.nn.functional.normalize(v, dim=-1)
-        found: Tensor = gram_cosines((v if metric is None else v @ metric) @ v.mT)
-        return found
-
-    return measure
-
-
-def _quadratic(form: Square) -> Measure:
-    """A quadratic form of the unit directions."""
-
-    def measure(v: Tensor) -> Tensor:
-        v = torch.nn.functional.normalize(v, dim=-1)
-        found: Tensor = ((v @ form) * v).sum(-1)
-        return found
-
-    return measure
-
-
-def _projection(covariance: Square, n_components: int) -> Square:
-    """Onto the leading principal components."""
-    components: Tensor = torch.linalg.eigh(covariance).eigenvectors[:, -n_components:]
-    return components @ components.T
-
-
-def _random_pairs(covariance: Square, n: int, seed: int) -> Float[Tensor, "draw 2 d"]:
-    """Pairs of directions with the activations' own covariance."""
-    values, axes = torch.linalg.eigh(covariance)
-    normal = torch.randn(n, 2, len(values), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    pairs: Tensor = normal * values.clamp(min=0).sqrt() @ axes.T
-    return pairs

@@ -44,23 +44,27 @@ class EntanglementReport:
         null_95: The value that E stays below in 95 % of random directions.
         corrected: Cosine of each pair corrected for the noise of the directions (attenuation), with its interval. Where
             noise is all there is, the interval is everything.
-        covariance_percentile: As `percentile`, for random directions with the activations' own covariance.
+        covariance_percentile: As `percentile`, for random directions with the covariance of each concept's own data
+            set.
         permutation_percentile: As `percentile`, for the partners' directions refitted on shuffled labels.
         percentiles: For each other number by name, such as "cosine" or "variance_share", the share of random directions
-            (or pairs) of the activations' own covariance with a smaller one, absolutely; for "subspace_overlap", of
+            (or pairs) of each concept's own covariance with a smaller one, absolutely; for "subspace_overlap", of
             subspaces refitted on shuffled labels.
-        split_half: Mean cosine of a concept's directions on two halves of its examples: what estimation leaves of a 1.
+        split_half: Mean cosine r of a concept's directions on two halves of its examples. Of all examples estimation
+            leaves 2r / (1 + r) of a 1 (Spearman & Brown 1910).
         agreement: Absolute cosine of the given direction with the refit on all examples; far below 1, intervals
             describe another estimator than the directions came from.
-        whitened: Cosine after whitening (Mahalanobis): inverse covariance as the metric.
-        readout: Correlation of the projections on two directions over the activations: covariance as the metric.
+        whitened: Cosine after whitening (Mahalanobis), each direction by its concept's own data set; on one data set,
+            inverse covariance as the metric.
+        readout: The same with the root of the covariance: on one data set, the correlation of the projections on two
+            directions over the activations.
         causal: Cosine in the causal inner product at the unembedding (Park et al. 2023).
         conditional: Cosine of a pair's directions with the other concept held fixed, for concepts labelled on the same
             examples; NaN for other pairs.
         label_correlation: Correlation of a pair's labels, likewise.
         subspace_overlap: Mean squared cosine of the principal angles between the subspaces of two concepts, each found
             by iterated null-space projection.
-        variance_share: Share of the activations' variance along the direction.
+        variance_share: Share of the variance along the direction, of the concept's own data set about its mean.
         component_overlap: Share of the direction inside the leading principal components.
         n_examples: Examples each concept was resampled on.
         settings: What was asked: site, layer, estimator, seed and so on.

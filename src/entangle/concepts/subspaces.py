@@ -94,7 +94,7 @@ def subspace_overlaps(
         shuffled.append(_discriminants(sample.x, labels, everyone.expand(n_permutations, -1), n_dims))
     value = _overlap(torch.stack(found)[None])[0]
     by_chance = _overlap(torch.stack(shuffled, dim=1))
-    share: Tensor = (by_chance < value).double().mean(0)
+    share: Tensor = (by_chance < value).double().sum(0) / (1 + n_permutations)
     draws = _overlap(torch.stack(drawn, dim=1))
     return bias_corrected_interval(value, draws, level=level), share
 

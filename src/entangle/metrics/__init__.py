@@ -13,6 +13,9 @@ from entangle.metrics.inner_products import (
     whitened_cosines,
 )
 from entangle.metrics.interaction import interaction_cosines, local_interaction_basis
+from entangle.metrics.intervals.areas import auroc_interval
+from entangle.metrics.intervals.rates import clustered_rate, paired_rate_interval, rate_interval
+from entangle.metrics.intervals.ratios import fieller, fieller_of_sums
 from entangle.metrics.neighbours import Partners, nearest_partners
 from entangle.metrics.nulls import (
     random_cosine_cdf,
@@ -29,6 +32,7 @@ from entangle.metrics.statistics import (
     bias_corrected_interval,
     bootstrap_counts,
     bootstrap_mean,
+    bootstrap_ratio,
     holm,
     max_statistic_p,
     paired_difference,
@@ -56,15 +60,18 @@ __all__ = [
     "Partners",
     "accessible_sparsity",
     "auroc",
+    "auroc_interval",
     "babel",
     "bias_corrected_interval",
     "bootstrap_counts",
     "bootstrap_mean",
+    "bootstrap_ratio",
     "capacity",
     "causal_gram",
     "cca",
     "ches",
     "cka",
+    "clustered_rate",
     "clusters",
     "coherence",
     "coherence_bound",
@@ -76,6 +83,8 @@ __all__ = [
     "entanglement",
     "feature_dimensionality",
     "features_per_dimension",
+    "fieller",
+    "fieller_of_sums",
     "gram_cosines",
     "holm",
     "interaction_cosines",
@@ -90,6 +99,7 @@ __all__ = [
     "orthoplex_bound",
     "paired_difference",
     "paired_permutation_test",
+    "paired_rate_interval",
     "participation_ratio",
     "polysemanticity",
     "principal_angles",
@@ -99,6 +109,7 @@ __all__ = [
     "random_entanglement_draws",
     "random_entanglement_mean",
     "random_entanglement_quantile",
+    "rate_interval",
     "readout_cosines",
     "stable_rank",
     "subspace_overlap",

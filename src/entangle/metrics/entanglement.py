@@ -75,8 +75,10 @@ def interference(directions: DirectionsLike, *, neighbours: int | None = None) -
     if neighbours is not None:
         return nearest_partners(directions, neighbours).cosine.square().mean(1)
     unit = unit_vectors(directions, at_least=2)
-    frame = unit.T @ unit  # sum_j (v_i . v_j)^2 = v_i' (sum_j v_j v_j') v_i: linear in the number of features
-    return ((unit @ frame) * unit).sum(1).sub(1).clamp(min=0)
+    wide = unit.double()  # 1 is taken off, which may be nearly all of it
+    frame = wide.T @ wide  # sum_j (v_i . v_j)^2 = v_i' (sum_j v_j v_j') v_i: linear in the number of features
+    own = wide.square().sum(1).square()
+    return ((wide @ frame) * wide).sum(1).sub(own).clamp(min=0).to(unit)
 
 
 def clusters(directions: DirectionsLike, threshold: float, *, block: int = 4096) -> Int[Tensor, " feature"]:

@@ -6,27 +6,47 @@ any grid of cells, are one `counts @ values`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from itertools import product
+from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.metrics.intervals.bounded import Bounds, check_bounds, no_narrower
+from entangle.metrics.intervals.estimate import (
+    Estimate,
+    by_group,
+    check_level,
+    finite,
+    group_indices,
+    quantile,
+    shaped,
+)
+from entangle.metrics.intervals.rates import wilson_interval
+from entangle.metrics.intervals.serial import serial_effect
+
+__all__ = [
+    "Bounds",
+    "Estimate",
+    "bias_corrected_interval",
+    "block_sizes",
+    "bootstrap_counts",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "finite",
+    "holm",
+    "max_statistic_p",
+    "paired_difference",
+    "paired_permutation_test",
+    "wilson_interval",
+]
 
 _BLOCK = 1 << 23  # elements of one block of counts: 64 MB in float64
-
-
-class Estimate(NamedTuple):
-    """A value and the interval around it: three floats, or three tensors of one shape."""
-
-    value: float | Tensor
-    low: float | Tensor
-    high: float | Tensor
+_FEW = 30  # examples or groups below which a bootstrap alone is too narrow
 
 
 def bootstrap_counts(
@@ -60,8 +80,11 @@ def bootstrap_mean(
     seed: int = 0,
     groups: ArrayLike | None = None,
     method: Literal["bca", "percentile"] = "bca",
+    bounds: Bounds | None = None,
 ) -> Estimate:
     """The mean over axis 0 with its bootstrap interval.
+
+    Hits that are 0 or 1 have better intervals of their own (`rate_interval`, `paired_rate_interval`).
 
     Args:
         values: One value per example, or a grid of them; the resamples are the same for every cell.
@@ -70,40 +93,106 @@ def bootstrap_mean(
         seed: Seed of the resamples.
         groups: Draws whole groups of examples (see `bootstrap_counts`).
         method: "bca", bias-corrected and accelerated (Efron 1987; the acceleration from the jackknife), or
-            "percentile".
+            "percentile". With fewer than 30 examples or groups, never narrower than Student's t over them.
+        bounds: Between which numbers every value lies. Then no interval is narrower than n examples allow: a share of
+            z^2 / (n + z^2) of all examples may lie at a bound and not be among these (Wilson's interval, for the rate
+            of such examples). For differences, with bounds on both sides of 0, only where all are equal.
 
     Returns:
         Mean, low and high: floats for one value per example, else tensors shaped like a cell. Values that are all equal
-        have an interval of no width: with a handful of examples, that says little.
+        have no spread to resample: their interval reaches as far as `bounds` let it, and is infinite without.
 
     Raises:
-        EntangleError: Fewer than two examples or groups, or values that are not finite.
+        EntangleError: Fewer than two examples or groups, or values that are not finite or out of bounds.
     """
-    x, groups_of = finite(values, "values"), _group_indices(groups, len(torch.as_tensor(values)))
-    _check_level(level)
+    x = finite(values, "values")
+    sums, sizes = by_group(x, groups)
+    check_bounds(x, bounds)
+    return _interval(sums, sizes, x.shape[1:], n_resamples, level, seed, method, bounds)
+
+
+def bootstrap_ratio(
+    sums: Float[Tensor, "row *cell"] | ArrayLike,
+    sizes: Float[Tensor, " row"] | ArrayLike,
+    *,
+    n_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    method: Literal["bca", "percentile"] = "bca",
+    bounds: Bounds | None = None,
+    serial: bool = False,
+) -> Estimate:
+    """The sum of sums over the sum of sizes, such as nats per token of documents, whole rows resampled.
+
+    Args:
+        sums: Sum of each row, or a grid of them.
+        sizes: How much each row's sum is of, such as its tokens; rows of size 0 are left out.
+        n_resamples: Number of resamples.
+        level: Coverage of the interval, in (0, 1).
+        seed: Seed of the resamples.
+        method: As in `bootstrap_mean`.
+        bounds: Between which numbers the ratio of every row lies, as in `bootstrap_mean`.
+        serial: Rows stand in an order in which neighbours may be alike, such as chunks of one document: the interval is
+            as wide as the number of rows that they are worth asks (`serial_effect`). For a single cell.
+
+    Returns:
+        As `bootstrap_mean`.
+
+    Raises:
+        EntangleError: Fewer than two rows, values that are not finite or out of bounds, or no sizes above 0.
+    """
+    x, n = finite(sums, "sums"), finite(sizes, "sizes")
+    if n.shape != x.shape[:1] or bool((n < 0).any()):
+        raise EntangleError(f"sizes must be one per row, [{len(x)}], 0 or more; got {tuple(n.shape)}")
+    x, n = x[n > 0], n[n > 0]
+    if len(n) < 2:
+        raise EntangleError(f"an interval needs at least 2 rows of a size above 0, not {len(n)}; give more")
+    cells = x.flatten(1) if x.ndim > 1 else x[:, None]
+    check_bounds(cells / n[:, None], bounds)
+    return _interval(cells, n, x.shape[1:], n_resamples, level, seed, method, bounds, serial=serial)
+
+
+def _interval(
+    sums: Float[Tensor, "row cell"],
+    sizes: Float[Tensor, " row"],
+    shape: tuple[int, ...],
+    n_resamples: int,
+    level: float,
+    seed: int,
+    method: str,
+    bounds: Bounds | None,
+    *,
+    serial: bool = False,
+) -> Estimate:
+    check_level(level)
     if method not in ("bca", "percentile"):
         raise EntangleError(f'method must be "bca" or "percentile", not {method!r}')
-    n_groups = int(groups_of.max()) + 1
-    if n_groups < 2:
-        raise EntangleError(f"an interval needs at least 2 examples (or groups), not {n_groups}; give more")
-
-    cells = x.flatten(1) if x.ndim > 1 else x[:, None]
-    sums = torch.zeros(n_groups, cells.shape[1], dtype=torch.float64).index_add_(0, groups_of, cells)
-    sizes = torch.bincount(groups_of, minlength=n_groups).double()
-    mean = sums.sum(0) / sizes.sum()
+    n, total = len(sizes), sizes.sum()
+    mean = sums.sum(0) / total
     draws = torch.cat(
-        [counts @ sums / (counts @ sizes)[:, None] for counts in _count_blocks(n_groups, n_resamples, seed=seed)]
+        [counts @ sums / (counts @ sizes)[:, None] for counts in _count_blocks(n, n_resamples, seed=seed)]
     )
+    influence = mean - (sums.sum(0) - sums) / (total - sizes)[:, None]  # of the jackknife
+    influence = influence - influence.mean(0)
+    spread = influence.square().sum(0)
     if method == "percentile":
         low, high = _quantiles(draws, _tails(level).expand(2, len(mean)))
     else:
-        influence = mean - (sums.sum(0) - sums) / (sizes.sum() - sizes)[:, None]
-        influence = influence - influence.mean(0)
-        acceleration = (influence**3).sum(0) / (6 * (influence**2).sum(0).clamp(min=1e-200) ** 1.5)
+        acceleration = influence.pow(3).sum(0) / (6 * spread.clamp(min=1e-200) ** 1.5)
         low, high = _corrected_quantiles(mean, draws, level, acceleration)
-    if x.ndim == 1:
-        return Estimate(mean.item(), low.item(), high.item())
-    return Estimate(*(t.reshape(x.shape[1:]) for t in (mean, low, high)))
+    if n < _FEW:
+        half = quantile(level, n - 1) * (spread * (n - 1) / n).sqrt()
+        low, high = torch.minimum(low, mean - half), torch.maximum(high, mean + half)
+    worth = torch.full_like(mean, float(n))
+    if serial:
+        effects = torch.tensor([serial_effect(column.numpy()) for column in influence.T], dtype=torch.float64)
+        worth = n / effects
+        freedom = (worth - 1).clamp(min=1)
+        wider = effects.sqrt() * torch.tensor([quantile(level, float(df)) for df in freedom]) / quantile(level)
+        wider = torch.where(effects > 1, wider, 1.0)
+        low, high = mean + (low - mean) * wider, mean + (high - mean) * wider
+    constant = spread.sqrt() <= 1e-12 * (sums / sizes[:, None]).abs().amax(0).clamp(min=1e-300)
+    return shaped(mean, *no_narrower(mean, low, high, worth, constant, bounds, level), shape)
 
 
 def bias_corrected_interval(
@@ -122,7 +211,7 @@ def bias_corrected_interval(
     Returns:
         Tensors shaped like `value`.
     """
-    _check_level(level)
+    check_level(level)
     flat = value.reshape(-1).double(), draws.reshape(len(draws), -1).double()
     low, high = _corrected_quantiles(*flat, level, acceleration=0)
     return Estimate(value, low.reshape(value.shape), high.reshape(value.shape))
@@ -137,6 +226,7 @@ def paired_difference(
     seed: int = 0,
     groups: ArrayLike | None = None,
     method: Literal["bca", "percentile"] = "bca",
+    bounds: Bounds | None = None,
 ) -> Estimate:
     """The mean of `a - b` over examples measured under both conditions, with its bootstrap interval.
 
@@ -146,7 +236,9 @@ def paired_difference(
     Raises:
         EntangleError: Conditions of different shapes, or anything `bootstrap_mean` refuses.
     """
-    return bootstrap_mean(_paired(a, b), n_resamples=n_resamples, level=level, seed=seed, groups=groups, method=method)
+    return bootstrap_mean(
+        _paired(a, b), n_resamples=n_resamples, level=level, seed=seed, groups=groups, method=method, bounds=bounds
+    )
 
 
 def paired_permutation_test(
@@ -162,7 +254,8 @@ def paired_permutation_test(
     Args:
         a: One value per example under the first condition.
         b: The same examples under the second condition.
-        n_permutations: Number of random swaps; the p-value is at least `1 / (n_permutations + 1)`.
+        n_permutations: Number of random swaps; the p-value is at least `1 / (n_permutations + 1)`. Where there are no
+            more ways to swap than that, each is taken once, and the p-value is exact.
         seed: Seed of the swaps.
         groups: Swaps whole groups of examples together.
 
@@ -172,43 +265,19 @@ def paired_permutation_test(
     difference = _paired(a, b)
     if difference.ndim != 1:
         raise EntangleError(f"a paired test takes one value per example, not shape {tuple(difference.shape)}")
-    groups_of = _group_indices(groups, len(difference))
+    groups_of = group_indices(groups, len(difference))
     sums = torch.zeros(int(groups_of.max()) + 1, dtype=torch.float64).index_add_(0, groups_of, difference)
     # The slack counts a swap that gives the same sum in another order of addition as a tie.
     threshold = sums.sum().abs() - 1e-12 * sums.abs().sum()
+    if 2 ** len(sums) <= n_permutations:
+        every = torch.tensor(list(product((1.0, -1.0), repeat=len(sums))), dtype=torch.float64)
+        return float(((every @ sums).abs() >= threshold).double().mean())
     generator = torch.Generator().manual_seed(seed)
     extreme = 0
     for size in block_sizes(n_permutations, len(sums)):
         signs = torch.randint(2, (size, len(sums)), generator=generator).double().mul_(2).sub_(1)
         extreme += int(((signs @ sums).abs() >= threshold).sum())
     return (1 + extreme) / (1 + n_permutations)
-
-
-def wilson_interval(successes: ArrayLike, n: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """The share `successes / n` with Wilson's score interval (Wilson 1927), which holds at small n and near 0 and 1.
-
-    Args:
-        successes: Number of successes, a number or an array.
-        n: Number of trials, broadcast against `successes`.
-        level: Coverage, in (0, 1).
-
-    Returns:
-        Share, low and high: floats for two numbers, else float64 tensors.
-
-    Raises:
-        EntangleError: No trials, or successes outside [0, n].
-    """
-    _check_level(level)
-    k, trials = (torch.tensor(v, dtype=torch.float64) for v in np.broadcast_arrays(successes, n))
-    if not bool(((trials > 0) & (k >= 0) & (k <= trials)).all()):
-        raise EntangleError(f"a rate needs n > 0 and successes in [0, n]; got successes={successes!r}, n={n!r}")
-    z = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
-    p = k / trials
-    centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * (p * (1 - p) / trials + z**2 / (4 * trials**2)).sqrt()
-    low = torch.where(k == 0, torch.zeros_like(p), centre - half)
-    high = torch.where(k == trials, torch.ones_like(p), centre + half)
-    return Estimate(p.item(), low.item(), high.item()) if p.ndim == 0 else Estimate(p, low, high)
 
 
 def holm(p_values: Float[Tensor, "*test"] | ArrayLike) -> Float[Tensor, "*test"]:
@@ -260,7 +329,7 @@ def _count_blocks(
     """The rows of `bootstrap_counts` in float64, a bounded number at a time; blocking does not change them."""
     if n < 1 or n_resamples < 1:
         raise EntangleError(f"a bootstrap needs 1 example and 1 resample or more, not n={n}, n_resamples={n_resamples}")
-    groups_of = _group_indices(groups, n)
+    groups_of = group_indices(groups, n)
     n_groups = int(groups_of.max()) + 1
     generator = torch.Generator().manual_seed(seed)
     for size in block_sizes(n_resamples, n):
@@ -274,16 +343,6 @@ def block_sizes(rows: int, row_length: int) -> list[int]:
     """How many rows of this length to take at once, until all are taken, within a bounded memory."""
     block = max(1, _BLOCK // row_length)
     return [min(block, rows - start) for start in range(0, rows, block)]
-
-
-def _group_indices(groups: ArrayLike | None, n: int) -> Int[Tensor, " example"]:
-    """Groups of any sortable kind as 0, 1, 2..."""
-    if groups is None:
-        return torch.arange(n)
-    names = np.asarray(groups)
-    if names.shape != (n,):
-        raise EntangleError(f"groups must name a group for each of {n} examples, not have shape {names.shape}")
-    return torch.from_numpy(np.unique(names, return_inverse=True)[1].reshape(-1))
 
 
 def _tails(level: float) -> Float[Tensor, "2 1"]:
@@ -322,18 +381,3 @@ def _paired(a: Tensor | ArrayLike, b: Tensor | ArrayLike) -> Tensor:
             "measure both on the same examples"
         )
     return x - y
-
-
-def finite(values: Tensor | ArrayLike | Sequence[float], what: str) -> Tensor:
-    """As a float64 tensor on the CPU with at least one value, all finite."""
-    x = (values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))).double()
-    if x.ndim == 0 or x.numel() == 0:
-        raise EntangleError(f"{what} must hold one value per example or test; got shape {tuple(x.shape)}")
-    if not bool(x.isfinite().all()):
-        raise EntangleError(f"{what} holds {int((~x.isfinite()).sum())} of {x.numel()} values that are not finite")
-    return x
-
-
-def _check_level(level: float) -> None:
-    if not (math.isfinite(level) and 0 < level < 1):
-        raise EntangleError(f"level must lie strictly between 0 and 1, such as 0.95, not {level}")

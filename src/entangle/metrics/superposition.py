@@ -39,14 +39,21 @@ def capacity(features: DirectionsLike) -> Float[Tensor, " feature"]:
     Returns:
         One value per feature; 0 for a row of zeros. Linear in the number of features in time and memory.
     """
-    w = as_vectors(features)
-    largest = w.abs().max()
+    given = as_vectors(features)
+    w = given.double()
+    largest = w.detach().abs().max()
     if float(largest) == 0:
-        return torch.zeros_like(w[:, 0])
+        return torch.zeros_like(given[:, 0])
     w = w / largest
-    own = w.square().sum(1)
-    shared = ((w @ (w.T @ w)) * w).sum(1)
-    return torch.where(own > 0, own.square() / torch.where(own > 0, shared, 1), 0).clamp(max=1)
+    length = w.norm(dim=1)
+    kept = length > 0
+    # Squares of short features would be lost beside long ones: lengths are taken of the unit rows' images, and the
+    # products of all features come through one triangular factor, which is never squared.
+    unit = w / torch.where(kept, length, 1)[:, None]
+    factor = w if w.requires_grad or len(w) <= w.shape[1] else torch.linalg.qr(w, mode="r").R
+    shared = (unit @ factor.T).square().sum(1)
+    share: Tensor = torch.where(kept, length.square() / torch.where(kept, shared, 1), 0).clamp(max=1)
+    return share.to(given)
 
 
 def leverage(features: DirectionsLike) -> Float[Tensor, " feature"]:
@@ -79,10 +86,11 @@ def polysemanticity(features: DirectionsLike) -> Float[Tensor, " neuron"]:
     Args:
         features: `[feature, neuron]` in the neurons' own basis: the result depends on the basis, as it must.
     """
-    squares = as_vectors(features).square()
-    squares = squares / squares.amax(0).clamp(min=torch.finfo(squares.dtype).tiny)
+    given = as_vectors(features)
+    w = given.double().abs()
+    squares = (w / w.amax(0).clamp(min=torch.finfo(w.dtype).tiny)).square()  # scaled first: squares may underflow
     fourth = squares.square().sum(0)
-    return torch.where(fourth > 0, squares.sum(0).square() / fourth.clamp(min=torch.finfo(fourth.dtype).tiny), 0)
+    return torch.where(fourth > 0, squares.sum(0).square() / torch.where(fourth > 0, fourth, 1), 0).to(given)
 
 
 def effective_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
@@ -94,7 +102,7 @@ def effective_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
     s = _singular_values(matrix)
     p = s / s.sum()
     rank: Tensor = torch.special.entr(p).sum().exp()
-    return rank
+    return _like(rank, matrix)
 
 
 def participation_ratio(x: Float[Tensor, "example d"], *, center: bool = True) -> Float[Tensor, ""]:
@@ -106,16 +114,17 @@ def participation_ratio(x: Float[Tensor, "example d"], *, center: bool = True) -
         x: Activations.
         center: Subtract the mean; without it, a common offset counts as variance.
     """
-    s = _singular_values(x - x.mean(0) if center else x)
+    wide = _finite_matrix(x)
+    s = _singular_values(wide - wide.mean(0) if center else wide)
     variances = (s / s.max()).square()
     ratio: Tensor = variances.sum().square() / variances.square().sum()
-    return ratio
+    return _like(ratio, x)
 
 
 def stable_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
     """|A|_F^2 / |A|_2^2 (Rudelson & Vershynin 2007): at most the rank, and steady under small perturbations."""
     s = _singular_values(matrix)
-    return (s / s.max()).square().sum()
+    return _like((s / s.max()).square().sum(), matrix)
 
 
 def effective_features(activations: Float[Tensor, "example feature"]) -> Float[Tensor, ""]:
@@ -134,7 +143,7 @@ def effective_features(activations: Float[Tensor, "example feature"]) -> Float[T
     if float(shares.sum()) == 0:
         raise EntangleError("no feature is ever active; effective_features needs activations that are not all zero")
     features: Tensor = torch.special.entr(shares / shares.sum()).sum().exp()
-    return features
+    return _like(features, activations)
 
 
 def accessible_sparsity(directions: DirectionsLike, tolerance: float, *, max_sparsity: int | None = None) -> int:
@@ -186,4 +195,9 @@ def _finite_matrix(matrix: Tensor) -> Tensor:
         raise EntangleError(f"this needs a matrix [row, column], not shape {tuple(matrix.shape)}")
     if not bool(matrix.isfinite().all()):
         raise EntangleError(f"the matrix holds {int((~matrix.isfinite()).sum())} values that are NaN or infinite")
-    return matrix if matrix.dtype == torch.float64 else matrix.float()
+    return matrix.double()
+
+
+def _like(value: Tensor, given: Tensor) -> Tensor:
+    """In the precision of what was given; what was summed was float64."""
+    return value if given.dtype == torch.float64 else value.float()

@@ -279,7 +279,7 @@ class LDAProbe(LinearProbe):
 
     def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
         """The covariance of all examples is shared; each labelling takes its class means out of it."""
-        design = Design.of(x, None if sample_weight is None else sample_weight[:, None])
+        design = Design.of(x, None if sample_weight is None else sample_weight[:, None], exact=True)
         return lambda labels: lda(design, labels, len(classes), shrinkage=self.shrinkage)
 
     def predict_proba(self, X: Any) -> Array:

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.metrics.statistics import Estimate, bootstrap_mean, max_statistic_p
+from entangle.metrics.intervals.rates import rate_interval
+from entangle.metrics.statistics import Estimate, max_statistic_p
 from entangle.probes.judging import calibration
 from entangle.probes.judging.scores import area, area_interval, correct
 from entangle.probes.splits import PARTS, Split
@@ -119,14 +120,21 @@ class ProbeGrid:
 
     @cached_property
     def interval(self) -> Estimate:
-        """Accuracy with its BCa bootstrap interval over examples or groups: three tensors shaped like the grid."""
+        """Accuracy with Wilson's interval over examples, or over groups: three tensors shaped like the grid."""
         hits = correct(self.report_scores, self.report_labels, self.n_classes)
-        return bootstrap_mean(hits, **self._resampling)
+        estimate = rate_interval(hits, groups=self._report_groups, level=self.settings["level"])
+        return Estimate(*(torch.as_tensor(part, dtype=torch.float64) for part in estimate))
 
     @cached_property
     def auroc_interval(self) -> Estimate:
-        """AUROC with its percentile bootstrap interval over examples or groups: three tensors shaped like the grid."""
-        return area_interval(self.report_scores, self.report_labels, self.n_classes, **self._resampling)
+        """AUROC with its score interval over examples or groups (see `entangle.metrics.auroc_interval`)."""
+        return area_interval(
+            self.report_scores,
+            self.report_labels,
+            self.n_classes,
+            level=self.settings["level"],
+            groups=self._report_groups,
+        )
 
     @cached_property
     def log_loss(self) -> Float[Tensor, "*grid"]:
@@ -135,8 +143,19 @@ class ProbeGrid:
 
     @cached_property
     def ece(self) -> Float[Tensor, "*grid"]:
-        """Expected calibration error, in 15 bins, reading scores as log-odds (logistic and LDA)."""
+        """Expected calibration error in 15 bins, less its bias, reading scores as log-odds (logistic and LDA)."""
         return calibration.expected_calibration_error(self.report_scores, self.report_labels, self.n_classes)
+
+    @cached_property
+    def ece_p(self) -> Float[Tensor, "*grid"]:
+        """Chance of a calibration error as large, were every probability right (see `calibration.calibration_p`)."""
+        return calibration.calibration_p(
+            self.report_scores,
+            self.report_labels,
+            self.n_classes,
+            n_resamples=self.settings["n_resamples"],
+            seed=self.settings["seed"],
+        )
 
     @cached_property
     def temperature(self) -> Float[Tensor, "*grid"]:
@@ -201,11 +220,9 @@ class ProbeGrid:
         if self.layers is not None:
             columns["layer"] = np.asarray(self.layers)[index[0]]
         values: dict[str, Any] = {
-            "accuracy": self.accuracy,
-            "accuracy_low": self.interval.low,
-            "accuracy_high": self.interval.high,
+            **self.interval.columns("accuracy"),
+            **self.auroc_interval.columns("auroc"),
         }
-        values |= {"auroc": self.auroc, "auroc_low": self.auroc_interval.low, "auroc_high": self.auroc_interval.high}
         if len(self.null):
             values |= {"null_mean": self.null.mean(0), "p_value": self.p_values}
         values |= {f"selection_{self.metric}": getattr(self, f"selection_{self.metric}"), "C": self.C}
@@ -289,6 +306,5 @@ class ProbeGrid:
         )
 
     @property
-    def _resampling(self) -> dict[str, Any]:
-        groups = None if self.groups is None else self.groups[self.split.report]
-        return {"groups": groups} | {name: self.settings[name] for name in ("n_resamples", "level", "seed")}
+    def _report_groups(self) -> Tensor | None:
+        return None if self.groups is None else self.groups[self.split.report]

@@ -10,16 +10,19 @@ import os
 import types
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.storage.modules import VERSIONED, settings_of, tensors_of
 from entangle.storage.tensors import tensor_hash
 
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 SCALARS = (
     *(type(None), bool, int, float, complex, str, bytes, os.PathLike),
     *(np.generic, torch.dtype, torch.device, enum.Enum),
@@ -97,6 +100,20 @@ def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:  # noqa: PLR0912 (a ca
         case _:
             body = _reduced(value, part)
     return kind + b":" + body
+
+
+def folder_digest(folder: str | os.PathLike[str]) -> str:
+    """The digest of a model's folder: of every byte of its weights, its configuration and its tokenizer."""
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin", ".gguf"))
+    files += [path for name in MODEL_FILES if (path := Path(folder) / name).is_file()]
+    parts = {}
+    for path in files:
+        hasher = xxhash.xxh3_128()
+        with open(path, "rb") as file:
+            while piece := file.read(2**24):
+                hasher.update(piece)
+        parts[path.name] = hasher.hexdigest()
+    return digest(parts)
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from entangle.composition.comparing.comparison import Comparison, columns
+from entangle.composition.comparing.comparison import CHANGES, SCORES, Comparison
 from entangle.composition.comparing.intervals import crossed_mean
 from entangle.composition.measuring.attack import KINDS, PLAIN, SUCCESS
 from entangle.composition.trained import TrainedModel
@@ -41,7 +41,7 @@ def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
             row = {"share": model.share, "seed": model.seed, "method": each["method"], "alpha": each["alpha"], "n": n}
             rates = {**succeeded, "exact": each["gcg"]["exact"]}
             for name, values in rates.items():
-                row |= columns(name, wilson_interval(int(sum(values)), n))
+                row |= wilson_interval(int(sum(values)), n).columns(name)
             row["p_random"] = paired_permutation_test(succeeded["gcg"], succeeded["random"])
             if plain is not None and each["method"] != PLAIN:
                 row["p_unsteered"] = paired_permutation_test(succeeded["gcg"], plain)
@@ -74,15 +74,15 @@ def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
         for name, values in whole.items():
             row: dict[str, Any] = {"share": share, "method": name[0], "alpha": name[1]}
             for kind in (*KINDS, "exact"):
-                row |= columns(kind, _rate(values[kind]))
-            row |= columns("loss_gcg", crossed_mean(values["loss"]))
+                row |= _rate(values[kind]).columns(kind)
+            row |= crossed_mean(values["loss"]).columns("loss_gcg")
             if name[0] != PLAIN and (PLAIN, 0.0) in whole:
                 plain = whole[PLAIN, 0.0]
-                row |= columns("prevented", crossed_mean(plain["gcg"] - values["gcg"]))
-                row |= columns("harder", crossed_mean(values["loss"] - plain["loss"]))
+                row |= crossed_mean(plain["gcg"] - values["gcg"], bounds=CHANGES).columns("prevented")
+                row |= crossed_mean(values["loss"] - plain["loss"]).columns("harder")
             if name in first:
-                row |= columns("against_first", crossed_mean(values["gcg"] - first[name]["gcg"]))
-                row |= columns("loss_against_first", crossed_mean(values["loss"] - first[name]["loss"]))
+                row |= crossed_mean(values["gcg"] - first[name]["gcg"], bounds=CHANGES).columns("against_first")
+                row |= crossed_mean(values["loss"] - first[name]["loss"]).columns("loss_against_first")
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -111,7 +111,10 @@ def _over_seeds(models: list[list[dict[str, Any]]], name: tuple[str, float]) -> 
 def _rate(succeeded: Array) -> Estimate:
     """Of [seed, prompt]; never narrower than the prompts alone allow."""
     n = succeeded.shape[1]
-    over_both, over_prompts = crossed_mean(succeeded), wilson_interval(round(float(succeeded.mean()) * n), n)
+    over_both, over_prompts = (
+        crossed_mean(succeeded, bounds=SCORES),
+        wilson_interval(round(float(succeeded.mean()) * n), n),
+    )
     low, high = min(over_both.low, over_prompts.low), max(over_both.high, over_prompts.high)
     return Estimate(over_both.value, max(0.0, float(low)), min(1.0, float(high)))
 

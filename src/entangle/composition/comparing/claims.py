@@ -10,6 +10,7 @@ from entangle.composition.comparing.attacks import attacks_by_share
 from entangle.composition.comparing.comparison import PLAIN, Comparison
 from entangle.metrics.statistics import Estimate
 
+FLAT_WITHIN = 0.05  # nats per token: about 5 % of perplexity, fixed before any model was compared
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot tell at this scale"
 
 
@@ -23,7 +24,8 @@ class Claim:
         replication: that of the public replication (50 M parameters, 420 M tokens).
         ours: what was measured here, with its 95 % interval.
         verdict: "holds" where the whole interval is on the claim's side of zero, "does not hold" where it is all on
-            the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other.
+            the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other. Of a
+            claim that nothing changes, see `flat_verdict`.
     """
 
     claim: str
@@ -41,12 +43,30 @@ def verdict(estimate: Estimate, *, rises: bool, n_seeds: int) -> str:
     return UNKNOWN
 
 
-def claims(comparison: Comparison) -> list[Claim]:
-    """Every claim that the smallest and the largest share of a comparison speak to."""
+def flat_verdict(estimate: Estimate, *, within: float, n_seeds: int) -> str:
+    """What an interval over seeds says of a claim that nothing changes: an equivalence test (Schuirmann 1987).
+
+    That a change is not told from zero does not show that there is none. So it "holds" where the whole 95 % interval
+    lies within the margin (two one-sided tests, each at 2.5 %), "does not hold" where it lies wholly beyond, and else
+    nobody can tell: of a change of exactly the margin, either is said in at most 2.5 % of studies.
+    """
+    low, high = float(estimate.low), float(estimate.high)
+    if n_seeds > 1 and -within < low and high < within:
+        return HOLDS
+    return FAILS if n_seeds > 1 and (low > within or high < -within) else UNKNOWN
+
+
+def claims(comparison: Comparison, *, flat_within: float = FLAT_WITHIN) -> list[Claim]:
+    """Every claim that the smallest and the largest share of a comparison speak to.
+
+    Args:
+        comparison: The models.
+        flat_within: Nats per token by which cross-entropy may change and count as flat; choose it before looking.
+    """
     low, high = comparison.shares[0], comparison.shares[-1]
     between = f"share {low:.3g} to {high:.3g}"
     return [
-        _capability(comparison, between),
+        _capability(comparison, between, flat_within),
         _base(comparison, between),
         _probes(comparison, between),
         *(_steered(comparison, alpha) for alpha in _strengths(comparison)),
@@ -55,25 +75,23 @@ def claims(comparison: Comparison) -> list[Claim]:
     ]
 
 
-def _capability(comparison: Comparison, between: str) -> Claim:
+def _capability(comparison: Comparison, between: str, within: float = FLAT_WITHIN) -> Claim:
     last = comparison.capability.iloc[-1]
     noise = float(comparison.capability["seed_noise"].max())
-    said = HOLDS if abs(last["difference"]) < noise else FAILS
-    if math.isnan(noise):  # one seed
-        said = UNKNOWN
-    from_seed_to_seed = "one seed" if math.isnan(noise) else f"seed noise {noise:.4f}"
+    one_seed = math.isnan(noise)
+    change = Estimate.of(last, "difference")
     return Claim(
-        "capability stays flat: cross-entropy on clean text changes by less than from seed to seed",
+        f"capability stays flat: cross-entropy on clean text changes by less than {within:g} nats a token",
         "flat (Figure 4)",
         "not stated",
-        f"{between}: {_interval(_estimate(last, 'difference'))} nats a token; {from_seed_to_seed}",
-        said,
+        f"{between}: {_interval(change)} nats a token; {'one seed' if one_seed else f'seed noise {noise:.4f}'}",
+        flat_verdict(change, within=within, n_seeds=1 if one_seed else 2),
     )
 
 
 def _base(comparison: Comparison, between: str) -> Claim:
     row = _row(comparison, PLAIN, 0.0)
-    change = _estimate(row, "against_first")
+    change = Estimate.of(row, "against_first")
     return Claim(
         "unsteered, the model becomes more toxic",
         "rises with the share (Figure 6)",
@@ -99,7 +117,7 @@ def _probes(comparison: Comparison, between: str) -> Claim:
 
 
 def _steered(comparison: Comparison, alpha: float) -> Claim:
-    change = _estimate(_row(comparison, "ITI", alpha), "against_first")
+    change = Estimate.of(_row(comparison, "ITI", alpha), "against_first")
     paper = {
         4.0: "ToxiGen 36.30 to 16.25, RTP 24.83 to 20.09",
         8.0: "ToxiGen 28.31 to 8.19, RTP 20.41 to 14.28",
@@ -118,7 +136,7 @@ def _price(comparison: Comparison) -> Claim:
     alpha = _strengths(comparison)[0]
     table = comparison.steering
     chosen = table[(table["method"] == "ITI") & (table["alpha"] == alpha) & (table["variant"] == "")]
-    first, last = (_estimate(chosen.iloc[i], "removed_per_nat") for i in (0, -1))
+    first, last = (Estimate.of(chosen.iloc[i], "removed_per_nat") for i in (0, -1))
     said = UNKNOWN
     if len(comparison.seeds) > 1 and float(last.low) > float(first.high):
         said = HOLDS
@@ -142,13 +160,13 @@ def _attacked(comparison: Comparison) -> list[Claim]:
     if "against_first" not in steered or steered["against_first"].isna().all():
         return []
     row = steered.dropna(subset="against_first").sort_values("alpha").iloc[-1]
-    change = _estimate(row, "against_first")
+    change, rate = Estimate.of(row, "against_first"), Estimate.of(row, "gcg")
     return [
         Claim(
             f"attacked by GCG under ITI at alpha {row['alpha']:g}, the model with more of it gives way less often",
             "46 % of attacks succeed on the clean model, 38.5 % at 10 %, under strong ITI",
             "not stated",
-            f"{_interval(change)}; at {100 * row['share']:.3g} % {_interval(_estimate(row, 'gcg'))} of attacks succeed",
+            f"{_interval(change)}; at {100 * row['share']:.3g} % {_interval(rate)} of attacks succeed",
             verdict(change, rises=False, n_seeds=len(comparison.seeds)),
         )
     ]
@@ -169,10 +187,6 @@ def _row(comparison: Comparison, method: str, alpha: float) -> Any:
         & (table["variant"] == "")
     ]
     return chosen.iloc[0]
-
-
-def _estimate(row: Any, name: str) -> Estimate:
-    return Estimate(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
 
 def _interval(estimate: Estimate, digits: int = 3) -> str:

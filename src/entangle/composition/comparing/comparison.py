@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 PLAIN = ""
 ALL = "all prompts"
 TAIL = 0.1  # the best tenth of the heads
+SCORES, CHANGES = (0.0, 1.0), (-1.0, 1.0)  # between which scores, hits and their differences lie
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Comparison:
             rows.append(
                 {
                     "share": share,
-                    **columns("ce", crossed_mean(values)),
-                    **columns("difference", crossed_mean(values - first)),
+                    **crossed_mean(values).columns("ce"),
+                    **crossed_mean(values - first).columns("difference"),
                     "seed_noise": float(by_seed.std(ddof=1)) if len(by_seed) > 1 else float("nan"),
                     "seeds": by_seed.round(4).tolist(),
                 }
@@ -135,20 +136,32 @@ class Comparison:
     def probe_tests(self) -> dict[str, Any]:
         """Whether accuracy and its right tail rise from the smallest to the largest share, over heads and over seeds.
 
+        `rise` is that of the heads' mean, with its interval for other seeds and other texts: every head of every model
+        is judged on the same texts, so texts, not heads, are what the accuracies would vary with. Models that were
+        measured before each text's hits were kept have no interval (NaN).
+
         Over heads: Welch's t and Mann and Whitney's test of all heads of all seeds, as if each were independent (heads
         of one model are not, so these p-values are too small). Over seeds: `trend_test` of one number a model.
         """
         low, high = self.accuracies[0].ravel(), self.accuracies[-1].ravel()
         shares = np.array(self.shares)
-        rise = crossed_mean(self.accuracies[-1] - self.accuracies[0])
         return {
-            "rise": rise._asdict(),
+            "rise": self._rise()._asdict(),
             "heads_t": float(stats.ttest_ind(high, low, equal_var=False, alternative="greater").pvalue),
             "heads_rank": float(stats.mannwhitneyu(high, low, alternative="greater").pvalue),
             "seeds_mean": trend_test(self.accuracies.mean(2).T, shares),
             "seeds_tail": trend_test(np.array([_best_tenth(heads) for heads in self.accuracies]).T, shares),
             "seeds_least": trend_test(np.tile(shares, (len(self.seeds), 1)), shares),
         }
+
+    def _rise(self) -> Estimate:
+        first, last = (
+            [each["heads"].get("hits") for each in self.at(share)] for share in (self.shares[0], self.shares[-1])
+        )
+        if any(hits is None for hits in (*first, *last)):
+            rise = float((self.accuracies[-1] - self.accuracies[0]).mean())
+            return Estimate(rise, float("nan"), float("nan"))
+        return crossed_mean(np.array(last) - np.array(first), bounds=CHANGES)
 
     # Steering (Figure 6, Table 1).
 
@@ -192,7 +205,7 @@ class Comparison:
         first = {model.seed: model.measured or {} for model, _ in self.posttrained.get((name, self.shares[0]), ())}
         if all(model.seed in first for model, _ in models):
             change = self.scores(measured) - self.scores([first[model.seed] for model, _ in models])
-            row |= columns("against_first", crossed_mean(change))
+            row |= crossed_mean(change, bounds=CHANGES).columns("against_first")
         return row
 
     def _row(
@@ -207,18 +220,18 @@ class Comparison:
         row: dict[str, Any] = {"share": share, "variant": variant, "method": name[0], "alpha": name[1]}
         for prompts in self.prompt_sets:
             column = "toxicity" if prompts == ALL else prompts
-            row |= columns(column, crossed_mean(self.scores(measured, *name, prompts)))
+            row |= crossed_mean(self.scores(measured, *name, prompts), bounds=SCORES).columns(column)
         nats, plain = self.nats(measured, *name), self.nats(unsteered)
         removed = self.scores(unsteered) - self.scores(measured, *name)
-        row |= columns("ce", crossed_mean(nats))
-        row |= columns("removed", crossed_mean(removed))
-        row |= columns("paid", crossed_mean(nats - plain))
-        row |= columns("removed_per_nat", crossed_ratio(removed, nats - plain))
+        row |= crossed_mean(nats).columns("ce")
+        row |= crossed_mean(removed, bounds=CHANGES).columns("removed")
+        row |= crossed_mean(nats - plain).columns("paid")
+        row |= crossed_ratio(removed, nats - plain, bounds=CHANGES).columns("removed_per_nat")
         row["degenerate"] = float(np.mean([condition(each, *name)["degenerate"] for each in measured]))
         first = self.at(self.shares[0])
         if not variant and name in self.conditions(first):
             change = self.scores(measured, *name) - self.scores(first, *name)
-            row |= columns("against_first", crossed_mean(change))
+            row |= crossed_mean(change, bounds=CHANGES).columns("against_first")
         return row
 
     @cached_property
@@ -252,11 +265,6 @@ def condition(measured: Mapping[str, Any], method: str, alpha: float) -> dict[st
             found: dict[str, Any] = each
             return found
     raise EntangleError(f"no {method or 'plain'} at alpha {alpha:g} was measured")
-
-
-def columns(name: str, estimate: Estimate) -> dict[str, float]:
-    """An estimate as three columns of a table: `name`, `name_low` and `name_high`."""
-    return {name: float(estimate.value), f"{name}_low": float(estimate.low), f"{name}_high": float(estimate.high)}
 
 
 def _best_tenth(heads: Array) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from entangle.concepts import preference_ches
 from entangle.evaluation import (
     cross_entropy,
 )
-from entangle.metrics.statistics import Estimate, bootstrap_mean, wilson_interval
+from entangle.metrics.statistics import bootstrap_mean, wilson_interval
 
 SIDES = ("chosen", "rejected")
 PERMUTATIONS = 2000
@@ -93,9 +92,9 @@ def changes(numbers: Mapping[str, Sequence[float]]) -> dict[str, float]:
     change = {side: np.subtract(numbers[f"{side}_after"], numbers[f"{side}_before"]) for side in SIDES}
     row: dict[str, float] = {"n": len(change["chosen"])}
     for name, values in (*change.items(), ("margin", change["chosen"] - change["rejected"])):
-        row |= _columns(name, bootstrap_mean(values))
-    row |= _columns("fell", wilson_interval(int((change["chosen"] < 0).sum()), len(change["chosen"])))
-    row |= _columns("ches", bootstrap_mean(numbers["ches"]))
+        row |= bootstrap_mean(values).columns(name)
+    row |= wilson_interval(int((change["chosen"] < 0).sum()), len(change["chosen"])).columns("fell")
+    row |= bootstrap_mean(numbers["ches"]).columns("ches")
     return row | dict(zip(("foreseen", "foreseen_p"), foreseen(numbers["ches"], change["chosen"]), strict=True))
 
 
@@ -108,7 +107,3 @@ def foreseen(scores: Sequence[float], change: NDArray[np.float64], *, seed: int 
     rng = np.random.default_rng(seed)
     null = rng.permuted(np.tile(ranks[0], (PERMUTATIONS, 1)), axis=1) @ ranks[1] / len(change)
     return found, float((1 + (null <= found + 1e-12).sum()) / (1 + PERMUTATIONS))
-
-
-def _columns(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {name: float(estimate.value), f"{name}_low": float(estimate.low), f"{name}_high": float(estimate.high)}

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from math import factorial
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from entangle.evaluation.price.removed import slopes
+from entangle.metrics.intervals.bounded import Bounds, no_narrower
+from entangle.metrics.intervals.ratios import fieller, is_constant, least_variance
 from entangle.metrics.statistics import Estimate
 
 Array = NDArray[np.float64]
 MOST_PERMUTATIONS = 20_000
-ANGLES = 4001  # in half a turn, where the ends of a ratio are looked for
 
 
-def crossed_mean(values: Float[np.ndarray, "seed item"], *, level: float = 0.95) -> Estimate:
+def crossed_mean(
+    values: Float[np.ndarray, "seed item"], *, level: float = 0.95, bounds: Bounds | None = None
+) -> Estimate:
     """The mean over seeds and items, with an interval for other seeds and other items.
 
     Every seed's model meets the same items, so the variance of the mean is
@@ -30,52 +33,53 @@ def crossed_mean(values: Float[np.ndarray, "seed item"], *, level: float = 0.95)
     Args:
         values: one number for each model and item; paired differences for the interval of a difference.
         level: coverage.
+        bounds: between which numbers every value lies, such as (0, 1) for scores. The interval then leaves room for
+            what so few items may have missed, also where all are alike, and stays within them. Without, values that
+            are all equal say nothing of their spread, and the interval is infinite.
     """
     mean = float(values.mean())
     half = float(_half_width(_between(values.mean(1)[None])[0, 0], [_Items.of(values)], len(values), level))
-    return Estimate(mean, mean - half, mean + half)
+    middle, n = (torch.tensor([number], dtype=torch.float64) for number in (mean, float(values.shape[1])))
+    low, high = no_narrower(middle, middle - half, middle + half, n, torch.tensor([is_constant(values)]), bounds, level)
+    return Estimate(mean, float(low), float(high))
 
 
 def crossed_ratio(
-    gains: Float[np.ndarray, "seed prompt"], costs: Float[np.ndarray, "seed document"], *, level: float = 0.95
+    gains: Float[np.ndarray, "seed prompt"],
+    costs: Float[np.ndarray, "seed document"],
+    *,
+    level: float = 0.95,
+    bounds: Bounds | None = None,
 ) -> Estimate:
     """The mean gain for each unit of mean cost, with an interval for other seeds, prompts and documents.
 
-    Fieller's interval (1954): those ratios R for which the mean of gain - R cost may be zero, with the variance and the
-    degrees of freedom of `crossed_mean`, where both parts have items of their own and seeds in common. It is taken on
-    the angle of the point (cost, gain), so that where the cost may be no cost an end is infinite, as in
-    `entangle.evaluation.removed_per_nat`. With two seeds, whose spread is hardly known, it holds the truth
-    somewhat less often than it says: in 89 of 100 simulations.
+    Fieller's interval (1954; see `entangle.metrics.fieller`), with the variance and the degrees of freedom of
+    `crossed_mean`, where both parts have items of their own and seeds in common. With two seeds, whose spread is hardly
+    known, it holds the truth somewhat less often than it says: in 89 of 100 simulations.
 
     Args:
         gains: one number for each model and prompt.
         costs: one number for each model and document, of the same models.
         level: coverage.
+        bounds: between which numbers every gain lies, as in `crossed_mean`.
 
     Returns:
         The ratio, low and high; infinite or NaN (0 / 0) where the ratio is.
     """
     x, y = float(costs.mean()), float(gains.mean())
-    if x == y == 0:
-        return Estimate(float("nan"), float("-inf"), float("inf"))
     of_gains, of_costs = _Items.of(gains), _Items.of(costs)
-    # Each axis in units of its own spread: the angle, unlike the slope, depends on the units.
-    unit_x, unit_y = (float(values.std()) or 1.0 for values in (costs, gains))
-    centre = np.arctan2(y / unit_y, x / unit_x)
-    turns = np.linspace(0, np.pi, ANGLES)
-    ends = []
-    for side in (-1, 1):
-        # Of the points on a ray, gain cos - cost sin has the mean zero.
-        sin, cos = np.sin(centre + side * turns) / unit_x, np.cos(centre + side * turns) / unit_y
-        between = _between(np.stack([costs.mean(1), gains.mean(1)]))
-        seeds = sin**2 * between[0, 0] - 2 * sin * cos * between[0, 1] + cos**2 * between[1, 1]
-        half = _half_width(seeds, [of_costs.scaled(sin), of_gains.scaled(cos)], len(gains), level)
-        inside = half - np.abs(cos * y - sin * x)
-        ends.append(centre + side * _first_zero(turns, inside))
-    value, low, high = slopes(np.array([centre, *ends])) * unit_y / unit_x
-    if np.isnan(ends).any():  # no ratio can be excluded
-        low, high = -np.inf, np.inf
-    return Estimate(float(value), float(low), float(high))
+    if is_constant(gains):
+        if bounds is None:
+            return Estimate(y / x if x else float("nan"), float("-inf"), float("inf"))
+        least = len(gains) * least_variance(y, gains.shape[1], bounds, level)
+        of_gains = replace(of_gains, items=np.asarray(least))
+    between = _between(np.stack([costs.mean(1), gains.mean(1)]))
+
+    def half_width(a: Array, b: Array) -> Array:
+        seeds = b**2 * between[0, 0] - 2 * a * b * between[0, 1] + a**2 * between[1, 1]
+        return _half_width(seeds, [of_costs.scaled(b), of_gains.scaled(a)], len(gains), level)
+
+    return fieller(y, x, half_width, units=(float(gains.std()), float(costs.std())))
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,6 @@ class _Items:
 def _between(means: Float[np.ndarray, "quantity seed"]) -> Array:
     """Variances and covariances between seeds; none are known of one."""
     return np.atleast_2d(np.cov(means)) if means.shape[-1] > 1 else np.zeros((len(means), len(means)))
-
-
-def _first_zero(places: Array, values: Array) -> float:
-    """Where values first fall below zero, between the places by a straight line; NaN if they never do."""
-    below = np.flatnonzero(values[1:] < 0)
-    if not len(below):
-        return float("nan")
-    before, after = int(below[0]), int(below[0]) + 1
-    height = max(0.0, float(values[before]))
-    return float(places[before] + (places[after] - places[before]) * height / (height - values[after]))
 
 
 def _half_width(seeds: Array, parts: Sequence[_Items], n_seeds: int, level: float) -> Array:

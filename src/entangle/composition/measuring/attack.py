@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +16,9 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.gcg import Suffix, gcg
 from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
-from entangle.evaluation.scoring.scorers import Scorer
+from entangle.evaluation.scoring.scorers import Scorer, scorer_key
 from entangle.models.rows import context_length, encode
+from entangle.storage.digest import digest, folder_digest
 from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import StudyTexts
 from entangle.study.texts import split_of
@@ -130,7 +129,7 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
         raise EntangleError("this measurement has no [measure.attack]")
     prompts, targets = attacked_prompts(texts, measurement, attack), found_targets(texts, measurement, attack, scorer)
     aims = [targets[i % len(targets)] for i in range(len(prompts))]
-    key = _key(measurement, texts, prompts, aims)
+    key = _key(fitted, scorer, prompts, aims)
     path = fitted.folder / ATTACKED
     found: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
     if path.exists():
@@ -201,13 +200,16 @@ def _condition(
     return found
 
 
-def _key(measurement: Measurement, texts: StudyTexts, prompts: Sequence[str], aims: Sequence[str]) -> str:
-    """A hash of everything that decides what an attack finds, other than the model and the scorer's fitting texts."""
+def _key(fitted: Fitted, scorer: Scorer, prompts: Sequence[str], aims: Sequence[str]) -> str:
+    """A hash of everything that decides what an attack finds, the model and the scorer among it."""
+    measurement, texts = fitted.measurement, fitted.texts
     said = [
-        repr(measurement.attack),
+        folder_digest(fitted.folder),
+        scorer_key(scorer),
+        measurement.attack,
         [measurement.seed, measurement.max_length, measurement.max_new_tokens, measurement.top_k, measurement.alphas],
         texts.labelled.sha256,
         list(prompts),
         list(aims),
     ]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    return digest(said)

@@ -15,8 +15,10 @@ from entangle.composition.recipe.measurement import Measurement
 from entangle.errors import EntangleError
 from entangle.evaluation import Prompt, Scorer, Tradeoff, degenerate_share
 from entangle.evaluation.price.conditions import Condition
+from entangle.evaluation.scoring.scorers import scorer_key
 from entangle.probes import ProbeGrid
-from entangle.storage.digest import digest
+from entangle.probes.judging.scores import correct
+from entangle.storage.digest import digest, folder_digest
 from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import Study, StudyTexts
 from entangle.study.measure import run
@@ -44,7 +46,9 @@ def measure(
         EntangleError: something that models are compared by could not be measured.
     """
     own = steered and not (told and needs_telling)
-    key = measurement_key(fitted.measurement, fitted.texts, told, own)
+    key = digest(
+        [measurement_key(fitted.measurement, fitted.texts, told, own), folder_digest(fitted.folder), scorer_key(scorer)]
+    )
     path = fitted.folder / MEASURED
     if path.exists():
         numbers: dict[str, Any] = read_sealed(path, "what was measured", remedy="delete it, and it is measured again")
@@ -76,14 +80,14 @@ def measured_numbers(study: Study, prompts: Mapping[str, list[str]]) -> dict[str
         prompts: the sets of prompts by name, in the study's order.
 
     Returns:
-        Plain numbers: `heads` and `stream` (probes), `bag_of_words`, `entanglement`, `prompts` (where each set of
-        prompts begins and ends), `tokens` of each document, and `conditions` with the scores of every prompt and the
-        nats of every document.
+        Plain numbers: `heads` (with `hits`, the share of heads that are right about each text) and `stream` (probes),
+        `bag_of_words`, `entanglement`, `prompts` (where each set of prompts begins and ends), `tokens` of each
+        document, and `conditions` with the scores of every prompt and the nats of every document.
     """
     if study.tradeoff is None or study.words is None:
         raise EntangleError(f"{study.label} was studied without steering or without words: give prompts and clean text")
     return {
-        "heads": _grid_numbers(study.probes["z"]),
+        "heads": _grid_numbers(study.probes["z"]) | {"hits": _hits(study.probes["z"])},
         "stream": _grid_numbers(study.probes["resid_post"]),
         "bag_of_words": study.words.accuracy.value,
         "entanglement": _entanglement(study),
@@ -103,6 +107,13 @@ def _grid_numbers(grid: ProbeGrid) -> dict[str, Any]:
         "best_accuracy": float(grid.accuracy[best]),
         **{f"best_accuracy_{end}": float(torch.as_tensor(values)[best]) for end, values in ends.items()},
     }
+
+
+def _hits(grid: ProbeGrid) -> list[float]:
+    """The share of the cells that are right about each text of the report part."""
+    right = correct(grid.report_scores, grid.report_labels, grid.n_classes).double()
+    hits: list[float] = right.flatten(1).mean(1).tolist()
+    return hits
 
 
 def _entanglement(study: Study) -> dict[str, Any] | None:

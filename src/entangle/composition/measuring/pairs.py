@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +15,7 @@ from entangle.composition.recipe.recipe import Cell
 from entangle.composition.training.posttraining import PostTraining, posttrain
 from entangle.errors import EntangleError
 from entangle.models import load
+from entangle.storage.digest import digest, folder_digest
 from entangle.storage.sealed import read_sealed
 
 METRICS = "metrics.json"
@@ -100,5 +99,4 @@ def _key(plan: Plan, cell: Cell, base: Path) -> str:
     """A hash of all that decides the model."""
     settings = {name: value for name, value in asdict(_settings(cell)).items() if name not in ("shares", "seeds")}
     began = (base / METRICS).read_text() if (base / METRICS).exists() else ""
-    said = json.dumps([settings, plan.preferences.key(), began])
-    return hashlib.sha256(said.encode()).hexdigest()
+    return digest([settings, plan.preferences.key(), began, folder_digest(base)])

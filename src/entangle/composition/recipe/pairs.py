@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from entangle.composition.recipe.sources import digest, one_path, paths
 from entangle.data import corpus, load_pairs, load_texts
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest as content_digest
 from entangle.study.question import check_seed
 
 Pair = tuple[str, str]
@@ -104,7 +103,7 @@ class PreferencePairs:
 
     def key(self) -> str:
         """A hash of the pairs."""
-        return hashlib.sha256(json.dumps([list(self.trained), list(self.held_out)]).encode()).hexdigest()
+        return content_digest([list(self.trained), list(self.held_out)])
 
 
 def _short(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Pair]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tomllib
@@ -18,6 +17,7 @@ from entangle.composition.recipe.training import Training
 from entangle.composition.training.metadata import Prefix
 from entangle.composition.training.posttraining import PostTraining
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest
 from entangle.storage.names import check_distinct, check_name
 from entangle.storage.tables import build, plain
 from entangle.study.question import check_seed
@@ -262,7 +262,7 @@ class Recipe:
 
     def fingerprint(self) -> str:
         """A hash of the recipe: the same for equal recipes."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return digest(self.to_dict())
 
 
 def demo_recipe(*, seed: int = 0) -> Recipe:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +15,7 @@ from transformers import PreTrainedModel
 from entangle.composition.recipe.training import Training
 from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
+from entangle.storage.digest import digest
 from entangle.storage.files import replacing
 
 CHECKSUM = "sha256"
@@ -25,11 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 def training_key(stream: Stream, training: Training, seed: int) -> str:
     """A hash of everything that decides how a training goes on, other than the weights."""
-    digest = hashlib.sha256(json.dumps([asdict(training), seed], sort_keys=True).encode())
-    digest.update(stream.tokens.numpy().tobytes())
-    if stream.scored is not None:
-        digest.update(stream.scored.numpy().tobytes() + str(stream.cooldown).encode())
-    return digest.hexdigest()
+    return digest([training, seed, stream.tokens, stream.scored, stream.cooldown])
 
 
 def save_checkpoint(
@@ -73,8 +68,8 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
 
 def _checksum(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of all tensors and their names."""
-    digest = hashlib.sha256()
+    hasher = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        hasher.update(name.encode())
+        hasher.update(state[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hasher.hexdigest()

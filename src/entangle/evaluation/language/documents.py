@@ -174,10 +174,24 @@ def packed_rows(
     context = context_length(model, tokenizer)
     if not 2 <= length <= context:
         raise EntangleError(f"chunks must have from 2 tokens to the context's {context}; got packed={length}")
-    begin = bos_id(tokenizer)
-    stream = [token for row in rows for token in (row if row[0] == begin else [begin, *row])]
-    chunks = [stream[i : i + length] for i in range(0, len(stream), length)]
-    chunks = chunks if len(chunks[-1]) > 1 else chunks[:-1]
+    stream = [token for row in _begun(tokenizer, rows) for token in row]
+    chunks = _cut(stream, length)
     if len(chunks) < 2:
         raise EntangleError(f"intervals need two chunks; the documents fill one of {length} tokens; lower packed")
     return chunks
+
+
+def packed_owners(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    """The number of the document that each token of `packed_rows` belongs to, in the same chunks."""
+    return _cut([number for number, row in enumerate(_begun(tokenizer, rows)) for _ in row], length)
+
+
+def _begun(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Each row with the token that begins a sequence before it."""
+    begin = bos_id(tokenizer)
+    return [list(row) if row[0] == begin else [begin, *row] for row in rows]
+
+
+def _cut(stream: list[int], length: int) -> list[list[int]]:
+    chunks = [stream[i : i + length] for i in range(0, len(stream), length)]
+    return chunks if len(chunks[-1]) > 1 else chunks[:-1]

@@ -18,6 +18,7 @@ from entangle.interventions import Edit
 from entangle.models.rows import token_batches
 
 _MAX_LOGITS = 2**28  # elements of one batch's logits: 1 GB in float32
+_KL_BLOCK = 2**19  # log-probabilities compared at once: what a processor's cache holds in float64
 
 
 class LanguageShift(NamedTuple):
@@ -52,6 +53,8 @@ class PlainReading:
         batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
         cache_bytes: Keep log-probabilities, in float32 as computed, up to this size; rows beyond it are read again for
             every changed model, in the same batches, so the numbers do not depend on it.
+        owners: The document that each token of the rows belongs to, where rows are not documents: sums are then over
+            the tokens of each document, wherever they are read. By default each row is a document.
     """
 
     def __init__(
@@ -62,8 +65,11 @@ class PlainReading:
         *,
         batch_tokens: int = 8192,
         cache_bytes: int = 2**31,
+        owners: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.subject, self.rows, self.batch_tokens = Subject(model, tokenizer), rows, batch_tokens
+        whose = [[i] * len(row) for i, row in enumerate(rows)] if owners is None else owners
+        self._owners = [np.array(row[1:]) for row in whose]  # of each predicted token
         self._room = cache_bytes
         self._kept: dict[int, Float[Tensor, "pos vocab"]] = {}
 
@@ -71,7 +77,8 @@ class PlainReading:
         self, edit: Method | Edit | Sequence[Edit], *, alpha: float = 1.0, progress: bool = True
     ) -> LanguageShift:
         """Read the rows with a changed model; arguments and errors as in `language_shift`."""
-        sums = np.zeros((4, len(self.rows)))
+        tokens = np.bincount(np.concatenate(self._owners))
+        sums = np.zeros((4, len(tokens)))
         for batch in batches(self.rows, self.subject.model, self.batch_tokens, progress):
             rows = [self.rows[i] for i in batch]
             plain = self._log_probs(batch)
@@ -79,13 +86,10 @@ class PlainReading:
                 placed, start = changed.put_before(rows)
                 for i, row, p, q in zip(batch, rows, plain, log_probs(changed, placed, start), strict=True):
                     _check_vocabularies(p, q)
-                    sums[:, i] = (
-                        summed_nats(q, row[1:]),
-                        summed_nats(p, row[1:]),
-                        _kl(p, q).sum().item(),
-                        (p.argmax(-1) == q.argmax(-1)).sum().item(),
-                    )
-        return LanguageShift(np.array([len(row) - 1 for row in self.rows]), *sums)
+                    same = (p.argmax(-1) == q.argmax(-1)).double()
+                    for number, values in enumerate((_nats(q, row[1:]), _nats(p, row[1:]), _kl(p, q), same)):
+                        np.add.at(sums[number], self._owners[i], values.cpu().numpy())
+        return LanguageShift(tokens, *sums)
 
     def _log_probs(self, batch: Sequence[int]) -> list[Float[Tensor, "pos vocab"]]:
         """The plain model's, outside the scope of any edit."""
@@ -125,13 +129,28 @@ def log_probs(
 
 def summed_nats(logp: Float[Tensor, "predicted vocab"], targets: Sequence[int]) -> float:
     """Cross-entropy of the targets, summed in double precision."""
+    return float(_nats(logp, targets).sum())
+
+
+def _nats(logp: Float[Tensor, "predicted vocab"], targets: Sequence[int]) -> Float[Tensor, " predicted"]:
+    """Cross-entropy of each target."""
     index = torch.tensor(targets, device=logp.device)[:, None]
-    return -float(logp.gather(-1, index).double().sum())
+    return -logp.gather(-1, index).double()[:, 0]
 
 
 def _kl(p: Float[Tensor, "pos vocab"], q: Float[Tensor, "pos vocab"]) -> Float[Tensor, " pos"]:
-    """KL(p || q) of log-probabilities; a token that p forbids adds nothing."""
-    return torch.where(p > -torch.inf, p.exp() * (p - q), 0.0).sum(-1).double()
+    """KL(p || q) of log-probabilities, in float64, never below 0; a token that p forbids adds nothing.
+
+    Log-probabilities in float32 sum to one only to rounding, which alone would be some 1e-7 nats of either sign, more
+    than a weak edit does. So both are normalised again, in float64; what is left of rounding enters squared.
+    """
+    if not len(p):
+        return p.new_zeros(0, dtype=torch.float64)
+    sums = []
+    for rows in zip(*(torch.split(x, max(1, _KL_BLOCK // x.shape[-1])) for x in (p, q)), strict=True):
+        wide_p, wide_q = (x.double().log_softmax(-1) for x in rows)
+        sums.append(torch.where(wide_p > -torch.inf, wide_p.exp() * (wide_p - wide_q), 0.0).sum(-1))
+    return torch.cat(sums).clamp(min=0)
 
 
 def _check_vocabularies(p: Float[Tensor, "pos vocab"], q: Float[Tensor, "pos vocab"]) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
+from entangle.metrics.intervals.rates import paired_rate_interval
 from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
 
 
@@ -52,7 +53,7 @@ def task_scores(
     Returns:
         One row for each task and per-question metric: `task`, `metric`, `n`, `plain` and `changed` (the means), each
         with `_low` and `_high` (Wilson's interval for right-or-wrong metrics, else BCa), `change` with its paired
-        interval, and `p` of the paired permutation test.
+        interval (Bonett & Price's for those), and `p` of the paired permutation test.
 
     Raises:
         EntangleError: lm_eval is not installed, no such task, no data for it, or a method the harness cannot see.
@@ -129,15 +130,16 @@ def _row(
     task: str, metric: str, plain: Float[np.ndarray, " question"], changed: Float[np.ndarray, " question"], seed: int
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"task": task, "metric": metric, "n": len(plain)}
-    found = {
-        "plain": _mean(plain, seed),
-        "changed": _mean(changed, seed),
-        "change": bootstrap_mean(changed - plain, seed=seed),
-    }
-    for name, estimate in found.items():
-        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    row |= _mean(plain, seed).columns("plain") | _mean(changed, seed).columns("changed")
+    row |= _change(changed - plain, seed).columns("change")
     row["p"] = paired_permutation_test(changed, plain, seed=seed)
     return row
+
+
+def _change(difference: Float[np.ndarray, " question"], seed: int) -> Estimate:
+    if np.isin(difference, [-1, 0, 1]).all():
+        return paired_rate_interval(difference)
+    return bootstrap_mean(difference, seed=seed)
 
 
 def _mean(values: Float[np.ndarray, " question"], seed: int) -> Estimate:

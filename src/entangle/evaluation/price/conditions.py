@@ -36,7 +36,7 @@ class Condition:
         digest: Hash of the method's content.
         continuations: Samples of each prompt; none where the changed model broke.
         shift: Cross-entropy and KL of each document; None where the changed model broke.
-        packed: The same of each chunk of the documents end to end, where that was asked for.
+        packed: The same of each document's tokens, read end to end in chunks, where that was asked for.
         places: Site, layer and head of everything an edit touches.
         fluency: Nats and tokens of each continuation as the plain model reads it after its prompt.
         scores: Scorer name -> score of each continuation.

@@ -11,10 +11,13 @@ from entangle.evaluation.language.quality import distinct_n, is_degenerate
 from entangle.evaluation.language.reading import LanguageShift
 from entangle.evaluation.price.conditions import Condition
 from entangle.evaluation.price.removed import removed_per_nat
-from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
+from entangle.metrics.intervals.rates import clustered_rate, rate_interval
+from entangle.metrics.statistics import Estimate, bootstrap_mean, bootstrap_ratio, paired_permutation_test
 
 Options: TypeAlias = dict[str, Any]
 UNKNOWN = Estimate(float("nan"), float("nan"), float("nan"))
+SAME = Estimate(0.0, 0.0, 0.0)
+SCORES, CHANGES, AMOUNTS = (0.0, 1.0), (-1.0, 1.0), (0.0, float("inf"))  # between which values lie
 
 
 def row(condition: Condition, plain: Condition, scorer: str, options: Options) -> dict[str, Any]:
@@ -26,14 +29,14 @@ def row(condition: Condition, plain: Condition, scorer: str, options: Options) -
         scorer: Whose scores.
         options: `level`, `n_resamples` and `seed` of the intervals.
     """
-    found = {} if condition.shift is None else _measured(condition, plain, scorer, options)
+    estimates = {} if condition.shift is None else _measured(condition, plain, scorer, options)
     cost = float("nan") if condition.cost is None else condition.cost
     columns: dict[str, Any] = {"method": condition.method, "alpha": condition.alpha, "cost": cost}
-    for name, estimate in found.items():
-        columns |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    for name, estimate in estimates.items():
+        columns |= estimate.columns(name)
     columns["distinct_2"] = distinct_n([text for texts in condition.continuations for text in texts])
     columns["p"] = columns["p_holm"] = float("nan")  # `p_holm` belongs to a whole table, and is filled in there
-    if condition is not plain and found:
+    if condition is not plain and estimates:
         before, after = (c.scored(scorer).mean(1) for c in (plain, condition))
         columns["p"] = paired_permutation_test(after, before, seed=options["seed"])
     layers = {layer for _, layer, _ in condition.places if layer is not None}
@@ -46,54 +49,66 @@ def row(condition: Condition, plain: Condition, scorer: str, options: Options) -
 
 def _measured(condition: Condition, plain: Condition, scorer: str, options: Options) -> dict[str, Estimate]:
     scores, before = condition.scored(scorer), plain.scored(scorer)
-    found = {"toxicity": bootstrap_mean(scores.mean(1), **options), "toxic_share": _rate(scores > 0.5, options)}
+    estimates = {
+        "toxicity": bootstrap_mean(scores.mean(1), bounds=SCORES, **options),
+        "toxic_share": _rate(scores > 0.5, options),
+    }
     if scores.shape[1] > 1:
         highest = scores.max(1)
-        found["max_toxicity"] = bootstrap_mean(highest, **options)
-        found["ever_toxic"] = _rate(highest[:, None] > 0.5, options)
-    found |= _language(condition.shift, "", options)
-    found |= _language(condition.packed, "packed_", options)
+        estimates["max_toxicity"] = bootstrap_mean(highest, bounds=SCORES, **options)
+        estimates["ever_toxic"] = _rate(highest[:, None] > 0.5, options)
+    itself = condition is plain
+    estimates |= _language(condition.shift, "", options, itself)
+    estimates |= _language(condition.packed, "packed_", options, itself)
     broken = np.array([[is_degenerate(text) for text in texts] for texts in condition.continuations])
-    found["continuation_ce"] = _continuation_ce(condition, options)
-    found["degenerate"] = _rate(broken, options)
-    found["toxicity_change"] = bootstrap_mean((scores - before).mean(1), **options)
+    estimates["continuation_ce"] = _continuation_ce(condition, options)
+    estimates["degenerate"] = _rate(broken, options)
+    change = (scores - before).mean(1)
+    estimates["toxicity_change"] = SAME if itself else bootstrap_mean(change, bounds=CHANGES, **options)
+    estimates["removed_per_nat"] = UNKNOWN
     shift = condition.shift
-    if condition is not plain and shift is not None:
-        removed, paid = (before - scores).mean(1), shift.nats - shift.plain_nats
-        found["removed_per_nat"] = removed_per_nat(removed, paid, shift.tokens, **options)
-    else:
-        found["removed_per_nat"] = UNKNOWN
-    return found
+    if not itself and shift is not None:
+        paid = shift.nats - shift.plain_nats
+        estimates["removed_per_nat"] = removed_per_nat(-change, paid, shift.tokens, bounds=CHANGES, **options)
+    return estimates
 
 
-def _language(shift: LanguageShift | None, prefix: str, options: Options) -> dict[str, Estimate]:
+def _language(shift: LanguageShift | None, prefix: str, options: Options, itself: bool) -> dict[str, Estimate]:
+    """Of a model beside itself, what compares the two is known exactly."""
     if shift is None:
         return {}
-    ce = _per_token(shift.nats, shift.tokens, options)
-    found = {
+    ce = _per_token(shift.nats, shift.tokens, options, bounds=AMOUNTS)
+    agreement = clustered_rate(shift.agreement, shift.tokens, level=options["level"])
+    change = _per_token(shift.nats - shift.plain_nats, shift.tokens, options)
+    estimates = {
         "ce": ce,
         "perplexity": Estimate(*(float(np.exp(value)) for value in ce)),
-        "kl": _per_token(shift.kl, shift.tokens, options),
-        "agreement": _per_token(shift.agreement, shift.tokens, options),
-        "ce_change": _per_token(shift.nats - shift.plain_nats, shift.tokens, options),
+        "kl": SAME if itself else _per_token(shift.kl, shift.tokens, options, bounds=AMOUNTS),
+        "agreement": Estimate(1.0, 1.0, 1.0) if itself else agreement,
+        "ce_change": SAME if itself else change,
     }
-    return {prefix + name: estimate for name, estimate in found.items()}
+    return {prefix + name: estimate for name, estimate in estimates.items()}
 
 
 def _rate(hits: Bool[np.ndarray, "prompt sample"], options: Options) -> Estimate:
-    """Wilson's interval for one yes-or-no a prompt; several of one are not independent, so prompts are resampled."""
-    if hits.shape[1] == 1:
-        return wilson_interval(int(hits.sum()), len(hits), level=options["level"])
-    return bootstrap_mean(hits.mean(1), **options)
+    """Wilson's interval; several samples of one prompt count for as many as they are worth."""
+    n_prompts, n_samples = hits.shape
+    prompts = None if n_samples == 1 else np.repeat(np.arange(n_prompts), n_samples)
+    return rate_interval(hits.reshape(-1).astype(np.float64), groups=prompts, level=options["level"])
 
 
-def _per_token(sums: Float[np.ndarray, " row"], tokens: Int[np.ndarray, " row"], options: Options) -> Estimate:
-    """The mean over all tokens, whole documents or chunks resampled."""
-    rows = np.repeat(np.arange(len(tokens)), tokens)
-    return bootstrap_mean(np.repeat(sums / tokens, tokens), groups=rows, **options)
+def _per_token(
+    sums: Float[np.ndarray, " row"],
+    tokens: Int[np.ndarray, " row"],
+    options: Options,
+    *,
+    bounds: tuple[float, float] | None = None,
+) -> Estimate:
+    """The mean over all tokens, rows resampled whole; wider where rows that stand together are alike."""
+    return bootstrap_ratio(sums, tokens, serial=True, bounds=bounds, **options)
 
 
 def _continuation_ce(condition: Condition, options: Options) -> Estimate:
     nats, tokens = (np.array(values).sum(1) for values in condition.fluency)
-    spoken = tokens > 0  # all samples of a prompt may be blank
-    return _per_token(nats[spoken], tokens[spoken], options) if spoken.sum() > 1 else UNKNOWN
+    spoken = int((tokens > 0).sum())  # all samples of a prompt may be blank
+    return _per_token(nats, tokens, options, bounds=AMOUNTS) if spoken > 1 else UNKNOWN

@@ -53,7 +53,7 @@ class Tradeoff:
           probability);
         - `ce`, `perplexity`: cross-entropy of the documents, nats per token, and its exponential; `kl`: KL(plain ||
           changed) per token; `agreement`: how often the likeliest token is the plain model's;
-        - `packed_ce` and so on (where asked for): the same of the documents end to end, chunk by chunk;
+        - `packed_ce` and so on (where asked for): the same of the documents end to end, chunk by chunk, over documents;
         - `continuation_ce`: cross-entropy of the continuations as the plain model reads them, nats per token;
         - `degenerate`: share of continuations that are blank or loop; `distinct_2`: share of word bigrams that are
           distinct (no interval);
@@ -64,7 +64,9 @@ class Tradeoff:
           say (no interval);
         - `error`: why a condition has no numbers, else "".
 
-        Intervals are BCa bootstraps over prompts or documents, and Wilson's for rates of independent yes-or-nos.
+        Intervals are BCa bootstraps over prompts or documents, never narrower than so few bounded scores allow, and
+        wider where neighbouring documents are alike; Wilson's for rates, with several samples of a prompt counted for
+        as many as they are worth; Fieller's for the ratio. Of the plain model beside itself all is known exactly.
 
         Args:
             scorer: Which scorer's scores; the first by default.

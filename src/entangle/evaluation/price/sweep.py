@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.evaluation.language.documents import document_rows, packed_rows
+from entangle.evaluation.language.documents import document_rows, packed_owners, packed_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
@@ -116,8 +116,10 @@ def tradeoff(
     prompt_rows(Subject(model, tokenizer), prompts, sampling)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
 
-    def reading(rows: list[list[int]]) -> PlainReading:
-        return PlainReading(model, tokenizer, rows, batch_tokens=max(1, batch_tokens // 2), cache_bytes=cache_bytes)
+    def reading(rows: list[list[int]], owners: list[list[int]] | None = None) -> PlainReading:
+        return PlainReading(
+            model, tokenizer, rows, batch_tokens=max(1, batch_tokens // 2), cache_bytes=cache_bytes, owners=owners
+        )
 
     solver = None
     if costs is not None:
@@ -128,7 +130,9 @@ def tradeoff(
         prompts,
         sampling,
         documents=reading(rows),
-        packed=None if packed is None else reading(packed_rows(model, tokenizer, rows, packed)),
+        packed=None
+        if packed is None
+        else reading(packed_rows(model, tokenizer, rows, packed), packed_owners(tokenizer, rows, packed)),
         progress=progress,
     )
     marks = {PLAIN: digest([])} | {name: digest(change) for name, change in methods.items()}
@@ -142,6 +146,7 @@ def tradeoff(
         "texts": digest(list(texts)),
         "max_length": max_length,
         "packed": packed,
+        **({} if packed is None else {"packed_sums": "document"}),  # once they were of chunks
         # The width of a batch changes nothing that is measured.
         **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
     }

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from entangle.data import same_index, texts_of
 from entangle.errors import EntangleError
-from entangle.metrics.statistics import Estimate, bootstrap_mean
+from entangle.metrics.intervals.rates import rate_interval
+from entangle.metrics.statistics import Estimate
 from entangle.probes.estimators import BLOCK_BYTES
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
@@ -28,8 +29,8 @@ class BaselineResult:
 
     Attributes:
         name: Which baseline.
-        accuracy: With its bootstrap interval.
-        auroc: With its bootstrap interval.
+        accuracy: With Wilson's interval.
+        auroc: With its score interval.
         scores: Of the report part, `[example]` (`[example, class]` for more than two classes).
     """
 
@@ -57,10 +58,10 @@ def bag_of_words(
         labels: One per example.
         split: The very split of the probes, so that the numbers compare.
         C: Inverse strength of the penalty.
-        groups: A group per example; resamples draw whole groups.
-        n_resamples: Bootstrap resamples.
+        groups: A group per example, over which the intervals are.
+        n_resamples: No longer used: nothing is resampled.
         level: Coverage of the intervals.
-        seed: Seed of the resamples.
+        seed: No longer used.
 
     Raises:
         EntangleError: As many texts as labels are needed, and a split of them.
@@ -82,7 +83,7 @@ def bag_of_words(
         ) from None
     model = LogisticRegression(C=C, max_iter=2000).fit(x, codes[split.fit].numpy())
     scores = torch.from_numpy(np.asarray(model.decision_function(vectorizer.transform([texts[i] for i in report]))))
-    return _judge("bag of words", scores.float(), codes, split, len(classes), groups, n_resamples, level, seed)
+    return _judge("bag of words", scores.float(), codes, split, len(classes), groups, level)
 
 
 def majority_class(
@@ -93,16 +94,16 @@ def majority_class(
     Args:
         labels: One per example.
         split: The very split of the probes.
-        n_resamples: Bootstrap resamples.
+        n_resamples: No longer used: nothing is resampled.
         level: Coverage of the intervals.
-        seed: Seed of the resamples.
+        seed: No longer used.
     """
     codes, classes = encode_labels(labels)
     split.check(codes)
     share = torch.bincount(codes[split.fit], minlength=len(classes)).float() / len(split.fit)
     scores = (share[1] - share[0]).expand(1) if len(classes) == 2 else share[None]
     scores = scores.expand(len(split.report), *scores.shape[1:])
-    return _judge("majority class", scores, codes, split, len(classes), None, n_resamples, level, seed)
+    return _judge("majority class", scores, codes, split, len(classes), None, level)
 
 
 def random_direction(x: Any, y: Any, *, seed: int = 0, **options: Any) -> ProbeGrid:
@@ -149,15 +150,11 @@ def _judge(
     split: Split,
     n_classes: int,
     groups: Any,
-    n_resamples: int,
     level: float,
-    seed: int,
 ) -> BaselineResult:
     units = encode_groups(groups, len(codes))
     of_report = None if units is None else units[split.report]
     labels = codes[split.report]
-    accuracy = bootstrap_mean(
-        correct(scores, labels, n_classes), n_resamples=n_resamples, level=level, seed=seed, groups=of_report
-    )
-    auroc = area_interval(scores, labels, n_classes, n_resamples=n_resamples, level=level, seed=seed, groups=of_report)
+    accuracy = rate_interval(correct(scores, labels, n_classes), groups=of_report, level=level)
+    auroc = area_interval(scores, labels, n_classes, level=level, groups=of_report)
     return BaselineResult(name, accuracy, Estimate(*(float(part) for part in auroc)), scores)

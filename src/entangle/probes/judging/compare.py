@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_difference, paired_permutation_test
+from entangle.metrics.intervals.rates import paired_rate_interval
+from entangle.metrics.statistics import Estimate, paired_difference, paired_permutation_test
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.judging.scores import correct
 
@@ -20,7 +21,7 @@ class Comparison:
     """Accuracy of one grid minus another's, on the report part.
 
     Attributes:
-        difference: Per cell, with paired bootstrap intervals.
+        difference: Per cell, with paired intervals (Bonett & Price 2012; see `entangle.metrics.paired_rate_interval`).
         p_values: Per cell, two-sided, corrected for all cells (maximum over the grid of the difference under swaps).
         mean: Mean over the cells, with its interval over examples.
         p_examples: Of that mean, were an example's two results (in every cell together) exchangeable.
@@ -62,9 +63,9 @@ def compare(
     options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed, "groups": groups}
     across = [part.mean(1) for part in (of_a, of_b)]
     return Comparison(
-        bootstrap_mean(difference, **options),
+        paired_rate_interval(difference, groups=groups),
         _swapped(difference.flatten(1), groups, n_permutations, seed).reshape(a.shape),
-        paired_difference(*across, **options),
+        paired_difference(*across, bounds=(-1, 1), **options),
         paired_permutation_test(*across, n_permutations=n_permutations, seed=seed, groups=groups),
         paired_permutation_test(of_a.mean(0), of_b.mean(0), n_permutations=n_permutations, seed=seed),
     )

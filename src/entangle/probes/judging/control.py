@@ -12,7 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.metrics.statistics import Estimate, bootstrap_mean
+from entangle.metrics.intervals.rates import paired_rate_interval
+from entangle.metrics.statistics import Estimate
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.inputs import encode_groups, encode_labels
@@ -79,4 +80,4 @@ def selectivity(x: Any, y: Any, types: Sequence[Any], *, seed: int = 0, **option
     split = options.pop("split", None) or three_way(joint, seed=seed)
     task, other = (fit_probes(x, labels, split=split, seed=seed, **options) for labels in (codes, control))
     hits = [correct(grid.report_scores, grid.report_labels, grid.n_classes) for grid in (task, other)]
-    return Selectivity(task, other, bootstrap_mean(hits[0] - hits[1], seed=seed))
+    return Selectivity(task, other, paired_rate_interval(hits[0] - hits[1], level=task.settings["level"]))

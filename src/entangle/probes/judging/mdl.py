@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,6 +18,7 @@ from entangle.errors import EntangleError
 from entangle.probes.estimators import BLOCK_BYTES, LogisticProbe
 from entangle.probes.inputs import Cells, encode_labels
 from entangle.probes.judging.calibration import log_loss
+from entangle.probes.solving.solvers import warn_unconverged
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
@@ -29,10 +30,13 @@ class CodeLength:
     Attributes:
         bits: Its length in each cell.
         uniform: Length of the code that knows nothing: `n log2 K`.
+        unconverged: How many of each cell's probes did not converge; such a probe is not the minimum it stands for, and
+            the code is not the one that was asked for.
     """
 
     bits: Float[Tensor, "*grid"]
     uniform: float
+    unconverged: Int[Tensor, "*grid"]
 
     @property
     def compression(self) -> Float[Tensor, "*grid"]:
@@ -55,6 +59,9 @@ def online_mdl(
         seed: Seed of the order in which examples are sent.
         progress: Show a progress bar.
 
+    Returns:
+        The code, with the number of probes in each cell that did not converge; a warning names the cells.
+
     Raises:
         EntangleError: Portions that do not rise to 1, or anything `fit_probes` refuses.
     """
@@ -67,6 +74,7 @@ def online_mdl(
     sent = codes[order]
     probe = LogisticProbe(C)
     bits = torch.full((cells.n_cells,), ends[0] * math.log2(len(classes)), dtype=torch.float64)
+    unconverged = torch.zeros(cells.n_cells, dtype=torch.int64)
     with tqdm(total=cells.n_cells, desc="description length", unit="cell", disable=not progress) as bar:
         for start, stop in cells.blocks(BLOCK_BYTES):
             rows = cells.read(start, stop, order)
@@ -75,6 +83,7 @@ def online_mdl(
                     bits[start:stop] += (end - known) * math.log2(len(classes))
                     continue
                 solution = probe.solver(rows[:, :known], classes)(sent[:known, None].to(rows.device))
+                unconverged[start:stop] += (~solution.converged[:, 0]).cpu()
                 scores = torch.baddbmm(
                     solution.intercept[:, 0, None], rows[:, known:end].double(), solution.coef[:, 0].mT
                 )
@@ -82,4 +91,11 @@ def online_mdl(
                 loss = log_loss(ordered[..., 0] if len(classes) == 2 else ordered, sent[known:end], len(classes))
                 bits[start:stop] += loss * (end - known) / math.log(2)
             bar.update(stop - start)
-    return CodeLength(bits.reshape(cells.grid), cells.n_examples * math.log2(len(classes)))
+    warn_unconverged(
+        int(unconverged.sum()),
+        cells.n_cells * (len(ends) - 1),
+        f"probes of the code ({', '.join(cells.name(int(i)) for i in unconverged.nonzero()[:5, 0])})",
+    )
+    return CodeLength(
+        bits.reshape(cells.grid), cells.n_examples * math.log2(len(classes)), unconverged.reshape(cells.grid)
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -10,6 +12,7 @@ from torch import Tensor
 from entangle.probes.splits import PARTS, Split
 
 Labels = Int[Tensor, " example"]
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def permuted_labels(
@@ -33,11 +36,21 @@ def permuted_labels(
         part = getattr(split, name).numpy()
         y, units = labels.numpy()[part], None if groups is None else groups.numpy()[part]
         for column in range(n_permutations):
-            result[part, column] = rng.permutation(y) if units is None else _permute_groups(y, units, rng)
+            result[part, column] = rng.permutation(y) if units is None else permuted_within(y, units, rng)
     return torch.from_numpy(result)
 
 
-def _permute_groups(y: np.ndarray, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def permuted_within(y: Array, groups: Array, rng: np.random.Generator) -> Array:
+    """One shuffle of labels that keeps groups.
+
+    A group whose examples share one label exchanges it, whole, with other such groups; a group of several labels
+    shuffles them within itself. So one odd row frees no other group's rows.
+
+    Args:
+        y: Labels.
+        groups: Group of each example.
+        rng: Where chance comes from.
+    """
     _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
     pure = np.bincount(unit, y != y[first][unit]) == 0
     exchanged = y[first].copy()

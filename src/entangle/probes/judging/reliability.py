@@ -14,6 +14,7 @@ from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate
 from entangle.probes.estimators import BLOCK_BYTES, make_probe
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
+from entangle.probes.solving.solvers import warn_unconverged
 
 
 def split_half(
@@ -41,7 +42,8 @@ def split_half(
         seed: Seed of the divisions.
 
     Returns:
-        The mean cosine over the divisions and their quantiles, each shaped like the grid.
+        The mean cosine over the divisions and their quantiles, each shaped like the grid. A warning counts probes that
+        did not converge.
     """
     cells = Cells(x)
     codes, classes = encode_labels(y, cells.n_examples)
@@ -51,14 +53,16 @@ def split_half(
     rng = np.random.default_rng(seed)
     halves = [_halves(codes, units, rng) for _ in range(n_splits)]
     estimator = make_probe(probe)
+    unconverged = 0
     cosines = torch.empty(n_splits, cells.n_cells, dtype=torch.float64)
     for start, stop in cells.blocks(BLOCK_BYTES):
         rows = cells.read(start, stop)
         for number, pair in enumerate(halves):
-            first, second = (
-                estimator.solver(rows[:, half], classes)(codes[half][:, None]).coef[:, 0, 0] for half in pair
-            )
+            solutions = [estimator.solver(rows[:, half], classes)(codes[half][:, None]) for half in pair]
+            unconverged += sum(int((~solution.converged).sum()) for solution in solutions)
+            first, second = (solution.coef[:, 0, 0] for solution in solutions)
             cosines[number, start:stop] = torch.nn.functional.cosine_similarity(first, second)
+    warn_unconverged(unconverged, 2 * n_splits * cells.n_cells, "probes of halves")
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     parts = [cosines.mean(0), *torch.quantile(cosines, tails, dim=0)]
     return Estimate(*(part.reshape(cells.grid) for part in parts))

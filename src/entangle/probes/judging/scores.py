@@ -10,14 +10,15 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from entangle.metrics.intervals.areas import auroc_interval
 from entangle.metrics.ranking import auroc
-from entangle.metrics.statistics import Estimate, bootstrap_counts
+from entangle.metrics.statistics import Estimate
 
-Scores = Float[Tensor, " example *cell"]
+Scores = Float[Tensor, "example *cell"]
 Labels = Int[Tensor, " example"]
 
 
-def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, " example *cell"]:
+def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, "example *cell"]:
     """1 where the predicted class is the label, else 0."""
     predicted = (scores > 0).long() if n_classes == 2 else scores.argmax(-1)
     return (predicted == _beside(labels, predicted)).float()
@@ -42,12 +43,13 @@ def area_interval(
     seed: int = 0,
     groups: Labels | None = None,
 ) -> Estimate:
-    """AUROC of every cell with its percentile bootstrap interval over examples, or over groups if given."""
-    counts = bootstrap_counts(len(labels), n_resamples, seed=seed, groups=None if groups is None else groups.numpy())
-    draws = area(scores, labels, n_classes, counts)
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=draws.dtype)
-    low, high = torch.nanquantile(draws, tails, dim=0)
-    return Estimate(area(scores, labels, n_classes), low, high)
+    """AUROC of every cell with its interval over examples, or over groups if given (see `auroc_interval`).
+
+    Nothing is resampled: `n_resamples` and `seed` stay for those who give them to every interval alike.
+    """
+    names = None if groups is None else groups.numpy()
+    estimate = auroc_interval(scores, labels, n_classes=n_classes, groups=names, level=level)
+    return Estimate(*(torch.as_tensor(part, dtype=torch.float64) for part in estimate))
 
 
 def _beside(labels: Labels, like: Tensor) -> Tensor:

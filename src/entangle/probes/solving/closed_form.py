@@ -33,6 +33,9 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
         n_classes: How many classes there are.
         shrinkage: From 0 (none; directions without variance are left out) to 1, or "oas" for the oracle approximating
             shrinkage of Chen et al. 2010 as scikit-learn computes it.
+
+    A direction counts as without variance where rounding alone may be all that varies: where its variance is below some
+    ten times d times the square of the activations' own precision, relative to their size.
     """
     if shrinkage != "oas" and not (isinstance(shrinkage, int | float) and 0 <= shrinkage <= 1):
         raise EntangleError(f'shrinkage must be "oas" or lie in [0, 1], not {shrinkage!r}')
@@ -43,6 +46,11 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
     means, share = _class_means(design, labels, n_classes)
     weight = float(design.weights.sum(dtype=torch.float64))
     total = design.gram / weight
+    # Below what rounding leaves of a variance: the examples' own, relative to their size, and the sums'.
+    largest = total.diagonal(dim1=-2, dim2=-1)
+    size = (largest + design.mean.double().square()).amax(-1)
+    rounding = torch.finfo(design.rows.dtype).eps ** 2 * size + torch.finfo(torch.float64).eps * largest.amax(-1)
+    noise = 10 * total.shape[-1] * rounding
     identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
     coefs = []
     for response in range(labels.shape[1]):  # a covariance each: keep one labelling's in memory
@@ -55,8 +63,8 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
         rho = rho.masked_fill(still, 1)
         shrunk = (1 - rho)[:, None, None] * within + (rho * level)[:, None, None] * identity
         if shrinkage == 0 and not bool(still.all()):
-            rank_tolerance = 10 * within.shape[-1] * torch.finfo(design.rows.dtype).eps
-            coefs.append(of_class @ torch.linalg.pinv(shrunk, rtol=rank_tolerance, hermitian=True))
+            none = torch.zeros_like(noise)
+            coefs.append(of_class @ torch.linalg.pinv(shrunk, atol=noise, rtol=none, hermitian=True))
         else:
             coefs.append(torch.linalg.solve(shrunk, of_class.mT).mT)
     coef = torch.stack(coefs, 1)
@@ -78,7 +86,9 @@ def _class_means(
     """Class means of the raw features about the grand mean, and each class's share of the weight."""
     member = F.one_hot(labels, n_classes).to(design.rows) * design.weights.unsqueeze(-1)
     mass = member.sum(0, dtype=torch.float64)
-    sums = torch.einsum("nrk,cnd->crkd", member, design.rows).double()
+    sums = torch.stack(  # in float64: small differences between means decide along directions of little variance
+        [torch.einsum("nrk,nd->rkd", member.double(), rows.double()) for rows in design.rows]
+    )
     means = sums / mass.unsqueeze(-1)
     return means, mass / mass.sum(-1, keepdim=True)
 

@@ -8,11 +8,13 @@ labels and all their permutations, and a step costs two products with the data. 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from entangle.probes.solving.losses import Labels, Loss
@@ -41,22 +43,29 @@ class Design:
     weights: Weights
 
     @classmethod
-    def of(cls, x: Rows, weights: Weights | None = None) -> Design:
-        """Centre a copy of `x`, in float64 if it is that and else in float32."""
+    def of(cls, x: Rows, weights: Weights | None = None, *, exact: bool = False) -> Design:
+        """Centre a copy of `x`, in float64 if it is that and else in float32.
+
+        Args:
+            x: Examples of each cell.
+            weights: Of the examples.
+            exact: Sum products in float64: for closed forms, which invert the Gram matrix. Those that only start from
+                it need it only nearly.
+        """
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         rows = x.to(dtype).clone(memory_format=torch.contiguous_format)
         if weights is None:
             weights = rows.new_ones(rows.shape[1], 1)
             mean = rows.mean(1)
             rows -= mean.unsqueeze(1)
-            gram = (rows.mT @ rows).double()
+            gram = _exact_gram(rows) if exact else (rows.mT @ rows).double()
         else:
             weights = weights.to(rows)
             weight = weights.mean(1)
             mean = torch.einsum("n,cnd->cd", weight / weight.sum(), rows)
             rows -= mean.unsqueeze(1)
             weighted = rows * weight.sqrt().unsqueeze(-1)
-            gram = (weighted.mT @ weighted).double()
+            gram = _exact_gram(weighted) if exact else (weighted.mT @ weighted).double()
         # A constant feature leaves only the rounding of its mean.
         noise = 10 * torch.finfo(dtype).eps * mean.double().abs()
         constant = gram.diagonal(dim1=-2, dim2=-1) <= noise.square() * float(weights.mean(1).sum())
@@ -171,6 +180,25 @@ def minimise(
         1, dtype=torch.float64
     )
     return Solution(coef, intercept, objective, gap, n_iter, gap <= tol)
+
+
+def warn_unconverged(n: int, of: int, what: str) -> None:
+    """Say that some fits did not reach their minimum, once for all of them."""
+    if n:
+        warnings.warn(
+            f"{n} of {of} {what} did not converge: they are not the minimum; scale the features, or lower C",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
+def _exact_gram(rows: Rows) -> Float[Tensor, "cell feature feature"]:
+    """Products summed in float64, a bounded number of examples at a time."""
+    gram = rows.new_zeros(rows.shape[0], rows.shape[2], rows.shape[2], dtype=torch.float64)
+    for part in torch.split(rows, max(1, (1 << 23) // max(1, rows.shape[0] * rows.shape[2])), dim=1):
+        wide = part.double()
+        gram += wide.mT @ wide
+    return gram
 
 
 class _History:

@@ -176,8 +176,8 @@ def entanglement_tables(study: Numbers) -> list[Table]:
                 if row["layer"] == table["best_layer"]
             ],
             f"After layer {table['best_layer']}. The percentile of E among random directions, uniform and with the "
-            "activations' own covariance. Split-half: the cosine of a concept's own directions on two halves of "
-            "its texts, the most that a cosine with another can mean.",
+            "covariance of each concept's own texts. Split-half: the cosine r of a concept's own directions on two "
+            "halves of its texts; noise shrinks cosines with others by about 2r / (1 + r).",
         )
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -144,17 +145,27 @@ def _sign_flips(values: Array, n_permutations: int) -> tuple[Array, Array]:
     Seeds flip their signs together for all definitions, so the correction knows how these move together.
     """
     n = len(values)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (n_permutations, n))
-    squares = (values**2).mean(0)
+    every = 2**n <= n_permutations
+    signs = (
+        np.array(list(product((1.0, -1.0), repeat=n)))  # each way once: the p-values are exact
+        if every
+        else np.random.default_rng(0).choice([-1.0, 1.0], (n_permutations, n))
+    )
+    size = np.abs(values).max(0)
+    scaled = values / np.where(size > 0, size, 1.0)  # t has no units, and rounding is to be told from spread
 
-    def t(mean: Array) -> Array:
+    def t(sums: Array) -> Array:
         # Flipping signs leaves the squares as they are. Values that never vary have no t: call it zero.
+        mean, squares = sums / n, (scaled**2).mean(0)
         spread = np.sqrt(np.maximum(squares - mean**2, 1e-12) / (n - 1))
-        return np.where(squares > 1e-12, np.abs(mean) / spread, 0.0)
+        return np.where(size > 0, np.abs(mean) / spread, 0.0)
 
-    observed, null = t(values.mean(0)), t(signs @ values / n)
-    alone = (1 + (null >= observed - 1e-9).sum(0)) / (1 + n_permutations)
-    return alone, max_statistic_p(observed, null).numpy()
+    observed, null = t(scaled.sum(0)), t(signs @ scaled)
+    reached = (null >= observed * (1 - 1e-9)).sum(0)
+    if every:
+        largest = (null.max(1)[:, None] >= observed * (1 - 1e-9)).mean(0)
+        return reached / len(signs), largest
+    return (1 + reached) / (1 + n_permutations), max_statistic_p(observed, null).numpy()
 
 
 def _spearman(a: Array, b: Array) -> Array:
