@@ -126,11 +126,16 @@ def _check_finite(picked: Tensor, place: Place, examples: Tensor) -> None:
 
 
 def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.dtype | None = None) -> None:
-    """Refuse a type that the model's forward cannot be brought to compute in, or its activations be kept in.
+    """Refuse a type that the model's forward cannot be brought to compute in, or that cannot hold activations.
 
     Raises:
-        EntangleError: it is neither the model's own, `bfloat16` nor `float16`; or `store_dtype` is not one of `STORED`.
+        EntangleError: it is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` is none of `STORED`.
     """
+    if store_dtype is not None and not store_dtype.is_floating_point:
+        raise EntangleError(
+            f"store_dtype must be a floating type; got {store_dtype}, which would cut the numbers off: use float16, "
+            "bfloat16 or float32"
+        )
     if store_dtype is not None and store_dtype not in STORED:
         kinds = ", ".join(str(each) for each in STORED)
         raise EntangleError(f"store_dtype must be one of {kinds}, but {store_dtype} arrived: choose another")
