@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from entangle.storage.folder import Kind, check_foreign, write
-from entangle.storage.out import check_out
+from entangle.storage import Kind, check_out, folder
 
 FILES = {
     "superposition": ("geometry.png", "phase_diagram.png", "plateaus.png", "rarity.png"),
@@ -29,7 +28,7 @@ def check_place(out: str | os.PathLike[str], name: str) -> None:
         EntangleError: It cannot be written to, or files of these names that are of no such study are there.
     """
     check_out(Path(out), *FILES[name])
-    check_foreign(Path(out), _kind(name), FILES[name])
+    folder.check_foreign(Path(out), _kind(name), FILES[name])
 
 
 def write_study(
@@ -60,7 +59,7 @@ def write_study(
             figure.savefig(new / file, dpi=150, format="png")
 
     try:
-        write(out, _kind(name), record, fill)
+        folder.write(out, _kind(name), record, fill)
     finally:
         for figure in figures.values():
             plt.close(figure)
