@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -16,7 +17,19 @@ from entangle.errors import EntangleError
 from entangle.storage.folder import check_files
 
 Task = Literal["causal", "encoder", "auto"]
-LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError, SafetensorError)
+# What transformers raises where a folder holds no model that can be made: no two of its parts agree on one.
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    ImportError,
+    AttributeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 MANIFEST = "entangle.json"
 """Names the files of a model that this library trained; where it is, they are compared with it."""
 SAFE = {"pytorch_model": "model"}
@@ -219,7 +232,7 @@ def _config(name: str, revision: str | None) -> Any:
         )
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except LOADING_ERRORS as error:
         refuse_code(name, error)
         where = (
             "a local directory (none exists of this name) or a hub id that can be reached"
@@ -231,6 +244,8 @@ def _config(name: str, revision: str | None) -> Any:
 
 def _is_causal(config: Any, mapping: Any) -> bool:
     architectures = getattr(config, "architectures", None) or []
+    if not (isinstance(architectures, list | tuple) and all(isinstance(name, str) for name in architectures)):
+        raise EntangleError(f"architectures in config.json must be a list of names; got {architectures!r}: correct it")
     if architectures:
         return any("CausalLM" in name or "LMHead" in name for name in architectures)
     return type(config) in mapping
