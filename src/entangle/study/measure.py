@@ -21,6 +21,7 @@ from entangle.concepts import EntanglementReport
 from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
 from entangle.evaluation import AtStrengths, Scorer, Tradeoff
+from entangle.forecast import FEWEST_CLEAN, FEWEST_TEXTS, Forecast, foretell
 from entangle.interventions import ITI
 from entangle.models import Atlas, fingerprint, load, load_tokenizer
 from entangle.probes import ProbeGrid, Split, bag_of_words
@@ -46,6 +47,8 @@ SITES = ("z", "resid_post")
 # What a step may raise that is no fault of the library's and no wish to stop: the steps before it are kept.
 FAILURES = (EntangleError, RuntimeError, MemoryError, ArithmeticError, np.linalg.LinAlgError)
 
+FORETOLD_LENGTH = 128  # tokens of a text that a forecast reads at most
+
 NOTHING = AtStrengths([], alphas=())  # a method that is measured at no strength: the plain model alone is
 
 T = TypeVar("T")
@@ -69,6 +72,7 @@ def study(
     methods: Sequence[str] = Question.methods,
     direction: str = Question.direction,
     layers: LayerChoice = Question.layers,
+    forecast: bool = True,
     top_k: int | None = None,
     samples: int = Question.samples,
     max_new_tokens: int = Question.max_new_tokens,
@@ -107,6 +111,8 @@ def study(
         methods: Interventions to measure, with "ITI" among them (see `entangle.evaluation.baseline_methods`).
         direction: The estimator of the concepts' directions: "mean_difference", "logistic", "lda", "ridge" or "svm".
         layers: After which layers entanglement is measured: "all", or the "best" for reading the concept alone.
+        forecast: Whether to foretell, where there is clean text, what steering each concept out will cost at every
+            layer; a few backward passes per text.
         top_k: Heads that ITI moves; by default a quarter, at most 30.
         samples: Continuations per prompt.
         max_new_tokens: Tokens per continuation.
@@ -135,6 +141,7 @@ def study(
         layers=layers,
         alphas=Question.alphas if alphas is None else tuple(float(alpha) for alpha in alphas),
         methods=tuple(methods),
+        forecast=forecast,
         top_k=top_k,
         samples=samples,
         max_new_tokens=max_new_tokens,
@@ -224,6 +231,8 @@ def run(
         notes.append("This model does not generate text, so the price of steering is not measured.")
     if reports:
         notes += noise_note(reports, nearest_layer(reports, best))
+    with clock("foretell"):
+        foretold = _foretold(texts, studied, missing, notes)
     iti, sweep, judge = None, None, scorer
     if texts.steers:
         with clock("steer"):
@@ -241,6 +250,7 @@ def run(
         entanglement=reports,
         iti=iti,
         tradeoff=sweep,
+        forecast=foretold,
         notes=tuple(notes),
         missing=dict(missing),
         about=plain(
@@ -303,6 +313,39 @@ def _entanglement(
         for layer in layers
     }
     return {layer: report for layer, report in reports.items() if report is not None}
+
+
+def _foretold(texts: StudyTexts, studied: StudiedModel, missing: _Missing, notes: list[str]) -> Forecast | None:
+    """The forecast of every concept that has texts enough; none where nothing is asked or there is no clean text."""
+    question = studied.question
+    if not (question.forecast and texts.clean and studied.can_generate):
+        return None
+    every = {question.name: texts.labelled, **texts.concepts}
+    concepts = {name: (list(rows.texts), rows.labels.tolist()) for name, rows in every.items() if _enough(rows)}
+    small = [name for name in every if name not in concepts]
+    if small or len(texts.clean) < FEWEST_CLEAN:
+        what = ", ".join(small) or "clean text"
+        notes.append(f"Too few texts for a forecast of its price: {what} ({FEWEST_TEXTS} of each class are needed).")
+    if not concepts or len(texts.clean) < FEWEST_CLEAN:
+        return None
+    return missing.unless(
+        "the forecast",
+        lambda: foretell(
+            studied.model,
+            studied.tokenizer,
+            concepts,
+            texts.clean,
+            top_k=question.top_k,
+            max_length=min(question.max_length or FORETOLD_LENGTH, FORETOLD_LENGTH),
+            seed=question.seed,
+            progress=studied.progress,
+        ),
+    )
+
+
+def _enough(rows: LabelledTexts) -> bool:
+    positive = int(rows.labels.sum())
+    return min(positive, len(rows.texts) - positive) >= FEWEST_TEXTS
 
 
 def _steering(
