@@ -189,7 +189,7 @@ def demo(out: Out = Path("entangle-demo"), seed: Annotated[int, typer.Option(hel
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(help="Directory or hub id of a HuggingFace model.")],
+    model: Annotated[str, typer.Argument(help="Directory, hub id or .gguf file of a model.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for verify.json.")] = None,
     revision: Annotated[str | None, typer.Option(help="The model's revision on the hub.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The model's floating type, say bfloat16.")] = None,

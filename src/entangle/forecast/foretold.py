@@ -20,6 +20,7 @@ from entangle.forecast.metric import ShiftMetric
 from entangle.forecast.span import Key
 from entangle.interventions import ITI, AddDirection, Edit
 from entangle.models import Atlas
+from entangle.models.rows import context_length
 
 UNIT = 0.1
 """The effect whose price is told: nats per token between the two kinds of text."""
@@ -133,7 +134,7 @@ def foretell(
         samples: As for `ShiftMetric.fit`.
         top_k: Heads of ITI; by default a quarter of them, at most 30.
         n_texts: Texts of each class, and clean documents, to use at most, drawn with the seed.
-        max_length: Keep at most this many tokens of a text.
+        max_length: Keep at most this many tokens of a text, and no more than the context holds.
         batch_tokens: Tokens in one batch, padding included.
         seed: Seed of every draw.
         progress: Show progress bars.
@@ -152,6 +153,7 @@ def foretell(
     if not concepts:
         raise EntangleError("a forecast needs a concept: give name -> (texts, labels); got none")
     atlas = Atlas(model)
+    max_length = min(max_length, context_length(model, tokenizer))
     has_heads = bool(atlas.layers("z"))
     options: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "progress": progress}
     halves = {name: _halves(name, *labelled, n_texts, seed) for name, labelled in concepts.items()}

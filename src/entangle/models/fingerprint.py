@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
+from entangle.models.loading.gguf import is_marked
 from entangle.storage.digest import digest, weights_hash
 from entangle.storage.modules import settings_of, unwrapped
 
@@ -150,7 +151,10 @@ def _computed(config: Any) -> Any:
     """A configuration as plain values, without what is not computed by."""
     if config is None:
         return None
-    return _kept(config.to_dict() if hasattr(config, "to_dict") else config)
+    values = _kept(config.to_dict() if hasattr(config, "to_dict") else config)
+    if is_marked(config):  # weights unpacked from a GGUF file are plain ones; packed ones are parts of another class
+        del values["quantization_config"]
+    return values
 
 
 def _kept(value: Any) -> Any:

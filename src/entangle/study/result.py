@@ -126,7 +126,7 @@ class Study:
                     site: numbers.grid_numbers(grid, [int(layer) for layer in grid.layers or ()])
                     for site, grid in self.probes.items()
                 },
-                "baselines": numbers.baseline_numbers(self.words, self._stream, *resampling),
+                "baselines": numbers.baseline_numbers(self.words, self._stream),
                 "entanglement": (
                     numbers.entanglement_numbers(self.entanglement, self._entangled_layer)
                     if self.entanglement

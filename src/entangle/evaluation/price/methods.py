@@ -101,7 +101,8 @@ Stamps: TypeAlias = tuple[tuple[str, int, int], ...]
 
 def _stamps(folder: Path) -> Stamps:
     """Name, size and time of the files there, which change where another checkpoint takes the place of one."""
-    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else [folder]
+    files = [path for path in files if path.is_file()]
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 

@@ -30,6 +30,7 @@ from entangle.interventions.weights.carried import EditedModel, carry, saves_who
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import refuse_compiled
+from entangle.models.loading.gguf import unmark
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 
@@ -74,16 +75,22 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
     try:
         return _in_weights(model, edit, alpha, plan)
     except NoWeightsError as reason:
-        baked = carry(copy.deepcopy(model), edit, alpha, why=str(reason))
+        baked = carry(_copied(model), edit, alpha, why=str(reason))
     difference = _difference(model, baked, edit, alpha)
     if difference is not None:
         raise EntangleError(f"carried by {type(model).__name__}, {difference}: use it with steer(...)")
     return baked
 
 
+def _copied(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that saves as plain weights, also of one that transformers unpacked from a GGUF file."""
+    copied: PreTrainedModel = unmark(copy.deepcopy(model))
+    return copied
+
+
 def _in_weights(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, plan: list[Stop]) -> PreTrainedModel:
     """A copy of the stock class with the edit in its weights; a `NoWeightsError` where they cannot hold it."""
-    baked = copy.deepcopy(model)
+    baked = _copied(model)
     places = Atlas(baked)
     for stop in plan:
         form = stop.forms[0]

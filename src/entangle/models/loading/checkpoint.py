@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,21 +15,14 @@ from safetensors import SafetensorError
 from torch import nn
 
 from entangle.errors import EntangleError
+from entangle.models.loading.gguf import SUFFIX, dense, source, unmark
 from entangle.storage.folder import check_files
 
 Task = Literal["causal", "encoder", "auto"]
 # What transformers raises where a folder holds no model that can be made: no two of its parts agree on one.
 LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    RuntimeError,
-    ArithmeticError,
-    LookupError,
-    ImportError,
-    AttributeError,
-    SafetensorError,
-    StrictDataclassError,
+    *(OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, ArithmeticError),
+    *(SafetensorError, StrictDataclassError, struct.error),  # the last of a file that is cut off
 )
 MANIFEST = "entangle.json"
 """Names the files of a model that this library trained; where it is, they are compared with it."""
@@ -53,7 +47,8 @@ def load(
     without a padding token pads with its end-of-sequence token.
 
     Args:
-        path_or_id: a local directory, or an id on the HuggingFace hub.
+        path_or_id: a local directory, an id on the HuggingFace hub, or a GGUF file or a directory with one, whose
+            weights are unpacked (needs `pip install 'entangle[gguf]'`).
         revision: of a hub model: a commit, for a result that can be repeated.
         dtype: of the weights; as they were saved by default.
         device: where to put the model; where HuggingFace puts it by default.
@@ -71,12 +66,12 @@ def load(
         raise EntangleError(f"task must be 'causal', 'encoder' or 'auto', but is {task!r}")
     if device is not None:
         check_device(device)
-    name = str(path_or_id)
-    config = _config(name, revision)
+    name, options = source(path_or_id, revision)
+    config = _config(name, options)
     causal = task == "causal" or (task == "auto" and _is_causal(config, MODEL_FOR_CAUSAL_LM_MAPPING))
     auto = AutoModelForCausalLM if causal else AutoModel
-    model = pretrained(auto, name, revision=revision, dtype=dtype or "auto")
-    tokenizer = load_tokenizer(name, revision=revision)
+    model = pretrained(auto, name, **options, dtype=dtype or "auto")
+    tokenizer = load_tokenizer(path_or_id, revision=revision)
     return (model if device is None else model.to(device)).eval(), tokenizer
 
 
@@ -103,10 +98,10 @@ def load_tokenizer(path_or_id: str | Path, *, revision: str | None = None) -> An
     """The tokenizer beside a model; see `load`."""
     from transformers import AutoTokenizer
 
-    name = str(path_or_id)
+    name, options = source(path_or_id, revision)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options, trust_remote_code=False)
+    except LOADING_ERRORS as error:
         refuse_code(name, error)
         raise EntangleError(
             f"{name} has no tokenizer that can be loaded: save one beside the model with "
@@ -144,9 +139,13 @@ def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -
             (transformers would draw them at random) or have another shape, or weights of a block that the class has no
             place for.
     """
-    _refuse_pickles(name)
-    check_files(Path(name), MANIFEST, what)
-    options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    if "gguf_file" in options:
+        options |= dense()
+    else:
+        _refuse_pickles(name)
+        check_files(Path(name), MANIFEST, what)
+        options |= {"use_safetensors": True}
+    options |= {"trust_remote_code": False, "output_loading_info": True}
     try:
         model, info = auto.from_pretrained(name, **options)
         pooled = [key for key in info["missing_keys"] if "pooler." in key]
@@ -157,7 +156,7 @@ def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -
         refuse_code(name, error)
         raise EntangleError(f"{name} could not be loaded as {what}: {_first_line(error)}") from error
     _refuse_partial(name, model, info, what)
-    return model.eval()
+    return unmark(model).eval()
 
 
 def refuse_code(name: str, error: Exception) -> None:
@@ -218,20 +217,21 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _config(name: str, revision: str | None) -> Any:
+def _config(name: str, options: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     path = Path(name)
     if path.is_file():
         raise EntangleError(
-            f"a model is a directory or a hub id, but {name} is a file: pass the directory that holds config.json"
+            f"a model is a directory, a hub id or a {SUFFIX} file, but {name} is a file: pass the directory that holds "
+            "config.json"
         )
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not (path / "config.json").is_file() and "gguf_file" not in options:
         raise EntangleError(
             f"{name} is not a model: it has no config.json; pass a directory written by model.save_pretrained(...)"
         )
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, **options, trust_remote_code=False)
     except LOADING_ERRORS as error:
         refuse_code(name, error)
         where = (
