@@ -21,8 +21,8 @@ from entangle.storage.folder import check_files
 Task = Literal["causal", "encoder", "auto"]
 # What transformers raises where a folder holds no model that can be made: no two of its parts agree on one.
 LOADING_ERRORS = (
-    *(OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, ArithmeticError),
-    *(SafetensorError, StrictDataclassError, struct.error),  # the last of a file that is cut off
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError, AttributeError),
+    *(StrictDataclassError, SafetensorError, struct.error),  # the last two: a file that is cut off
 )
 MANIFEST = "entangle.json"
 """Names the files of a model that this library trained; where it is, they are compared with it."""
