@@ -21,10 +21,10 @@ from entangle.concepts import EntanglementReport
 from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
 from entangle.evaluation import AtStrengths, Scorer, Tradeoff
-from entangle.forecast import FEWEST_CLEAN, FEWEST_TEXTS, Forecast, foretell
 from entangle.interventions import ITI
 from entangle.models import Atlas, fingerprint, load, load_tokenizer
 from entangle.probes import ProbeGrid, Split, bag_of_words
+from entangle.study.foretelling import foretold_of, to_foretell
 from entangle.study.numbers import data_numbers, nearest_layer, plain
 from entangle.study.question import LayerChoice, Question
 from entangle.study.result import Study
@@ -46,8 +46,6 @@ PACKAGES = ("entangle", "torch", "transformers", "tokenizers", "scikit-learn", "
 SITES = ("z", "resid_post")
 # What a step may raise that is no fault of the library's and no wish to stop: the steps before it are kept.
 FAILURES = (EntangleError, RuntimeError, MemoryError, ArithmeticError, np.linalg.LinAlgError)
-
-FORETOLD_LENGTH = 128  # tokens of a text that a forecast reads at most
 
 NOTHING = AtStrengths([], alphas=())  # a method that is measured at no strength: the plain model alone is
 
@@ -232,7 +230,9 @@ def run(
     if reports:
         notes += noise_note(reports, nearest_layer(reports, best))
     with clock("foretell"):
-        foretold = _foretold(texts, studied, missing, notes)
+        asked, why = to_foretell(texts, studied)
+        notes += why
+        foretold = missing.unless("the forecast", partial(foretold_of, asked, texts.clean, studied)) if asked else None
     iti, sweep, judge = None, None, scorer
     if texts.steers:
         with clock("steer"):
@@ -313,39 +313,6 @@ def _entanglement(
         for layer in layers
     }
     return {layer: report for layer, report in reports.items() if report is not None}
-
-
-def _foretold(texts: StudyTexts, studied: StudiedModel, missing: _Missing, notes: list[str]) -> Forecast | None:
-    """The forecast of every concept that has texts enough; none where nothing is asked or there is no clean text."""
-    question = studied.question
-    if not (question.forecast and texts.clean and studied.can_generate):
-        return None
-    every = {question.name: texts.labelled, **texts.concepts}
-    concepts = {name: (list(rows.texts), rows.labels.tolist()) for name, rows in every.items() if _enough(rows)}
-    small = [name for name in every if name not in concepts]
-    if small or len(texts.clean) < FEWEST_CLEAN:
-        what = ", ".join(small) or "clean text"
-        notes.append(f"Too few texts for a forecast of its price: {what} ({FEWEST_TEXTS} of each class are needed).")
-    if not concepts or len(texts.clean) < FEWEST_CLEAN:
-        return None
-    return missing.unless(
-        "the forecast",
-        lambda: foretell(
-            studied.model,
-            studied.tokenizer,
-            concepts,
-            texts.clean,
-            top_k=question.top_k,
-            max_length=min(question.max_length or FORETOLD_LENGTH, FORETOLD_LENGTH),
-            seed=question.seed,
-            progress=studied.progress,
-        ),
-    )
-
-
-def _enough(rows: LabelledTexts) -> bool:
-    positive = int(rows.labels.sum())
-    return min(positive, len(rows.texts) - positive) >= FEWEST_TEXTS
 
 
 def _steering(
