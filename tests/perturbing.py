@@ -48,7 +48,8 @@ class Attention:
             path = path.rpartition(".")[0]
             self.module = model.get_submodule(path)
             self.others = [m for m in self.module.modules() if _is_linear(m) and m is not place.module]
-        vectors = [m for m in self.module.modules() if {p.ndim for p in m.parameters(recurse=False)} == {1}]
+        alone = [m for m in self.module.modules() if not [*m.children()]]
+        vectors = [m for m in alone if {p.ndim for p in m.parameters()} == {1}]
         ends: list[tuple[nn.Module, Tensor]] = []
         with ExitStack() as stack:
             for norm in vectors:
