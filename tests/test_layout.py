@@ -83,6 +83,35 @@ def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
         assert other == room or FLOORS[other] < FLOORS[room], f"{room} (floor {FLOORS[room]}) imports {imported}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_across_rooms_only_what_a_room_shows_is_imported(path: Path) -> None:
+    room = path.relative_to(SOURCE).with_suffix("").parts[0]
+    hidden = {
+        f"{module}.{name}"
+        for module, name in names_imported(path.read_text())
+        if (other := module.split(".")[0]) != room
+        and (SOURCE / other).is_dir()
+        and name not in importlib.import_module(f"entangle.{other}").__all__
+    }
+    assert hidden == set(), "show these names in their room's __init__ and its __all__, or do without"
+
+
+def names_imported(source: str) -> list[tuple[str, str]]:
+    """What a source imports from a module below `entangle`: module and name."""
+    return [
+        (node.module.removeprefix("entangle."), name.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("entangle.")
+        for name in node.names
+    ]
+
+
+def test_a_name_that_its_room_does_not_show_is_noticed() -> None:
+    source = "def f():\n    from entangle.models.rows import encode as e, _own\nfrom entangle import plots\n"
+    assert names_imported(source) == [("models.rows", "encode"), ("models.rows", "_own")]
+    assert "_own" not in importlib.import_module("entangle.models").__all__
+
+
 def test_there_is_no_import_circle() -> None:
     graph: dict[str, set[str]] = {}
     for path in FILES:

@@ -251,7 +251,7 @@ def by_layer(
 def tradeoff(
     curves: Mapping[str, Mapping[str, Array]],
     *,
-    xlabel: str = "cross-entropy on clean text (nats a token)",
+    xlabel: str = "cross-entropy on clean text (nats per token)",
     ylabel: str = "toxicity of continuations",
     title: str = "",
     ax: Axes | None = None,

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from entangle.activations import Activations
+from entangle.activations.disk.shards import processes
+from entangle.errors import EntangleError
 
 SCRIPT = """
 import sys, torch
@@ -51,3 +53,20 @@ def test_two_gloo_processes(tmp_path):
     assert again.wait(1500) == 0
     assert torch.allclose(torch.load(out), torch.load(expected), atol=1e-5)
     assert torch.equal(Activations.load(tmp_path / "acts")["z"], torch.load(out))
+
+
+@pytest.mark.parametrize(
+    ("rank", "world"), [("0", "abc"), ("0", "0"), ("x", "2"), ("2", "2"), ("-1", "2"), ("0", "1.5")]
+)
+def test_an_environment_that_numbers_no_processes_is_refused(rank, world, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    with pytest.raises(EntangleError, match="RANK and WORLD_SIZE"):
+        processes()
+
+
+@pytest.mark.parametrize(("rank", "world", "place"), [("", "", (0, 1)), ("1", "4", (1, 4))])
+def test_an_environment_that_says_nothing_is_one_process(rank, world, place, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", world)
+    assert processes() == place

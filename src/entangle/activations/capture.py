@@ -124,12 +124,17 @@ def _check_finite(picked: Tensor, place: Place, examples: Tensor) -> None:
         )
 
 
-def check_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Refuse a type that the model's forward cannot be brought to compute in.
+def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.dtype | None = None) -> None:
+    """Refuse a type that the model's forward cannot be brought to compute in, or that cannot hold activations.
 
     Raises:
-        EntangleError: it is neither the model's own, `bfloat16` nor `float16`.
+        EntangleError: it is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` has no fractions.
     """
+    if store_dtype is not None and not store_dtype.is_floating_point:
+        raise EntangleError(
+            f"store_dtype must be a floating type; got {store_dtype}, which would cut the numbers off: use float16, "
+            "bfloat16 or float32"
+        )
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if dtype not in (None, own, *LOW):
         raise EntangleError(

@@ -97,7 +97,7 @@ def collect(
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
     model = atlas.model
-    check_dtype(model, dtype)
+    check_dtype(model, dtype, store_dtype)
     wanted = resolve_sites(atlas, sites, layers)
     examples = read_inputs(
         atlas,

@@ -2,7 +2,7 @@
 
 from entangle.composition.comparing.attacks import attacks, attacks_by_share
 from entangle.composition.comparing.claims import Claim, claims
-from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
 from entangle.composition.comparing.displacement import displacement
 from entangle.composition.experiment import run, run_apart, run_each
 from entangle.composition.plan import Plan
@@ -16,9 +16,12 @@ from entangle.composition.trained import Composition, TrainedModel
 from entangle.composition.training import pretrain
 from entangle.composition.training.posttraining import PostTraining, posttrain
 from entangle.composition.training.pretrain import new_model
+from entangle.composition.training.processes import Processes, launch
 from entangle.composition.training.tokenizer import train_tokenizer
 
 __all__ = [
+    "ALL",
+    "PLAIN",
     "Attack",
     "Claim",
     "Comparison",
@@ -29,6 +32,7 @@ __all__ = [
     "Plan",
     "PostTraining",
     "PreferencePairs",
+    "Processes",
     "Recipe",
     "Source",
     "TrainedModel",
@@ -39,6 +43,7 @@ __all__ = [
     "claims",
     "demo_recipe",
     "displacement",
+    "launch",
     "new_model",
     "posttrain",
     "pretrain",

@@ -47,7 +47,7 @@ class Forecast:
         """The table."""
         return self.frame.copy()
 
-    def cheapest(self, concept: str, method: str = "natural") -> pd.Series[Any]:
+    def cheapest(self, concept: str, method: str = "natural") -> pd.Series:
         """The row of a concept and method at which the same effect costs least.
 
         Raises:

@@ -1,12 +1,13 @@
 """Edits of a running model: what to do, where, how far, and to which tokens."""
 
+from entangle.interventions.base import finite_vector
 from entangle.interventions.edit import Edit
 from entangle.interventions.edits.directions import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
 from entangle.interventions.edits.erase import Erase, OracleErase
 from entangle.interventions.edits.iti import ITI
 from entangle.interventions.edits.sae import SAEFeature
 from entangle.interventions.edits.when import When
-from entangle.interventions.forms import AffineForm, Form, FunctionForm
+from entangle.interventions.forms import AffineForm, Form, FunctionForm, merged
 from entangle.interventions.hooks.steer import Steering, steer
 from entangle.interventions.weights.bake import bake
 from entangle.interventions.weights.carried import load_baked
@@ -32,7 +33,9 @@ __all__ = [
     "When",
     "bake",
     "export",
+    "finite_vector",
     "load_baked",
+    "merged",
     "steer",
     "transformer_lens_hooks",
 ]

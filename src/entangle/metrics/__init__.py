@@ -10,12 +10,14 @@ from entangle.metrics.inner_products import (
     principal_angles,
     readout_cosines,
     subspace_overlap,
+    unembedding_covariance,
     whitened_cosines,
 )
 from entangle.metrics.interaction import interaction_cosines, local_interaction_basis
 from entangle.metrics.intervals.areas import auroc_interval
+from entangle.metrics.intervals.bounded import Bounds, no_narrower
 from entangle.metrics.intervals.rates import clustered_rate, paired_rate_interval, rate_interval
-from entangle.metrics.intervals.ratios import fieller, fieller_of_sums
+from entangle.metrics.intervals.ratios import fieller, fieller_of_sums, is_constant, least_variance
 from entangle.metrics.neighbours import Partners, nearest_partners
 from entangle.metrics.nulls import (
     random_cosine_cdf,
@@ -52,13 +54,16 @@ from entangle.metrics.superposition import (
     polysemanticity,
     stable_rank,
 )
-from entangle.metrics.vectors import cosines, unit_vectors
+from entangle.metrics.vectors import DirectionsLike, as_vectors, cosines, unit_vectors
 
 __all__ = [
+    "Bounds",
+    "DirectionsLike",
     "Estimate",
     "PairMoments",
     "Partners",
     "accessible_sparsity",
+    "as_vectors",
     "auroc",
     "auroc_interval",
     "babel",
@@ -90,12 +95,15 @@ __all__ = [
     "interaction_cosines",
     "interference",
     "intrinsic_dimension",
+    "is_constant",
+    "least_variance",
     "leverage",
     "local_interaction_basis",
     "max_statistic_p",
     "mmcs",
     "mutual_knn",
     "nearest_partners",
+    "no_narrower",
     "orthoplex_bound",
     "paired_difference",
     "paired_permutation_test",
@@ -113,6 +121,7 @@ __all__ = [
     "readout_cosines",
     "stable_rank",
     "subspace_overlap",
+    "unembedding_covariance",
     "unit_vectors",
     "welch_bound",
     "whitened_cosines",

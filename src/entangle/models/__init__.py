@@ -1,23 +1,110 @@
 """Where things live inside a model, and how to read and write them."""
 
-from entangle.models.atlas import Atlas
-from entangle.models.fingerprint import check_fingerprint, check_same, fingerprint, tokenizer_fingerprint
-from entangle.models.hooks import attach, hooked, refuse_compiled
-from entangle.models.loading import check_device, load, load_tokenizer
+from entangle.models.atlas import Atlas, hook_name
+from entangle.models.fingerprint import check_fingerprint, check_same, fingerprint, tokenizer_fingerprint, underlying
+from entangle.models.hooks import (
+    Handle,
+    HookFunction,
+    Skip,
+    attach,
+    elsewhere,
+    hooked,
+    on_input,
+    on_output,
+    refuse_compiled,
+    task,
+    tell,
+)
+from entangle.models.loading import (
+    LOADING_ERRORS,
+    MANIFEST,
+    check_device,
+    load,
+    load_tokenizer,
+    pretrained,
+    refuse_code,
+)
+from entangle.models.loading.gguf import unmark
 from entangle.models.place import AtlasError, Place
+from entangle.models.probe_inputs import probe_inputs
+from entangle.models.rounding import rounded_at_random
+from entangle.models.rows import (
+    UNLIMITED,
+    accepts,
+    at_once,
+    batch_of,
+    bos_id,
+    carries_state,
+    check_ids,
+    check_texts,
+    context_length,
+    encode,
+    encode_rows,
+    frame,
+    pad,
+    pad_id,
+    run_rows,
+    special_ids,
+    takes,
+    token_batches,
+)
+from entangle.models.sites import SITES
+from entangle.models.tokens import as_it_was, first_position, vocabulary_size
+from entangle.models.trace import evaluating, floating_tensors
 
 __all__ = [
+    "LOADING_ERRORS",
+    "MANIFEST",
+    "SITES",
+    "UNLIMITED",
     "Atlas",
     "AtlasError",
+    "Handle",
+    "HookFunction",
     "Place",
+    "Skip",
+    "accepts",
+    "as_it_was",
+    "at_once",
     "attach",
+    "batch_of",
+    "bos_id",
+    "carries_state",
     "check_device",
     "check_fingerprint",
+    "check_ids",
     "check_same",
+    "check_texts",
+    "context_length",
+    "elsewhere",
+    "encode",
+    "encode_rows",
+    "evaluating",
     "fingerprint",
+    "first_position",
+    "floating_tensors",
+    "frame",
+    "hook_name",
     "hooked",
     "load",
     "load_tokenizer",
+    "on_input",
+    "on_output",
+    "pad",
+    "pad_id",
+    "pretrained",
+    "probe_inputs",
+    "refuse_code",
     "refuse_compiled",
+    "rounded_at_random",
+    "run_rows",
+    "special_ids",
+    "takes",
+    "task",
+    "tell",
+    "token_batches",
     "tokenizer_fingerprint",
+    "underlying",
+    "unmark",
+    "vocabulary_size",
 ]

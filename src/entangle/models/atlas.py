@@ -284,9 +284,19 @@ def _probe(model: nn.Module, inputs: Mapping[str, Any] | None) -> Trace:
         ) from error
 
 
+def _is_finite(weight: torch.Tensor) -> bool:
+    return weight.is_meta or not weight.is_floating_point() or bool(weight.isfinite().all())
+
+
 def _choose(stacks: list[Stack], name: str | None, model: nn.Module) -> Stack:
     what = type(model).__name__
     if not stacks:
+        broken = next((key for key, weight in model.named_parameters() if not _is_finite(weight)), None)
+        if broken is not None:
+            raise AtlasError(
+                f"the weights of {what} hold NaN or inf ({broken}), so that nothing it computes can be compared: load "
+                "them anew, or in a wider type"
+            )
         raise AtlasError(
             f"{what} has no list of blocks that each take and return the residual stream, so no layer can be told"
         )

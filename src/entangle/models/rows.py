@@ -207,8 +207,8 @@ def _check_lengths(
             raise EntangleError(f"{what} {i} has no token: remove it, so that every example has a token to look at")
         if len(row) > holds:
             raise EntangleError(
-                f"{what} {i} has {len(row)} tokens but the context holds {holds}: pass max_length={holds} to keep so "
-                "many of them, or split it"
+                f"{what} {i} has {len(row)} tokens but the context holds {holds}: pass max_length={holds} "
+                "(--max-length) to keep so many of them, or split it"
             )
 
 

@@ -1,12 +1,14 @@
 """Activations and labels to linear probes, leak-free, with a null beside every number."""
 
 from entangle.probes.estimators import (
+    PROBES,
     LDAProbe,
     LinearProbe,
     LinearSVMProbe,
     LogisticProbe,
     MeanDifferenceProbe,
     RidgeProbe,
+    make_probe,
 )
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
@@ -20,16 +22,23 @@ from entangle.probes.judging.baselines import (
 from entangle.probes.judging.compare import Comparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
+from entangle.probes.judging.null import permuted_within
 from entangle.probes.judging.reliability import split_half
+from entangle.probes.judging.scores import correct
+from entangle.probes.solving.losses import LogisticLoss
+from entangle.probes.solving.solvers import Design, minimise, warn_unconverged
 from entangle.probes.splits import Split, named_split, three_way
 
 __all__ = [
+    "PROBES",
     "BaselineResult",
     "CodeLength",
     "Comparison",
+    "Design",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",
+    "LogisticLoss",
     "LogisticProbe",
     "MeanDifferenceProbe",
     "ProbeGrid",
@@ -39,13 +48,18 @@ __all__ = [
     "bag_of_words",
     "compare",
     "control_labels",
+    "correct",
     "fit_probes",
     "majority_class",
+    "make_probe",
     "mean_embeddings",
+    "minimise",
     "named_split",
     "online_mdl",
+    "permuted_within",
     "random_direction",
     "selectivity",
     "split_half",
     "three_way",
+    "warn_unconverged",
 ]

@@ -111,7 +111,7 @@ def three_way(
             if not np.any((owner == number) & (y == code)):
                 what = "examples" if units is None else "groups"
                 raise EntangleError(
-                    f"class {value!r} ({int((y == code).sum())} examples) has too few {what} for the {name} part; "
+                    f"class {str(value)!r} ({int((y == code).sum())} examples) has too few {what} for the {name} part; "
                     "give more, or larger fractions"
                 )
     return Split(*(torch.from_numpy(np.flatnonzero(owner == number)) for number in range(3)))

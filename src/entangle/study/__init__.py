@@ -1,10 +1,41 @@
 """One concept in one model, end to end, as one typed result."""
 
-from entangle.study.measure import measure, study
-from entangle.study.page import render
-from entangle.study.question import Question
+from entangle.study.measure import measure, run, study
+from entangle.study.numbers import plain
+from entangle.study.page import Drawing, Panel, Table, draw, render, template
+from entangle.study.question import METHODS, Question, check_seed
 from entangle.study.result import SideBySide, Study
-from entangle.study.settings import Settings
-from entangle.study.texts import StudyTexts
+from entangle.study.settings import Settings, default_of, flag_of, read_config
+from entangle.study.steps import StudiedModel, scorer_of
+from entangle.study.texts import StudyTexts, split_of
+from entangle.study.wording import interval, number, percent, spread
 
-__all__ = ["Question", "Settings", "SideBySide", "Study", "StudyTexts", "measure", "render", "study"]
+__all__ = [
+    "METHODS",
+    "Drawing",
+    "Panel",
+    "Question",
+    "Settings",
+    "SideBySide",
+    "StudiedModel",
+    "Study",
+    "StudyTexts",
+    "Table",
+    "check_seed",
+    "default_of",
+    "draw",
+    "flag_of",
+    "interval",
+    "measure",
+    "number",
+    "percent",
+    "plain",
+    "read_config",
+    "render",
+    "run",
+    "scorer_of",
+    "split_of",
+    "spread",
+    "study",
+    "template",
+]

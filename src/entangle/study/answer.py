@@ -76,7 +76,7 @@ def _readable(study: Numbers) -> str:
     than = "above what" if can else "which is no more than what"
     return (
         f"{_capital(study['concept'])} {verdict} be read from {study['label']}: {where}, which other texts chose, a "
-        f"linear probe gets {_of(best, 'accuracy')} of the texts held out right, {than} the best probe on shuffled "
+        f"linear probe gets {_of(best, 'accuracy')} of the held-out texts right, {than} the best probe on shuffled "
         f"labels reaches ({number(grid['null_ceiling'])} in 95 % of {grid['n_permutations']} shuffles; "
         f"p = {number(best['p'])})."
     )
@@ -122,7 +122,7 @@ def _steered(study: Numbers) -> list[str]:
     if row["removed_high"] < 0:
         verdict = "Steering raised it"
     broken = ""
-    if row["degenerate"] >= plain["degenerate"] + BROKEN:
+    if round(row["degenerate"] - plain["degenerate"], 6) >= BROKEN:
         broken = (
             f", but {percent(row['degenerate'])} of what it then writes is empty or loops, against "
             f"{percent(plain['degenerate'])} before"

@@ -68,7 +68,17 @@ def fill(store: Store, run: Run, *, progress: bool = True, patience: float = PAT
 
 
 def processes() -> tuple[int, int]:
-    """This process's number and how many there are, under `torchrun` or `accelerate launch`; else 0 of 1."""
+    """This process's number and how many there are, under `torchrun` or `accelerate launch`; else 0 of 1.
+
+    Raises:
+        EntangleError: The environment says neither a number nor nothing.
+    """
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = (os.environ.get(name) or default for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+        raise EntangleError(
+            f"RANK and WORLD_SIZE must number the processes; the environment has {rank!r} and {world!r}: unset both, "
+            "or start with torchrun"
+        )
+    return int(rank), int(world)

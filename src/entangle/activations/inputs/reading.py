@@ -211,7 +211,8 @@ def _check_context(rows: list[list[int]], context: int) -> None:
     for i, row in enumerate(rows):
         if len(row) > context:
             raise EntangleError(
-                f"example {i} has {len(row)} tokens but the model's context is {context}: pass max_length={context}"
+                f"example {i} has {len(row)} tokens but the model's context is {context}: pass max_length={context} "
+                "(--max-length)"
             )
 
 

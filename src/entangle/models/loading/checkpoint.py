@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
@@ -18,9 +19,10 @@ from entangle.models.loading.gguf import SUFFIX, dense, source, unmark
 from entangle.storage.folder import check_files
 
 Task = Literal["causal", "encoder", "auto"]
+# What transformers raises where a folder holds no model that can be made: no two of its parts agree on one.
 LOADING_ERRORS = (
-    *(OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError),
-    *(SafetensorError, struct.error),  # a file that is cut off
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, ImportError, AttributeError),
+    *(StrictDataclassError, SafetensorError, struct.error),  # the last two: a file that is cut off
 )
 MANIFEST = "entangle.json"
 """Names the files of a model that this library trained; where it is, they are compared with it."""
@@ -264,6 +266,8 @@ def _config(name: str, options: Mapping[str, Any]) -> Any:
 
 def _is_causal(config: Any, mapping: Any) -> bool:
     architectures = getattr(config, "architectures", None) or []
+    if not (isinstance(architectures, list | tuple) and all(isinstance(name, str) for name in architectures)):
+        raise EntangleError(f"architectures in config.json must be a list of names; got {architectures!r}: correct it")
     if architectures:
         return any("CausalLM" in name or "LMHead" in name for name in architectures)
     return type(config) in mapping

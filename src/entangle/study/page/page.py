@@ -8,7 +8,7 @@ from zlib import crc32
 
 from markupsafe import Markup
 
-from entangle.study.answer import headline, strongest
+from entangle.study.answer import best_probe, headline, own_row, place, strongest
 from entangle.study.page import figures
 from entangle.study.page.drawing import Panel, Table, template
 from entangle.study.wording import interval, number
@@ -97,29 +97,28 @@ def _shown(study: Numbers, name: str) -> dict[str, Any]:
 
 def _answers(study: Numbers) -> list[dict[str, str]]:
     """The few numbers that answer the title, each with what it must be read against."""
-    wanted = ["accuracy, best layer", "E, nearest"]
+    site, grid = best_probe(study)
+    best, words = grid["best"], study["baselines"].get("bag_of_words")
+    against = (
+        f"bag of words {number(words['accuracy'])}" if words else f"shuffled labels {number(grid['null_ceiling'])}"
+    )
+    answers = [_tile(best, "accuracy", f"accuracy of the best probe ({place(site, best)})", against)]
+    own = own_row(study)
+    if own:
+        against = f"random directions {number(own['null_low'])} to {number(own['null_high'])}"
+        value = {"E": own["entanglement"], "E_low": own["low"], "E_high": own["high"]}
+        answers.append(_tile(value, "E", f"entanglement E, nearest {own['partner']}", against))
     last = strongest(study)
-    at = f"ITI, alpha {last['alpha']:g}" if last else None
-    answers = []
-    for row in headline(study):
-        tile = row["quantity"].startswith(tuple(wanted)) or (
-            row["where"] == at and row["quantity"] in ("removed", "nats paid per token")
-        )
-        if tile:
-            what = f"{study['concept']} removed" if row["quantity"] == "removed" else row["quantity"]
-            against = f"; {row['against']} {number(row['reference'])}" if row["where"] != at else ""
-            answers.append(
-                {
-                    "value": number(row["value"]),
-                    "meaning": f"{what} {_at(row['where'])}",
-                    "detail": interval(row["value"], row["low"], row["high"]) + against,
-                }
-            )
+    if last:
+        at = f"at alpha {last['alpha']:g}"
+        answers.append(_tile(last, "removed", f"{study['concept']} removed {at}"))
+        answers.append(_tile(last, "ce_change", f"nats paid per token {at}"))
     return answers
 
 
-def _at(where: str) -> str:
-    return where.replace("ITI, alpha", "at alpha")
+def _tile(row: Numbers, key: str, meaning: str, against: str = "") -> dict[str, str]:
+    detail = interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+    return {"value": number(row[key]), "meaning": meaning, "detail": f"{detail}; {against}" if against else detail}
 
 
 def _samples(study: Numbers) -> list[dict[str, Any]]:
