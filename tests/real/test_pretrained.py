@@ -161,11 +161,11 @@ def test_a_forecast_from_a_few_texts_names_the_order_of_a_small_shift_s_price(mo
     options = {"max_length": 24, "progress": False}
     metric = en.ShiftMetric.fit(model, tokenizer, TEXTS[:8], layers=[layer], samples=4, **options)
     alpha = float((0.03 / metric.price(edit, 1.0).value) ** 0.5)
-    shift = language_shift(model, tokenizer, edit, TEXTS[8:], alpha=alpha, **options)
+    shift = language_shift(model, tokenizer, TEXTS[8:], edit, alpha=alpha, **options)
     measured = float(shift.kl.sum() / shift.tokens.sum())
     assert metric.price(edit, alpha).value == pytest.approx(0.03, rel=1e-3)
     assert 0.3 < measured / 0.03 < 3
-    more = language_shift(model, tokenizer, edit, TEXTS[8:], alpha=4 * alpha, **options)
+    more = language_shift(model, tokenizer, TEXTS[8:], edit, alpha=4 * alpha, **options)
     assert more.kl.sum() > 4 * shift.kl.sum()
 
 
