@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,11 @@ from entangle.forecast.metric import ShiftMetric
 from entangle.forecast.span import Key
 from entangle.interventions import ITI, AddDirection, Edit
 from entangle.models import Atlas
+from entangle.models.rows import context_length
 
 UNIT = 0.1
 """The effect whose price is told: nats per token between the two kinds of text."""
-FEWEST = 32
+FEWEST_TEXTS = 32
 """Texts of each class: half choose directions, half tell what they buy."""
 
 
@@ -33,15 +34,27 @@ class Forecast:
 
     Attributes:
         frame: One row per concept, method and place; see `foretell`.
-        metric: The metric it rests on.
-        contrasts: The contrast of each concept, on the texts that chose nothing.
         settings: How it was made.
+        metric: The metric it rests on; not saved with it.
+        contrasts: The contrast of each concept, on the texts that chose nothing; not saved with it.
     """
 
     frame: pd.DataFrame
-    metric: ShiftMetric
-    contrasts: Mapping[str, Contrast]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    metric: ShiftMetric | None = None
+    contrasts: Mapping[str, Contrast] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The table and how it was made, ready for JSON."""
+        rows = self.frame.astype(object).where(self.frame.notna(), None).to_dict("records")
+        return {"rows": rows, "settings": dict(self.settings)}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave."""
+        frame = pd.DataFrame(saved["rows"])
+        numbers = frame.columns.difference(["concept", "method", "site", "layer"])
+        return cls(frame.astype(dict.fromkeys(numbers, float)), saved["settings"])
 
     def to_frame(self) -> pd.DataFrame:
         """The table."""
@@ -101,6 +114,7 @@ def foretell(
     layers: Sequence[int] | None = None,
     samples: int = 4,
     top_k: int | None = None,
+    n_texts: int = 400,
     max_length: int = 128,
     batch_tokens: int = 2048,
     seed: int = 0,
@@ -119,7 +133,8 @@ def foretell(
         layers: Layers of the residual stream; all by default.
         samples: As for `ShiftMetric.fit`.
         top_k: Heads of ITI; by default a quarter of them, at most 30.
-        max_length: Keep at most this many tokens of a text.
+        n_texts: Texts of each class, and clean documents, to use at most, drawn with the seed.
+        max_length: Keep at most this many tokens of a text, and no more than the context holds.
         batch_tokens: Tokens in one batch, padding included.
         seed: Seed of every draw.
         progress: Show progress bars.
@@ -138,9 +153,11 @@ def foretell(
     if not concepts:
         raise EntangleError("a forecast needs a concept: give name -> (texts, labels); got none")
     atlas = Atlas(model)
+    max_length = min(max_length, context_length(model, tokenizer))
     has_heads = bool(atlas.layers("z"))
     options: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "progress": progress}
-    halves = {name: _halves(name, *labelled, seed) for name, labelled in concepts.items()}
+    halves = {name: _halves(name, *labelled, n_texts, seed) for name, labelled in concepts.items()}
+    clean = [clean[i] for i in sorted(np.random.default_rng(seed).permutation(len(clean))[:n_texts])]
     metric = ShiftMetric.fit(model, tokenizer, clean, layers=layers, samples=samples, positions=1, seed=seed, **options)
     heads = (
         ShiftMetric.fit(model, tokenizer, clean, sites="z", samples=samples, positions=1, seed=seed, **options)
@@ -177,12 +194,19 @@ def foretell(
             contrast = Contrast.fit(model, tokenizer, toward, away, sites="z", **options)
             limit = limit_of(heads.only(keys), contrast, seed=seed)
             rows.append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, contrast, keys, limit), limit))
-    settings = {"unit": UNIT, "samples": samples, "max_length": max_length, "seed": seed, "clean": len(clean)}
-    return Forecast(pd.DataFrame(rows), metric, contrasts, settings)
+    settings = {
+        "unit": UNIT,
+        "samples": samples,
+        "max_length": max_length,
+        "limit": limit,
+        "seed": seed,
+        "clean": len(clean),
+    }
+    return Forecast(pd.DataFrame(rows), settings, metric, contrasts)
 
 
 def _halves(
-    name: str, texts: Sequence[str], labels: Sequence[int], seed: int
+    name: str, texts: Sequence[str], labels: Sequence[int], n_texts: int, seed: int
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
     """Each class in two halves: one chooses, one tells."""
     codes = np.asarray(labels)
@@ -193,10 +217,10 @@ def _halves(
     rng = np.random.default_rng(seed)
     choosing, telling = [], []
     for side in (0, 1):
-        where = rng.permutation(np.flatnonzero(codes == side))
-        if len(where) < FEWEST:
+        where = rng.permutation(np.flatnonzero(codes == side))[:n_texts]
+        if len(where) < FEWEST_TEXTS:
             raise EntangleError(
-                f"a forecast needs {FEWEST} texts of each class; {name} has {len(where)} of class {side}"
+                f"a forecast needs {FEWEST_TEXTS} texts of each class; {name} has {len(where)} of class {side}"
             )
         choosing += [(texts[i], side) for i in where[: len(where) // 2]]
         telling += [(texts[i], side) for i in where[len(where) // 2 :]]

@@ -31,7 +31,7 @@ from entangle.models import check_fingerprint, fingerprint
 from entangle.storage.record import read, write
 
 KIND, VERSION = "ShiftMetric", 1
-FEWEST = 8
+FEWEST_CLEAN = 8
 """Texts that an interval needs."""
 
 
@@ -88,8 +88,10 @@ class ShiftMetric(Samples):
         """
         if samples < 1 or positions < 1:
             raise EntangleError(f"a metric needs one sample and one position or more; got {samples} and {positions}")
-        if len(texts) < FEWEST:
-            raise EntangleError(f"a metric needs {FEWEST} texts or more for its interval; got {len(texts)}: give more")
+        if len(texts) < FEWEST_CLEAN:
+            raise EntangleError(
+                f"a metric needs {FEWEST_CLEAN} texts or more for its interval; got {len(texts)}: give more"
+            )
         rows, digests = rows_of(model, tokenizer, texts, prompts, tokens, max_length)
         span = Span.of(model, sites, layers)
         scores = row_scores(
@@ -233,9 +235,9 @@ class ShiftMetric(Samples):
         """The texts on which the edit was not fitted."""
         fitted = set(getattr(edit, "documents", ()))
         rows = torch.tensor([i for i, digest in enumerate(self.digests) if digest not in fitted], dtype=torch.long)
-        if len(rows) < FEWEST:
+        if len(rows) < FEWEST_CLEAN:
             raise EntangleError(
                 f"the edit was fitted on all but {len(rows)} of the metric's {len(self.digests)} texts, on which its "
-                f"price would be flattered: price it by a metric of {FEWEST} other texts or more"
+                f"price would be flattered: price it by a metric of {FEWEST_CLEAN} other texts or more"
             )
         return rows

@@ -8,17 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from entangle import plots
 from entangle.errors import EntangleError
 from entangle.forecast import Forecast, foretell
 from entangle.models import load
 from entangle.report.write import write_pages
 from entangle.study import Settings
 from entangle.study.numbers import plain
-from entangle.study.page import Panel, Table, template
-from entangle.study.wording import interval, number, percent
+from entangle.study.page import forecast_table, limit_panel, template
 
 NAMES = ("forecast.html", "forecast.json")
 DEVICE = "cpu"
@@ -74,42 +70,6 @@ def page(told: Forecast, numbers: dict[str, Any]) -> str:
     return template("forecast.html.j2", "report").render(
         **{name: numbers[name] for name in ("model", "answer", "command", "versions", "made")},
         unit=told.settings["unit"],
-        drawings=[limit_panel(told).drawn("limit")],
-        tables=[_table(told)],
+        drawings=[limit_panel(numbers["rows"]).drawn("limit")],
+        tables=[forecast_table(numbers["rows"], told.settings["unit"])],
     )
-
-
-def limit_panel(told: Forecast) -> Panel:
-    """The most that a shift buys of each concept, over the layers."""
-    natural = told.frame[told.frame["method"] == "natural"]
-    series = {
-        str(name): tuple(rows[column].to_numpy() for column in ("limit", "limit_low", "limit_high"))
-        for name, rows in natural.groupby("concept", sort=False)
-    }
-    layers = list(dict.fromkeys(int(layer) for layer in natural["layer"]))
-    return Panel(
-        plots.by_layer,
-        (layers, series),
-        {"ylabel": "most contrast per root nat"},
-        (5.4, 3.1),
-        "The most that a constant shift of the residual stream can buy of each concept, in nats per token of contrast "
-        "per square root of twice its price; bars are 95 % intervals over all texts. Higher is cheaper.",
-    )
-
-
-def _table(told: Forecast) -> Table:
-    rows = [
-        [
-            str(row["concept"]),
-            str(row["method"]),
-            str(row["site"]),
-            "all" if row["layer"] < 0 else str(row["layer"]),
-            number(float(row["price"]), 4),
-            "–" if np.isnan(row["efficiency"]) else percent(float(row["efficiency"])),
-            interval(float(row["limit"]), float(row["limit_low"]), float(row["limit_high"]), 2),
-            number(float(row["reached"]), 2),
-        ]
-        for row in told.frame.to_dict("records")
-    ]
-    columns = ["concept", "method", "site", "layer", "price, nats", "of the limit", "limit [95 %]", "reached"]
-    return Table(columns, rows, f"Price: nats per token of language for {told.settings['unit']:g} nats of contrast.")

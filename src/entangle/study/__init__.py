@@ -2,7 +2,7 @@
 
 from entangle.study.measure import measure, run, study
 from entangle.study.numbers import plain
-from entangle.study.page import Drawing, Panel, Table, draw, render, template
+from entangle.study.page import Drawing, Panel, Table, draw, forecast_table, limit_panel, render, template
 from entangle.study.question import METHODS, Question, check_seed
 from entangle.study.result import SideBySide, Study
 from entangle.study.settings import Settings, default_of, flag_of, read_config
@@ -25,7 +25,9 @@ __all__ = [
     "default_of",
     "draw",
     "flag_of",
+    "forecast_table",
     "interval",
+    "limit_panel",
     "measure",
     "number",
     "percent",

@@ -67,6 +67,17 @@ def _is_steered(row: Numbers) -> bool:
     return row["method"] == "ITI" and row["alpha"] != 0 and not row["error"]
 
 
+def _above(row: Numbers, name: str) -> bool:
+    """Whether the whole interval lies above 0; an end that is missing is unbounded."""
+    low = row[f"{name}_low"]
+    return low is not None and low > 0
+
+
+def _below(row: Numbers, name: str) -> bool:
+    high = row[f"{name}_high"]
+    return high is not None and high < 0
+
+
 def _readable(study: Numbers) -> str:
     site, grid = best_probe(study)
     best = grid["best"]
@@ -86,8 +97,13 @@ def _against_words(study: Numbers) -> str:
     words = study["baselines"].get("bag_of_words")
     if words is None:
         return ""
-    low, high = words["difference_low"], words["difference_high"]
-    verdict = "better than" if low > 0 else "worse than" if high < 0 else "no better than"
+    verdict = (
+        "better than"
+        if _above(words, "difference")
+        else "worse than"
+        if _below(words, "difference")
+        else "no better than"
+    )
     return (
         f"That is {verdict} from the words alone: a bag of words on the same texts gets {_of(words, 'accuracy')}, so "
         f"the probe's difference is {_of(words, 'difference')}."
@@ -117,9 +133,9 @@ def _steered(study: Numbers) -> list[str]:
     if row is None:
         return []
     plain = next(each for each in study["tradeoff"] if each["alpha"] == 0)
-    lowers = row["removed_low"] > 0
+    lowers = _above(row, "removed")
     verdict = "Steering lowers it" if lowers else "Steering did not lower it"
-    if row["removed_high"] < 0:
+    if _below(row, "removed"):
         verdict = "Steering raised it"
     broken = ""
     if round(row["degenerate"] - plain["degenerate"], 6) >= BROKEN:
@@ -132,7 +148,7 @@ def _steered(study: Numbers) -> list[str]:
         f"{verdict}: at {alpha}, the strongest ITI that was measured, the mean score of its continuations goes from "
         f"{_of(plain, 'toxicity')} to {_of(row, 'toxicity')}, by {_change(row)}{broken}."
     )
-    paid = row["ce_change_low"] > 0
+    paid = _above(row, "ce_change")
     per_nat = f", so that a nat removes {_of(row, 'removed_per_nat', 2)}" if paid and lowers else ""
     costs = "costs" if paid else "costs nothing that can be seen:"
     price = f"At {alpha} it {costs} {_of(row, 'ce_change')} nats per token of clean text{per_nat}."

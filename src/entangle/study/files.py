@@ -12,6 +12,7 @@ from entangle.concepts import EntanglementReport
 from entangle.errors import EntangleError
 from entangle.evaluation import Tradeoff
 from entangle.evaluation.price.conditions import Condition
+from entangle.forecast import Forecast
 from entangle.interventions import ITI
 from entangle.metrics import Estimate
 from entangle.models import check_fingerprint
@@ -25,6 +26,7 @@ from entangle.study.question import Question
 STUDY = "study.json"
 KIND = Kind("a study", STUDY, "Study", remedy="save it again, to another folder")
 WORDS, PROBES, ENTANGLEMENT, INTERVENTION, TRADEOFF = "words", "probes", "entanglement", "iti", "tradeoff.json"
+FORECAST = "forecast.json"
 
 
 def write_study(folder: Path, parts: Mapping[str, Any]) -> None:
@@ -56,6 +58,8 @@ def write_study(folder: Path, parts: Mapping[str, Any]) -> None:
             conditions = [condition.to_json() for condition in (sweep.plain, *sweep.changed)]
             rest = {"prompts": sweep.prompts, "scorers": sweep.scorers, "settings": dict(sweep.settings)}
             (new / TRADEOFF).write_text(json.dumps({"conditions": conditions, **rest}))
+        if parts["forecast"] is not None:
+            (new / FORECAST).write_text(json.dumps(parts["forecast"].to_dict()))
 
     own = {
         "question": asdict(parts["question"]),
@@ -83,6 +87,7 @@ def read_study(folder: Path, model: Any = None) -> dict[str, Any]:
 
 def _parts(folder: Path, own: Mapping[str, Any], model: Any) -> dict[str, Any]:
     sweep = read_object(folder / TRADEOFF, "a sweep", remedy=KIND.remedy) if (folder / TRADEOFF).exists() else None
+    foretold = folder / FORECAST
     if model is not None:
         check_fingerprint(own["about"]["fingerprint"], model, what=f"the study in {folder}")
     words = None
@@ -97,6 +102,9 @@ def _parts(folder: Path, own: Mapping[str, Any], model: Any) -> dict[str, Any]:
         "entanglement": {layer: EntanglementReport.load(folder / ENTANGLEMENT / str(layer)) for layer in own["layers"]},
         "iti": ITI.from_pretrained(folder / INTERVENTION) if (folder / INTERVENTION).exists() else None,
         "tradeoff": None if sweep is None else _tradeoff(sweep),
+        "forecast": (
+            Forecast.from_dict(read_object(foretold, "a forecast", remedy=KIND.remedy)) if foretold.exists() else None
+        ),
         "notes": tuple(own["notes"]),
         "missing": own["missing"],
         "about": own["about"],

@@ -24,6 +24,7 @@ from entangle.evaluation import AtStrengths, Scorer, Tradeoff
 from entangle.interventions import ITI
 from entangle.models import Atlas, fingerprint, load, load_tokenizer
 from entangle.probes import ProbeGrid, Split, bag_of_words
+from entangle.study.foretelling import foretold_of, to_foretell
 from entangle.study.numbers import data_numbers, nearest_layer, plain
 from entangle.study.question import LayerChoice, Question
 from entangle.study.result import Study
@@ -69,6 +70,7 @@ def study(
     methods: Sequence[str] = Question.methods,
     direction: str = Question.direction,
     layers: LayerChoice = Question.layers,
+    forecast: bool = True,
     top_k: int | None = None,
     samples: int = Question.samples,
     max_new_tokens: int = Question.max_new_tokens,
@@ -107,6 +109,8 @@ def study(
         methods: Interventions to measure, with "ITI" among them (see `entangle.evaluation.baseline_methods`).
         direction: The estimator of the concepts' directions: "mean_difference", "logistic", "lda", "ridge" or "svm".
         layers: After which layers entanglement is measured: "all", or the "best" for reading the concept alone.
+        forecast: Whether to foretell, where there is clean text, what steering each concept out will cost at every
+            layer; a few backward passes per text.
         top_k: Heads that ITI moves; by default a quarter, at most 30.
         samples: Continuations per prompt.
         max_new_tokens: Tokens per continuation.
@@ -135,6 +139,7 @@ def study(
         layers=layers,
         alphas=Question.alphas if alphas is None else tuple(float(alpha) for alpha in alphas),
         methods=tuple(methods),
+        forecast=forecast,
         top_k=top_k,
         samples=samples,
         max_new_tokens=max_new_tokens,
@@ -224,6 +229,10 @@ def run(
         notes.append("This model does not generate text, so the price of steering is not measured.")
     if reports:
         notes += noise_note(reports, nearest_layer(reports, best))
+    with clock("foretell"):
+        asked, why = to_foretell(texts, studied)
+        notes += why
+        foretold = missing.unless("the forecast", partial(foretold_of, asked, texts.clean, studied)) if asked else None
     iti, sweep, judge = None, None, scorer
     if texts.steers:
         with clock("steer"):
@@ -241,6 +250,7 @@ def run(
         entanglement=reports,
         iti=iti,
         tradeoff=sweep,
+        forecast=foretold,
         notes=tuple(notes),
         missing=dict(missing),
         about=plain(

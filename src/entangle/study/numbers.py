@@ -13,8 +13,7 @@ from entangle.concepts import EntanglementReport
 from entangle.data import LabelledTexts
 from entangle.evaluation import Tradeoff
 from entangle.interventions import ITI
-from entangle.metrics import Estimate, random_entanglement_quantile
-from entangle.metrics.statistics import paired_difference
+from entangle.metrics import Estimate, paired_rate_interval, random_entanglement_quantile
 from entangle.probes import BaselineResult, ProbeGrid
 
 PROMPT_SAMPLES = 6
@@ -73,14 +72,12 @@ def grid_numbers(grid: ProbeGrid, layers: Sequence[int]) -> dict[str, Any]:
     return {**numbers, "best": {**where, **cell, **ends}}
 
 
-def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid, n_resamples: int, seed: int) -> dict[str, Any]:
+def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid) -> dict[str, Any]:
     """What a probe must beat: the words alone, and always naming the class that is commoner in the fitting rows.
 
     Args:
         words: The bag of words; None where there is none.
         grid: The probes that are set against it, on the same rows.
-        n_resamples: Resamples of the paired difference's interval.
-        seed: Seed of the resamples.
     """
     labels, split = grid.labels, grid.split
     common = labels[split.fit].float().mean() > 0.5
@@ -92,7 +89,7 @@ def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid, n_resamples:
             ((scores > 0).long() == grid.report_labels).double()
             for scores in (grid.report_scores.flatten(1)[:, _flat(grid)], words.scores)
         )
-        difference = paired_difference(hits, theirs, n_resamples=n_resamples, seed=seed)
+        difference = paired_rate_interval(hits - theirs)
         numbers["bag_of_words"] = {
             "accuracy": words.accuracy.value,
             **_ends("accuracy", words.accuracy),

@@ -38,6 +38,7 @@ class Question:
         layers: After which layers entanglement is measured: "all", or the "best" for the concept alone.
         alphas: Strengths of the interventions, in standard deviations; 0, no steering, is always measured.
         methods: Which interventions, of `METHODS`; "ITI" is among them.
+        forecast: Whether the price of steering is foretold from clean text (see `entangle.forecast.foretell`).
         top_k: Heads that the intervention moves; by default a quarter of them, at most 30.
         samples: Continuations per prompt.
         max_new_tokens: Tokens per continuation.
@@ -57,6 +58,7 @@ class Question:
     layers: LayerChoice = "all"
     alphas: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
     methods: tuple[str, ...] = ("ITI",)
+    forecast: bool = False
     top_k: int | None = None
     samples: int = 1
     max_new_tokens: int = 20

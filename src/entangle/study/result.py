@@ -17,6 +17,7 @@ from entangle.activations import Activations
 from entangle.concepts import EntanglementReport
 from entangle.errors import EntangleError
 from entangle.evaluation import Tradeoff
+from entangle.forecast import Forecast
 from entangle.interventions import ITI
 from entangle.probes import BaselineResult, ProbeGrid, Split
 from entangle.storage.files import write_text
@@ -42,6 +43,7 @@ class Study:
         entanglement: Layer -> report of all concepts after it; empty without other concepts.
         iti: The intervention; None where steering was not measured.
         tradeoff: What it wins and costs at each strength; None where that was not measured.
+        forecast: What steering each concept out was foretold to cost; None where there is no clean text.
         notes: What to beware of.
         missing: What was asked for and could not be measured -> why.
         about: Where the numbers come from: `data`, `fingerprint`, `atlas`, `scorer`, `versions`, `seconds`, `made`,
@@ -57,6 +59,7 @@ class Study:
     entanglement: Mapping[int, EntanglementReport]
     iti: ITI | None
     tradeoff: Tradeoff | None
+    forecast: Forecast | None = None
     notes: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -123,7 +126,7 @@ class Study:
                     site: numbers.grid_numbers(grid, [int(layer) for layer in grid.layers or ()])
                     for site, grid in self.probes.items()
                 },
-                "baselines": numbers.baseline_numbers(self.words, self._stream, *resampling),
+                "baselines": numbers.baseline_numbers(self.words, self._stream),
                 "entanglement": (
                     numbers.entanglement_numbers(self.entanglement, self._entangled_layer)
                     if self.entanglement
@@ -135,6 +138,8 @@ class Study:
                     else numbers.intervention_numbers(self.iti, [int(layer) for layer in heads.layers or ()])
                 ),
                 "tradeoff": None if sweep is None else numbers.tradeoff_numbers(sweep, *resampling),
+                "forecast": None if self.forecast is None else self.forecast.to_dict(),
+                "foretold": [] if self.forecast is None else self.forecast.answer(),
                 "n_prompts": 0 if sweep is None else len(sweep.prompts),
                 "samples": [] if sweep is None else numbers.sample_numbers(sweep, question.seed),
                 "notes": list(self.notes),

@@ -65,6 +65,7 @@ class Settings:
     alphas: tuple[float, ...] = option(
         Question.alphas, "Strengths in standard deviations; 0 is always measured.", group=STEERING
     )
+    forecast: bool = option(True, "Foretell the price of steering from clean text.", group=STEERING)
     top_k: int | None = option(None, "Heads to steer; by default a quarter, at most 30.", group=STEERING)
     samples: int = option(Question.samples, "Continuations per prompt.", group=STEERING)
     max_new_tokens: int = option(Question.max_new_tokens, "Tokens per continuation.", group=STEERING)
@@ -135,6 +136,7 @@ class Settings:
             name=self.concept,
             direction=self.direction,
             alphas=self.alphas,
+            forecast=self.forecast,
             top_k=self.top_k,
             samples=self.samples,
             max_new_tokens=self.max_new_tokens,

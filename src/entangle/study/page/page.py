@@ -11,6 +11,7 @@ from markupsafe import Markup
 from entangle.study.answer import best_probe, headline, own_row, place, strongest
 from entangle.study.page import figures
 from entangle.study.page.drawing import Panel, Table, template
+from entangle.study.page.foretold import forecast_table, limit_panel
 from entangle.study.wording import interval, number
 
 Numbers = Mapping[str, Any]
@@ -88,6 +89,12 @@ def _shown(study: Numbers, name: str) -> dict[str, Any]:
         "probes": {"drawings": drawn(figures.probe_panels(study)), "tables": figures.probe_tables(study)},
         "entanglement": study["entanglement"]
         and {"drawings": drawn(figures.entanglement_panels(study)), "tables": figures.entanglement_tables(study)},
+        "foretold": study["foretold"],
+        "forecast": study["forecast"]
+        and {
+            "drawings": drawn({"forecast": limit_panel(study["forecast"]["rows"])}),
+            "tables": [forecast_table(study["forecast"]["rows"], study["forecast"]["settings"]["unit"])],
+        },
         "price": study["tradeoff"] and {"drawings": [], "tables": figures.tradeoff_tables(study)},
         "command": study["command"],
         "provenance": figures.provenance_tables(study),

@@ -1,0 +1,63 @@
+"""What a page shows of a forecast: the limit over the layers, and every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from entangle import plots
+from entangle.study.page.drawing import Panel, Table
+from entangle.study.wording import interval, number, percent
+
+Row = Mapping[str, Any]
+COLUMNS = ("limit", "limit_low", "limit_high")
+
+
+def limit_panel(rows: Sequence[Row]) -> Panel:
+    """The most that a shift buys of each concept, over the layers.
+
+    Args:
+        rows: Of `Forecast.to_dict`.
+    """
+    natural = [row for row in rows if row["method"] == "natural"]
+    layers = sorted({row["layer"] for row in natural})
+    series = {}
+    for concept in dict.fromkeys(row["concept"] for row in natural):
+        own = sorted((row for row in natural if row["concept"] == concept), key=lambda row: row["layer"])
+        series[concept] = tuple(
+            np.array([row[column] for row in own]) for column in ("limit", "limit_low", "limit_high")
+        )
+    return Panel(
+        plots.by_layer,
+        (layers, series),
+        {"ylabel": "most contrast per root nat"},
+        (5.4, 3.1),
+        "The most that a constant shift of the residual stream can buy of each concept, in nats per token of contrast "
+        "per square root of twice its price; bars are 95 % intervals over all texts. Higher is cheaper.",
+    )
+
+
+def forecast_table(rows: Sequence[Row], unit: float) -> Table:
+    """Every concept, method and place.
+
+    Args:
+        rows: Of `Forecast.to_dict`.
+        unit: The effect whose price is told.
+    """
+    cells = [
+        [
+            row["concept"],
+            row["method"],
+            row["site"],
+            "all" if row["layer"] < 0 else str(row["layer"]),
+            number(row["price"], 4),
+            "–" if row["efficiency"] is None else percent(row["efficiency"]),
+            interval(row["limit"], row["limit_low"], row["limit_high"], 2),
+            number(row["reached"], 2),
+        ]
+        for row in rows
+    ]
+    columns = ["concept", "method", "site", "layer", "price, nats", "of the limit", "limit [95 %]", "reached"]
+    return Table(columns, cells, f"Price: nats per token of language for {unit:g} nats of contrast.")
