@@ -3,13 +3,14 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import entangle as en
-from entangle.data import load_labelled, load_texts
+from entangle.data import in_order, load_labelled, load_texts, texts_of
 from entangle.errors import EntangleError
 
 ROWS = [{"text": f"post {i}", "label": i % 2} for i in range(20)]
@@ -125,6 +126,16 @@ def test_half_a_character_is_refused_with_its_row(tmp_path: Path, kind: str) -> 
         with pytest.raises(EntangleError, match=r"(line|item) 2: 'text' holds half a character \('\\ud83d'") as caught:
             load(path)
         assert str(caught.value).isascii()
+
+
+@pytest.mark.parametrize("texts", [pd.DataFrame({"text": ["a", "b"]}), {"text": ["a", "b"]}, {"a", "b"}, "a", b"a", 3])
+def test_texts_in_no_order_or_under_a_name_are_refused(texts: Any) -> None:
+    for door in (texts_of, in_order):
+        with pytest.raises(EntangleError, match="texts must be") as caught:
+            door(texts)
+        assert "\n" not in str(caught.value)
+    for good in (pd.Series(["a", "b"], index=[7, 3]), np.array(["a", "b"]), ("a", "b"), iter(["a", "b"])):
+        assert texts_of(good) == ["a", "b"]
 
 
 def test_half_a_character_is_refused_at_every_door_that_takes_texts() -> None:
