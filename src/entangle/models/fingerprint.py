@@ -197,7 +197,7 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         while isinstance(inner, partial):
             inner = inner.func
         where = str(getattr(inner, "__module__", None) or type(inner).__module__)
-        if where.partition(".")[0] not in LIBRARIES and getattr(inner, "content", True) is not None:
+        if where.partition(".")[0] not in LIBRARIES and getattr(hook, "content", True) is not None:
             yield path, kind, hook
 
 
