@@ -70,7 +70,8 @@ class Forecast:
         if rows.empty:
             known = ", ".join(self.frame["concept"].unique()), ", ".join(self.frame["method"].unique())
             raise EntangleError(f"no forecast of {concept!r} by {method!r}; it has {known[0]} by {known[1]}")
-        return rows.sort_values("price", na_position="last").iloc[0]
+        row: dict[str, Any] = rows.sort_values("price", na_position="last").iloc[0].to_dict()
+        return row
 
     def answer(self) -> list[str]:
         """In words: for each concept where steering is cheapest, its price, and how near the usual methods come.
