@@ -134,10 +134,10 @@ def _written_default(default: Any) -> str:
 @takes_settings
 def report(out: Out = Path("entangle-report"), *, settings: Settings) -> None:
     """Measure one concept in one model and write report.html and report.json."""
-    from entangle.report import measure, write
+    from entangle.report import check_pages, measure, write
 
     settings.check()
-    check_out(out, *REPORT)
+    check_pages(out, *REPORT)
     study = measure(settings, cache=out / "cache")
     for path in write([study], out):
         typer.echo(path)
@@ -165,9 +165,10 @@ NO_STEERING = (
 @partial(takes_settings, without=NO_STEERING)
 def forecast(out: Out = Path("entangle-forecast"), *, settings: Settings) -> None:
     """Say what steering each concept out would cost, layer by layer, before anyone steers; needs --clean."""
+    from entangle.report import check_pages
     from entangle.report import forecast as foretell
 
-    check_out(out, *FORECAST)
+    check_pages(out, *FORECAST)
     told, paths = foretell(settings, out)
     for sentence in told.answer():
         typer.echo(sentence)
@@ -189,10 +190,11 @@ def _tell_missing(studies: Sequence[Study]) -> None:
 @app.command()
 def demo(out: Out = Path("entangle-demo"), seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0) -> None:
     """Generate a corpus, train two small models on it, and report on both, side by side; nothing is downloaded."""
+    from entangle.report import check_pages
     from entangle.report import demo as run_demo
 
     check_seed(seed)
-    check_out(out, *REPORT)
+    check_pages(out, *REPORT)
     for path in run_demo(out, seed=seed):
         typer.echo(path)
 
@@ -207,16 +209,15 @@ def verify(
 ) -> None:
     """Check that what is captured equals what the model computes, and that an edit lands."""
     from entangle.models import load
-    from entangle.storage.files import write_text
+    from entangle.verify import check_place
     from entangle.verify import verify as check
 
     if out:
-        check_out(out, "verify.json")
+        check_place(out)
     found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
     typer.echo(found)
     if out:
-        out.mkdir(parents=True, exist_ok=True)
-        typer.echo(write_text(out / "verify.json", found.to_frame().to_json(orient="records", indent=1)))
+        typer.echo(found.save(out))
     if not found.passed:
         sys.exit(FAILED)
 
@@ -282,10 +283,11 @@ def compose(
     stopped goes on where it was."""
     from entangle.composition import Plan, Recipe, run_apart
     from entangle.composition.training.processes import launch
+    from entangle.report import check_pages
     from entangle.report import compose as run_recipe
 
     read = Recipe.from_file(recipe)
-    check_out(out, *REPORT)
+    check_pages(out, *REPORT)
     if device is not None:
         check_device(device)
     if dry_run:

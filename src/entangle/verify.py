@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -27,6 +30,8 @@ from entangle.models.probe_inputs import probe_inputs
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import accepts, context_length, encode, pad, takes
 from entangle.models.trace import evaluating, floating_tensors
+from entangle.storage.files import write_text
+from entangle.storage.out import check_out
 
 TEXTS = (
     "The harbour was quiet before the boats came in.",
@@ -59,6 +64,23 @@ class Check:
     detail: str = ""
 
 
+def check_place(out: Path) -> Path:
+    """The path of `verify.json` in a folder, if it can be written there.
+
+    Raises:
+        EntangleError: It cannot, or a file of that name is there that holds no checks.
+    """
+    path = out / "verify.json"
+    check_out(out, path.name)
+    if path.exists():
+        with suppress(OSError, ValueError, TypeError, RecursionError):
+            checks = json.loads(path.read_text())
+            if isinstance(checks, list) and all({"name", "passed"} <= dict(check).keys() for check in checks):
+                return path
+        raise EntangleError(f"{path} holds no checks of a model and would be lost: choose another folder with --out")
+    return path
+
+
 @dataclass(frozen=True)
 class VerifyReport:
     """Every check, in order; `str(report)` is a table."""
@@ -75,6 +97,16 @@ class VerifyReport:
         import pandas as pd
 
         return pd.DataFrame([vars(check) for check in self.checks])
+
+    def save(self, out: str | os.PathLike[str]) -> Path:
+        """Write the checks as `verify.json` into the directory `out`, and give back its path.
+
+        Raises:
+            EntangleError: A file of that name is there that is none of ours, or the disk is full.
+        """
+        path = check_place(Path(out))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_text(path, self.to_frame().to_json(orient="records", indent=1))
 
     def __str__(self) -> str:
         width = max(len(check.name) for check in self.checks)

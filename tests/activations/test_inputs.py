@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -196,6 +197,12 @@ def test_what_cannot_be_run_is_refused(tiny_model, tiny_tokenizer):
     refused(llama, [{"input_ids": ids}, {"input_ids": ids, "attention_mask": ids}], "item 1 has")
     refused(llama, {"input_ids": ids}, "at least 1", max_length=0)
     refused(llama, ["a cat"], "need a tokenizer")
+    refused(llama, {"a cat", "a dog"}, "set has none", tiny_tokenizer)
+    refused(llama, pd.DataFrame({"text": ["a cat"]}), "pass the column", tiny_tokenizer)
+    for nothing in ([], (), range(0)):
+        refused(llama, ["a cat"], "at least one layer", tiny_tokenizer, layers=nothing)
+    for dtype in (torch.float8_e5m2, torch.complex64, torch.int8):
+        refused(llama, ["a cat"], "store_dtype must be", tiny_tokenizer, store_dtype=dtype)
     bart = zoo.tiny("bart", AutoModel)
     refused(bart, ["a cat"], "inputs for both", tiny_tokenizer)
     refused(bart, {"input_ids": ids}, "needs decoder_input_ids")

@@ -3,13 +3,14 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import entangle as en
-from entangle.data import load_labelled, load_texts
+from entangle.data import in_order, load_labelled, load_texts, texts_of
 from entangle.errors import EntangleError
 
 ROWS = [{"text": f"post {i}", "label": i % 2} for i in range(20)]
@@ -127,6 +128,16 @@ def test_half_a_character_is_refused_with_its_row(tmp_path: Path, kind: str) -> 
         assert str(caught.value).isascii()
 
 
+@pytest.mark.parametrize("texts", [pd.DataFrame({"text": ["a", "b"]}), {"text": ["a", "b"]}, {"a", "b"}, "a", b"a", 3])
+def test_texts_in_no_order_or_under_a_name_are_refused(texts: Any) -> None:
+    for door in (texts_of, in_order):
+        with pytest.raises(EntangleError, match="texts must be") as caught:
+            door(texts)
+        assert "\n" not in str(caught.value)
+    for good in (pd.Series(["a", "b"], index=[7, 3]), np.array(["a", "b"]), ("a", "b"), iter(["a", "b"])):
+        assert texts_of(good) == ["a", "b"]
+
+
 def test_half_a_character_is_refused_at_every_door_that_takes_texts() -> None:
     texts = ["fine", "cut \ud83d off"]
     labels = [0, 1]
@@ -175,3 +186,19 @@ def test_what_was_left_out_is_noted_and_whether_it_stood_in_another_split(tmp_pa
     assert "2 of 4 texts" in note
     assert "1 of them stood in another split" in note
     assert load_labelled(saved_as_lines(tmp_path)).notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_field_that_is_there_twice_is_refused_with_its_line(tmp_path: Path, suffix: str) -> None:
+    lines = [f'{{"text": "text {i}", "label": {i % 2}}}' for i in range(6)]
+    label, other = '{"text": "a", "label": 1, "label": 0}', '{"text": "a", "more": {"x": 1, "x": 1}, "label": 1}'
+    for i, bad in ((2, label), (4, other)):
+        rows = [*lines[:i], bad, *lines[i:]]
+        path = tmp_path / f"twice.{suffix}"
+        path.write_text("\n".join(rows) if suffix == "jsonl" else f"[{','.join(rows)}]")
+        with pytest.raises(EntangleError, match="has a field twice") as caught:
+            load_labelled(path)
+        assert "\n" not in str(caught.value)
+        assert suffix == "json" or f"line {i + 1}" in str(caught.value)
+    path.write_text("\n".join(lines) if suffix == "jsonl" else f"[{','.join(lines)}]")
+    assert len(load_labelled(path).texts) == 6

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
@@ -161,3 +163,41 @@ def test_pushing_on_saving_is_refused(tiny_model, tmp_path):
     with pytest.raises(EntangleError, match="upload_folder"):
         SOME_ITI.bake(tiny_model("mistral")).save_pretrained(tmp_path, push_to_hub=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["as baked", "a copy"])
+def test_two_threads_in_one_model_have_each_the_change_of_their_own_text(tiny_model, ids, copied):
+    """An edit at resid_mid is added again where the block ends: by then another thread may have been there too."""
+    model, edit = tiny_model("llama"), Set(V, 2.0, "resid_mid", 1)
+    texts = [ids, ids.flip(1)]
+    with steer(model, edit):
+        wanted = [logits(model, text) for text in texts]
+    baked = edit.bake(model)
+    baked = copy.deepcopy(baked) if copied else baked
+    both_changed = Barrier(2)
+
+    def meet(*_):
+        both_changed.wait(timeout=30)
+
+    baked.model.layers[1].mlp.register_forward_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda text: logits(baked, text), texts))
+    for result, steered in zip(results, wanted, strict=True):
+        torch.testing.assert_close(result, steered, atol=1e-5, rtol=1e-5)
+    assert (wanted[0] - wanted[1]).abs().max() > 0.01
+
+
+def test_a_pass_that_ends_halfway_leaves_nothing_for_the_next(tiny_model, ids):
+    model, edit = tiny_model("llama"), Set(V, 2.0, "resid_mid", 1)
+    baked = edit.bake(model)
+    wanted, mark = logits(baked, ids), fingerprint(baked)
+
+    def end(*_):
+        raise KeyboardInterrupt
+
+    hook = baked.model.layers[1].mlp.register_forward_hook(end)
+    with pytest.raises(KeyboardInterrupt):
+        logits(baked, ids[:1, :4])
+    hook.remove()
+    assert fingerprint(baked) == mark
+    assert torch.equal(logits(baked, ids), wanted)

@@ -323,10 +323,27 @@ def test_bad_edits_are_refused_and_leave_the_model(tiny_model, ids, edit, messag
     assert torch.equal(logits(model, ids), plain)
 
 
-@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), -float("inf"), "fierce", True])
+@pytest.mark.parametrize("edits", [None, AddDirection, 3, "ITI", [None], {"a": 1}])
+def test_what_is_no_edit_is_refused_in_one_line(tiny_model, edits):
+    with pytest.raises(EntangleError, match="takes an edit or a list of edits") as caught:
+        steer(tiny_model("llama"), edits)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "alpha", [float("nan"), float("inf"), -float("inf"), "fierce", True, None, torch.ones(2), [1, 2]]
+)
 def test_alpha_must_be_finite(tiny_model, alpha):
     with pytest.raises(EntangleError, match=r"alpha must be a finite number|has no strength"):
         steer(tiny_model("llama"), some_iti(tiny_model("llama")), alpha=alpha)
+
+
+def test_a_direction_in_any_real_type_is_the_same_direction():
+    for dtype in (torch.float8_e4m3fn, torch.bfloat16, torch.int8):
+        vector = AddDirection(torch.tensor([1.0, -2.0, 4.0]).to(dtype), "resid_post", 0).vector
+        assert torch.equal(vector, torch.tensor([1.0, -2.0, 4.0]))
+    with pytest.raises(EntangleError, match="complex"):
+        AddDirection(torch.ones(3, dtype=torch.complex64), "resid_post", 0)
 
 
 def test_named_strengths_of_iti(tiny_model, ids):

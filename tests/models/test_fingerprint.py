@@ -202,13 +202,50 @@ def test_a_tied_head_is_read_once_and_known_under_both_names():
     assert fingerprint(apart)["weights"] != mark["weights"]
 
 
-def test_frequencies_that_a_long_text_changes_for_a_while_do_not_matter():
-    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
-    model = deepcopy(shared_llama_with(rope))
+LONGROPE = {
+    **{"rope_type": "longrope", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 32},
+    **{"short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 3.0, 4.0]},
+}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
+
+
+@pytest.mark.parametrize("rope", [DYNAMIC, LONGROPE], ids=["dynamic", "longrope"])
+def test_a_long_text_makes_another_model_only_if_short_ones_are_computed_otherwise_after_it(rope):
+    """Both kinds change their frequencies for a long text; transformers 5.9 does not set the dynamic ones back."""
+    model, short = deepcopy(shared_llama_with(dict(rope))), torch.arange(3, 12)[None]
     mark, before = fingerprint(model), model.model.rotary_emb.inv_freq.clone()
-    model(torch.ones(1, 200, dtype=torch.long))
-    assert not torch.equal(model.model.rotary_emb.inv_freq, before)
-    assert fingerprint(model) == mark
+    with torch.no_grad():
+        plain = model(short).logits
+        assert fingerprint(model) == mark
+        model(torch.ones(1, 200, dtype=torch.long))
+        assert not torch.equal(model.model.rotary_emb.inv_freq, before)
+        during = fingerprint(model)
+        same = torch.equal(model(short).logits, plain)
+    assert (during == mark) == same
+    assert (fingerprint(model) == mark) == same
+    assert same or rope is DYNAMIC
+
+
+def test_frequencies_of_each_type_of_layers_are_set_back():
+    class Rotary(nn.Module):
+        """As those of models whose types of layers have frequencies of their own."""
+
+        def __init__(self):
+            super().__init__()
+            self.rope_type, self.original_max_seq_len = {"full": "dynamic", "sliding": "default"}, 64
+            for name in ("full_inv_freq", "full_original_inv_freq", "sliding_inv_freq"):
+                self.register_buffer(name, torch.ones(4), persistent=False)
+
+    rotary = Rotary()
+    mark = fingerprint(rotary)
+    rotary.full_inv_freq, rotary.full_max_seq_len_cached = torch.full((4,), 0.5), torch.tensor(200)
+    assert fingerprint(rotary) == mark
+    rotary.full_max_seq_len_cached = 64  # it was set back, but the frequencies are others
+    assert differing(mark, fingerprint(rotary)) == {"weights"}
+    rotary.full_inv_freq = torch.ones(4)
+    assert fingerprint(rotary) == mark
+    rotary.sliding_inv_freq = torch.full((4,), 0.5)  # nothing sets these back
+    assert differing(mark, fingerprint(rotary)) == {"weights"}
 
 
 def shared_llama_with(rope):

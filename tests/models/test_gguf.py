@@ -119,6 +119,7 @@ def test_its_weights_are_those_it_was_made_of_but_for_the_packed_ones(read, llam
         packed = "o_proj" in name
         near = (tensor.float() - own[name]).abs().max()
         assert (0 < near < 1e-3) if packed else near == 0, name
+    assert read[0].dtype == torch.float32
     assert not torch.equal(logits(read[0]), logits(llama))
     torch.testing.assert_close(logits(read[0]).float(), logits(llama), atol=1e-2, rtol=0)
 

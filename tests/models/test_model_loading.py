@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from entangle.errors import EntangleError
-from entangle.models import load, load_tokenizer
+from entangle.models import fingerprint, load, load_tokenizer
 
 
 @pytest.fixture
@@ -34,6 +35,20 @@ def test_loads_what_was_saved(saved, tiny_model):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), tiny_model("olmo2").parameters(), strict=True))
     assert type(load(saved("olmo2"), task="encoder")[0]).__name__ == "Olmo2Model"
     assert load(saved("olmo2"), dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("kept", "computed"), [("float16", "float32"), ("bfloat16", "bfloat16"), ("float32", "float32")]
+)
+def test_half_precision_that_a_cpu_is_slow_at_is_computed_in_single(saved, tiny_model, kept, computed):
+    directory = saved("llama")
+    narrow = copy.deepcopy(tiny_model("llama")).to(getattr(torch, kept))
+    narrow.save_pretrained(directory)
+    model, _ = load(directory)
+    assert {str(each.dtype) for each in model.parameters()} == {f"torch.{computed}"}
+    assert fingerprint(model)["dtype"] == computed
+    assert all(torch.equal(a, b.to(a.dtype)) for a, b in zip(model.parameters(), narrow.parameters(), strict=True))
+    assert load(directory, dtype=kept)[0].dtype == getattr(torch, kept)  # as asked for, in any case
 
 
 def test_an_encoder_is_loaded_without_a_head(saved):

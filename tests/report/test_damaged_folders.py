@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from entangle.activations import Activations, collect
+from entangle.composition import demo_recipe
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation.scoring.linear import _N_FEATURES, LinearToxicityScorer
 from entangle.interventions import AddDirection, Edit, load_baked
 from entangle.probes import ProbeGrid, fit_probes
-from entangle.report.write import write_pages
+from entangle.report.demo import _write_data
+from entangle.report.write import check_pages, write_pages
+from entangle.verify import Check, VerifyReport
 
 TEXTS = [
     f"the {adjective} {noun}" for adjective in ("quick", "brown", "lazy") for noun in ("fox", "dog", "cat", "moon")
@@ -152,3 +155,37 @@ def test_page_and_numbers_are_of_one_run_and_somebodys_page_stays(tmp_path):
     with pytest.raises(EntangleError, match="move it away"):
         write_pages(tmp_path, {"report.html": "new", "report.json": '{"studies": []}'})
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_what_is_in_the_way_of_a_report_is_seen_before_the_work(tmp_path):
+    names = ("report.html", "report.json")
+    check_pages(tmp_path / "not there yet", *names)
+    write_pages(tmp_path / "ours", {"report.html": "old", "report.json": '{"studies": []}'})
+    check_pages(tmp_path / "ours", *names)
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(EntangleError, match="move it away"):
+        check_pages(tmp_path, *names)
+    (tmp_path / "report.json").write_text('{"studies": []}')  # as reports were before they named their files
+    check_pages(tmp_path, *names)
+
+
+def test_checks_of_a_model_replace_checks_and_nothing_else(tmp_path):
+    report = VerifyReport((Check("it holds", True),))
+    path = report.save(tmp_path / "out")
+    assert report.save(tmp_path / "out") == path
+    assert [check["name"] for check in json.loads(path.read_text())] == ["it holds"]
+    for text in ("mine", "{}", "[1]", '[{"name": "somebody"}]'):
+        path.write_text(text)
+        with pytest.raises(EntangleError, match="would be lost"):
+            report.save(path.parent)
+        assert path.read_text() == text
+
+
+def test_the_data_of_a_demo_leave_a_file_of_that_name_alone(tmp_path):
+    (tmp_path / "rudeness.jsonl").write_text("mine")
+    with pytest.raises(EntangleError, match="move it away"):
+        _write_data(tmp_path, demo_recipe(seed=0), 0)
+    assert [path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["mine"]
+    paths = _write_data(tmp_path / "new", demo_recipe(seed=0), 0)
+    assert all(path.is_file() for path in paths.values())
+    assert _write_data(tmp_path / "new", demo_recipe(seed=0), 0) == paths

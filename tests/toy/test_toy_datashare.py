@@ -132,6 +132,19 @@ def test_it_writes_figures_and_json(study, tmp_path):
     assert record["settings"]["seeds"] == list(range(50, 54))
     assert len(record["table"]) == 240
     assert len(pd.read_csv(tmp_path / "data_share.csv.gz")) == len(study.frame)
+    (tmp_path / "notes.txt").write_text("mine")
+    study.save(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["data_share.json", "budgets.png", "data_share.csv.gz"])
+def test_files_of_others_are_not_replaced_and_are_seen_before_any_training(study, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(EntangleError, match="would be lost"):
+        study.save(tmp_path)
+    with pytest.raises(EntangleError, match="would be lost"):
+        data_share_study(shares=[0.5], seeds=2, steps=10**9, out=tmp_path, progress=False)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_batches_without_noise_draw_each_chain_as_often_as_its_share_says():

@@ -20,6 +20,7 @@ from entangle.models.rows import accepts, at_once
 from entangle.models.trace import evaluating
 
 LOW = (torch.bfloat16, torch.float16)
+STORED = (*LOW, torch.float32, torch.float64)
 
 
 def capture(
@@ -128,13 +129,16 @@ def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.
     """Refuse a type that the model's forward cannot be brought to compute in, or that cannot hold activations.
 
     Raises:
-        EntangleError: it is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` has no fractions.
+        EntangleError: it is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` is none of `STORED`.
     """
     if store_dtype is not None and not store_dtype.is_floating_point:
         raise EntangleError(
             f"store_dtype must be a floating type; got {store_dtype}, which would cut the numbers off: use float16, "
             "bfloat16 or float32"
         )
+    if store_dtype is not None and store_dtype not in STORED:
+        kinds = ", ".join(str(each) for each in STORED)
+        raise EntangleError(f"store_dtype must be one of {kinds}, but {store_dtype} arrived: choose another")
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if dtype not in (None, own, *LOW):
         raise EntangleError(

@@ -178,7 +178,9 @@ def resolve_sites(
     Raises:
         AtlasError: an unknown site, or a layer that does not have it.
     """
-    asked_layers = [layers] if isinstance(layers, int) else layers
+    asked_layers = layers if layers is None else [layers] if isinstance(layers, int) else [*layers]
+    if asked_layers == []:
+        raise EntangleError("collecting needs at least one layer, but none arrived: layers=None collects all")
     # Counted from the end if negative, as in a list; one out of range is left for `place` to refuse.
     chosen = asked_layers and [layer + atlas.n_layers * (-atlas.n_layers <= layer < 0) for layer in asked_layers]
     wanted: dict[str, set[int]] = {}

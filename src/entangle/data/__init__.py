@@ -3,12 +3,13 @@
 from entangle.data import corpus
 from entangle.data.labels import Labels, plain, read_labels, same_index
 from entangle.data.loading import load_described, load_labelled, load_pairs, load_texts
-from entangle.data.texts import LabelledTexts, refuse_half_characters, texts_of
+from entangle.data.texts import LabelledTexts, in_order, refuse_half_characters, texts_of
 
 __all__ = [
     "LabelledTexts",
     "Labels",
     "corpus",
+    "in_order",
     "load_described",
     "load_labelled",
     "load_pairs",

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -130,9 +131,20 @@ def _json_list(path: Path, file: TextIO) -> Iterator[Row]:
 
 def _parsed(text: str, where: str, advice: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=partial(_fields, where))
+    except EntangleError:
+        raise
     except (ValueError, RecursionError) as error:
         raise EntangleError(f"{where} is not JSON ({str(error)[:120]}): {advice}") from None
+
+
+def _fields(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which no field may be there twice: which of two labels is meant, nobody can know."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise EntangleError(f"{where} has a field twice ({twice!r}): each field needs its own name")
+    return fields
 
 
 def _object(fields: Any, where: str) -> Mapping[str, Any]:

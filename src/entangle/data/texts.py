@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,14 +23,34 @@ def texts_of(texts: Iterable[Any], what: str = "text") -> list[str]:
     Raises:
         EntangleError: One line that names the first that is no string, or holds half a character.
     """
-    if isinstance(texts, str | bytes):
-        raise EntangleError(f"{what}s must be a list of strings, but one {type(texts).__name__} arrived: pass [{what}]")
-    listed = list(texts)
-    for i, text in enumerate(listed):
+    rows = in_order(texts, what)
+    for i, text in enumerate(rows):
         if not isinstance(text, str):
             raise EntangleError(f"{what}s must be strings, but {what} {i} is a {type(text).__name__}: leave it out")
         refuse_half_characters(text, f"{what} {i}")
-    return listed
+    return rows
+
+
+def in_order(texts: Iterable[Any], what: str = "text") -> list[Any]:
+    """Texts as a list, whatever they are; refused where going over them gives something else, or in any order.
+
+    Args:
+        texts: Any number of them.
+        what: What each is called in an error.
+
+    Raises:
+        EntangleError: One string, a table or mapping (its names would be read), or a set (its order is by chance).
+    """
+    if isinstance(texts, str | bytes):
+        kind = "string" if isinstance(texts, str) else "bytes"
+        raise EntangleError(f"{what}s must be a list of strings, but one {kind} arrived: pass [{what}]")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise EntangleError(f"{what}s must be a list, but a {type(texts).__name__} arrived: pass the column with them")
+    if isinstance(texts, Set):
+        raise EntangleError(f"{what}s must be in an order, but a {type(texts).__name__} has none: pass a list")
+    if not isinstance(texts, Iterable):
+        raise EntangleError(f"{what}s must be a list of strings, but a {type(texts).__name__} arrived")
+    return list(texts)
 
 
 def refuse_half_characters(text: str, place: str) -> None:

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -90,9 +91,10 @@ class BaseEdit(ABC):
                     f"{type(self).__name__} has no strength {alpha!r} (named strengths: {names}): give a number"
                 )
             return self.strengths[alpha]
-        if isinstance(alpha, bool) or not math.isfinite(alpha):
-            raise EntangleError(f"alpha must be a finite number, got {alpha}")
-        return float(alpha)
+        with suppress(TypeError, ValueError, OverflowError):
+            if not isinstance(alpha, bool) and math.isfinite(number := float(alpha)):
+                return number
+        raise EntangleError(f"alpha must be a finite number, got {alpha!r}")
 
 
 def finite_vector(values: Any, what: str) -> Float[Tensor, " d"]:
@@ -116,7 +118,9 @@ def finite(values: Any, what: str) -> Tensor:
         EntangleError: if it holds NaN or infinity.
     """
     tensor = torch.as_tensor(values).detach().cpu()
-    tensor = tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    if tensor.is_complex():
+        raise EntangleError(f"{what} holds complex numbers: pass real ones")
+    tensor = tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
     if not torch.isfinite(tensor).all():
         raise EntangleError(f"{what} holds NaN or infinity: drop those rows or fit again")
     return tensor

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from entangle.data import refuse_half_characters
+from entangle.data import in_order, refuse_half_characters
 from entangle.errors import EntangleError
 from entangle.models.tokens import (
     UNLIMITED,
@@ -123,7 +123,7 @@ def encode_rows(
         EntangleError: An empty text, one that is no string or not Unicode, longer than the context, with ids that the
             model does not have, or begun twice; no room beside the special tokens; or no beginning-of-sequence token.
     """
-    texts = list(texts)
+    texts = in_order(texts, what)
     check_texts(texts, what)
     if not texts:
         return Rows([], [])

@@ -10,11 +10,13 @@ from typing import Any
 from entangle import composition
 from entangle.data import corpus
 from entangle.report.write import write
-from entangle.storage.files import write_text
+from entangle.storage import folder
+from entangle.storage.folder import Kind
 from entangle.study import Settings, measure
 
 CONCEPT = "rudeness"
 TEXTS, PROMPTS = 3000, 200
+DATA = Kind("the demo's data", "data.json", "entangle-demo-data")
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
 LABELLED_SEED, PROMPT_SEED = 4000, 5000
 
@@ -59,9 +61,8 @@ def demo(out: Path | str, *, seed: int = 0, progress: bool = True) -> list[Path]
     return write(studies, out)
 
 
-def _write_data(folder: Path, recipe: composition.Recipe, seed: int) -> dict[str, Path]:
+def _write_data(out: Path, recipe: composition.Recipe, seed: int) -> dict[str, Path]:
     """The labelled texts, prompts and clean text as files, so that each report can be repeated from the shell."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Iterable[Mapping[str, Any]]] = {}
     for concept in corpus.CONCEPTS:
         texts = corpus.labelled(concept, TEXTS, seed=LABELLED_SEED + seed)
@@ -70,7 +71,11 @@ def _write_data(folder: Path, recipe: composition.Recipe, seed: int) -> dict[str
         ]
     rows["prompts"] = [{"text": text} for text in corpus.prompts(PROMPTS, seed=PROMPT_SEED + seed)]
     rows["clean"] = [{"text": text} for text in recipe.held_out.texts()]
-    return {
-        name: write_text(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
-        for name, lines in rows.items()
-    }
+
+    def fill(new: Path) -> None:
+        for name, lines in rows.items():
+            text = "".join(json.dumps(row) + "\n" for row in lines)
+            (new / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+    folder.write(out, DATA, {"seed": seed}, fill)
+    return {name: out / f"{name}.jsonl" for name in rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from entangle.errors import EntangleError
 from entangle.storage import folder
 from entangle.storage.files import DiskError
 from entangle.storage.folder import Kind
+from entangle.storage.out import check_out
 from entangle.storage.sealed import read_object
 from entangle.study import Study, render
 
@@ -47,18 +48,41 @@ def write_pages(out: Path, contents: Mapping[str, str]) -> list[Path]:
         EntangleError: The folder cannot be written to, or files of these names in it are not of a report.
     """
     *pages, numbers = contents
-    kind = Kind("a report", numbers, "entangle-report", remedy="write it again, to another folder")
+    kind = _kind(numbers)
 
     def fill(new: Path) -> None:
         for name in pages:
             (new / name).write_text(contents[name], encoding="utf-8")
 
-    over = [*contents] if _is_older(out / numbers) else []
     try:
-        folder.write(out, kind, json.loads(contents[numbers]), fill, over=over)
+        folder.write(out, kind, json.loads(contents[numbers]), fill, over=_older(out, contents))
     except DiskError as error:
         raise EntangleError(f"{error} with --out") from error
     return [out / name for name in contents]
+
+
+def check_pages(out: Path, *names: str) -> None:
+    """Refuse a folder that `write_pages` would refuse, before the work is done; nothing is made.
+
+    Args:
+        out: The folder; it need not be there.
+        names: Of the files, the numbers last.
+
+    Raises:
+        EntangleError: The folder cannot be written to, or files of these names in it are not of a report.
+    """
+    check_out(out, *names)
+    folder.check_foreign(out, _kind(names[-1]), names[:-1], over=_older(out, names))
+
+
+def _kind(numbers: str) -> Kind:
+    return Kind("a report", numbers, "entangle-report", remedy="write it again, to another folder")
+
+
+def _older(out: Path, names: Iterable[str]) -> list[str]:
+    """The files of a report from before its numbers named them."""
+    *_, numbers = names = [*names]
+    return names if _is_older(out / numbers) else []
 
 
 def _is_older(numbers: Path) -> bool:

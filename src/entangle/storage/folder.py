@@ -104,6 +104,23 @@ def write(
     return target
 
 
+def check_foreign(folder: Path, kind: Kind, names: Collection[str], *, over: Collection[str] = ()) -> None:
+    """Refuse, before the work for it is done, a folder in which `write` would find files of others in its way.
+
+    Args:
+        folder: The folder; it need not be there.
+        kind: What will be written.
+        names: The files beside the manifest.
+        over: As for `write`.
+
+    Raises:
+        EntangleError: There is such a file.
+    """
+    if os.path.lexists(folder):
+        _refuse_file(folder, kind)
+        _refuse_foreign(folder, [*names, kind.manifest], {*_ours(folder, kind), *over}, kind)
+
+
 def mend(folder: Path, kind: Kind, fill: Callable[[Path], object]) -> None:
     """Write the files of a folder that exists again, where its manifest is right and they are damaged or missing.
 

@@ -47,10 +47,10 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
     for path, part in unwrapped(module).named_modules(remove_duplicate=False):
         extra = _extra_state(part)  # first: it may put packed weights back into the form that they are saved in
         own: dict[str, Any] = {**part._parameters, **part._buffers}
-        for name in _recomputed(part):
-            own.pop(name, None)
+        own |= _set_back(part)
         own = {name: partial(_offloaded, part, name) if x.is_meta else x for name, x in own.items() if x is not None}
-        kept = (name for name, x in vars(part).items() if isinstance(x, Tensor) and name not in INTERNAL | LEFT_BEHIND)
+        kept = [name for name, x in vars(part).items() if isinstance(x, Tensor) and name not in INTERNAL | LEFT_BEHIND]
+        kept = [name for name in kept if not _of_the_longest(part, name)]
         own |= {name: vars(part)[name] for name in kept}
         tensors |= {f"{path}.{name}" if path else name: x for name, x in {**extra, **own}.items()}
     return tensors
@@ -72,6 +72,7 @@ def attributes(module: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if name not in INTERNAL
         and name not in LEFT_BEHIND
+        and not _of_the_longest(module, name)
         # How it is loaded and spread out.
         and not (hf_model and (name.startswith("_") or isinstance(value, FUNCTIONS)))
         and (isinstance(value, FUNCTIONS) or _is_plain(value))
@@ -137,14 +138,34 @@ def _is_offloaded(part: nn.Module) -> bool:
     return any(x is not None and x.is_meta for x in (*part._parameters.values(), *part._buffers.values()))
 
 
-def _recomputed(part: nn.Module) -> list[str]:
-    """The frequencies of rotary embeddings that a long text changes and the next short one sets back."""
+def _set_back(part: nn.Module) -> dict[str, Tensor]:
+    """The frequencies of rotary embeddings that a long text changes, as the next short text sets them back.
+
+    Some versions of transformers write down how long the text was where they never look, and set nothing back: there a
+    long text makes another model of it, and the frequencies are those that it has.
+    """
+    known: dict[str, Any] = {**part._buffers, **vars(part)}
+    back: dict[str, Tensor] = {}
+    for prefix, kind in _kinds(part).items():
+        original, length = known.get(f"{prefix}original_inv_freq"), known.get("original_max_seq_len")
+        longest = known.get(f"{prefix}max_seq_len_cached", known.get("max_seq_len_cached"))
+        grown = longest is not None and length is not None and int(longest) > int(length)
+        if original is not None and (kind == "longrope" or ("dynamic" in kind and grown)):
+            back[f"{prefix}inv_freq"] = original
+    return back
+
+
+def _of_the_longest(part: nn.Module, name: str) -> bool:
+    """Whether an attribute of a rotary embedding is what it remembers of long texts."""
+    return name.endswith(("max_seq_len_cached", "long_inv_freq")) and bool(_kinds(part))
+
+
+def _kinds(part: nn.Module) -> dict[str, str]:
+    """How a rotary embedding scales its frequencies, by the beginning of their names: that of a type of layers."""
     kinds = vars(part).get("rope_type")
-    names = [str(kind) for kind in (kinds.values() if isinstance(kinds, Mapping) else [kinds])]
-    if not any("dynamic" in name or name == "longrope" for name in names):
-        return []
-    known = {**part._buffers, **vars(part)}
-    return [name.replace("original_", "") for name in known if name.endswith("original_inv_freq")]
+    if isinstance(kinds, Mapping):
+        return {f"{layer_type}_": str(kind) for layer_type, kind in kinds.items()}
+    return {} if kinds is None else {"": str(kinds)}
 
 
 def _offloaded(part: nn.Module, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from entangle.activations.inputs.chat import is_conversation, read_conversations
 from entangle.activations.inputs.columns import Columns, columns_of, unpadded
 from entangle.activations.inputs.examples import DecoderExamples, Examples, SignalExamples
+from entangle.data import in_order
 from entangle.errors import EntangleError
 from entangle.models.rows import check_ids, context_length, encode_rows, pad_id, special_ids, takes
 
@@ -45,14 +46,12 @@ def examples_from(
     Raises:
         EntangleError: nothing to run, or something this model cannot be run on.
     """
-    if isinstance(texts, str):
-        raise EntangleError("texts must be a list of strings, but one string arrived: pass [text]")
     if not isinstance(texts, Mapping):
         if not isinstance(texts, Iterable):
             raise EntangleError(
                 f"texts must be strings, conversations or tensors, but are of type {type(texts).__name__}"
             )
-        texts = list(texts)
+        texts = in_order(texts)
         if not texts:
             raise EntangleError("collecting needs at least one text, but none arrived")
         if isinstance(texts[0], str) or is_conversation(texts[0]):

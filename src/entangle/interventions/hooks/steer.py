@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -62,7 +62,8 @@ def steer(
         EntangleError: if alpha is not finite, an edit was made for another model, its size, layer, head or site is not
             there, or the model is compiled or partly offloaded. The model is left as it was.
     """
-    edits = [edit_or_edits] if isinstance(edit_or_edits, BaseEdit) else list(edit_or_edits)
+    several = isinstance(edit_or_edits, Iterable) and not isinstance(edit_or_edits, BaseEdit)
+    edits: list[BaseEdit] = list(edit_or_edits) if several else [edit_or_edits]  # type: ignore[arg-type, list-item]
     for edit in edits:
         if not isinstance(edit, BaseEdit):
             raise EntangleError(

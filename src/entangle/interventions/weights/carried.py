@@ -13,6 +13,7 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from threading import local
 from types import MethodType
 from typing import Any
 
@@ -78,14 +79,23 @@ def carry(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, *, why: st
             )
         change = Change(form, model.dtype).to(model.device)
         if stop.carry is not None:
-            change.kept = True
-            _add(stop.carry, Again(change))
+            change.made = Made()
+            _add(stop.carry, Again(change.made))
         _add(stop.place, change)
     stock = type(model)
     vars(model).pop("save_pretrained", None)  # of a model that has another edit in its weights
     model.__class__ = type(f"Edited{stock.__name__}", (EditedModel, stock), {})
     model.edit, model.edit_alpha, model.edit_why = edit, edit.strength(alpha), why
     return model
+
+
+class Made(local):
+    """What a `Change` added in the pass that a thread is in now; each thread has its own, and a copy begins empty."""
+
+    change: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Made, ()
 
 
 class Change(nn.Module):
@@ -102,8 +112,7 @@ class Change(nn.Module):
         self.register_buffer("constant", form.constant.detach().to(exact).clone(), persistent=False)
         self.register_buffer("left", None if form.left is None else form.left.detach().to(exact), persistent=False)
         self.register_buffer("right", None if form.right is None else form.right.detach().to(exact), persistent=False)
-        self.kept = False
-        self.last: Tensor | None = None
+        self.made: Made | None = None  # of one that acts on a branch, and again where the branch ends
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """The edited x."""
@@ -111,22 +120,22 @@ class Change(nn.Module):
             edited = x + self.constant.to(x.dtype)
         else:
             edited = x + ((x.to(self.left.dtype) @ self.left) @ self.right + self.constant).to(x.dtype)
-        if self.kept:
-            self.last = edited - x
+        if self.made is not None:
+            self.made.change = edited - x
         return edited
 
 
 class Again(nn.Module):
     """Adds what a `Change` added earlier in the same pass: the residual stream goes round the module it edited."""
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, made: Made) -> None:
         super().__init__()
-        self.change = change
+        self.made = made
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """x and the change."""
-        last, self.change.last = self.change.last, None
-        return x if last is None else x + last
+        change, self.made.change = self.made.change, None
+        return x if change is None else x + change
 
 
 class EditedModule(nn.Module):

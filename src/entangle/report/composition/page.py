@@ -22,7 +22,7 @@ from entangle.models import fingerprint, load
 from entangle.report.composition import figures
 from entangle.report.composition.attacks import red_teaming
 from entangle.report.composition.posttraining import posttraining
-from entangle.storage.files import write_text
+from entangle.report.write import NAMES, write_pages
 from entangle.study.numbers import plain
 from entangle.study.page import Table, template
 from entangle.study.wording import number
@@ -95,12 +95,15 @@ def compose(recipe: Recipe, out: Path | str, *, device: str | None = None, progr
 
 
 def write_comparison(composition: Composition, comparison: Comparison, out: Path) -> list[Path]:
-    """Write `report.html` and `report.json`.
+    """Write `report.html` and `report.json`, both or neither.
 
     Args:
         composition: The models that are finished.
         comparison: Those of them that are measured, compared.
         out: The folder.
+
+    Raises:
+        EntangleError: The folder cannot be written to, or files of these names in it are not of a report.
     """
     judged = [claim.__dict__ for claim in claims(comparison)]
     tables = {
@@ -118,10 +121,8 @@ def write_comparison(composition: Composition, comparison: Comparison, out: Path
     }
     numbers = plain({"claims": judged, "probe_tests": comparison.probe_tests, **tables})
     recipe = composition.recipe.to_dict()
-    return [
-        write_text(out / "report.html", render(composition, comparison)),
-        write_text(out / "report.json", json.dumps({"recipe": recipe, **numbers}, indent=1)),
-    ]
+    contents = (render(composition, comparison), json.dumps({"recipe": recipe, **numbers}, indent=1))
+    return write_pages(out, dict(zip(NAMES, contents, strict=True)))
 
 
 def render(composition: Composition, comparison: Comparison) -> str:

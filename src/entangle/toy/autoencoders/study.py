@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from entangle.metrics import wilson_interval
-from entangle.storage.files import write_text
 from entangle.toy.autoencoders import figures
 from entangle.toy.autoencoders.sweeps import (
     PhaseDiagram,
@@ -21,7 +20,7 @@ from entangle.toy.autoencoders.sweeps import (
     polytope_census,
     rare_feature,
 )
-from entangle.toy.files import folder, write_figure
+from entangle.toy.files import check_place, write_study
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class SuperpositionStudy:
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Write tables as JSON and figures as PNG into the directory `out`."""
-        directory = folder(out)
         tables = {
             "geometry": self.geometry_table(),
             "phases": self.phases.to_frame(),
@@ -78,11 +76,13 @@ class SuperpositionStudy:
             "rarity": self.rarity_table(),
         }
         record = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
-        write_text(directory / "superposition.json", json.dumps({"settings": self.settings} | record, indent=1))
-        write_figure(directory / "geometry.png", figures.geometry_census(self.geometry_table()))
-        write_figure(directory / "phase_diagram.png", figures.phases(self.phases))
-        write_figure(directory / "plateaus.png", figures.plateaus(self.plateaus))
-        write_figure(directory / "rarity.png", figures.rarity(self.rarity))
+        drawings = {
+            "geometry.png": figures.geometry_census(self.geometry_table()),
+            "phase_diagram.png": figures.phases(self.phases),
+            "plateaus.png": figures.plateaus(self.plateaus),
+            "rarity.png": figures.rarity(self.rarity),
+        }
+        write_study(out, "superposition", {"settings": self.settings} | record, drawings)
 
 
 def superposition_study(
@@ -102,6 +102,8 @@ def superposition_study(
         progress: show progress bars.
         out: write tables, figures and JSON to this directory.
     """
+    if out is not None:
+        check_place(out, "superposition")
     started = time.perf_counter()
     study = SuperpositionStudy(
         census=polytope_census(n_instances=n_instances, seed=seed, progress=progress),

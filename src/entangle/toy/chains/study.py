@@ -26,6 +26,7 @@ from entangle.toy.chains.definitions import (
 from entangle.toy.chains.ensemble import Batch, StackedGPT2
 from entangle.toy.chains.markov import MarkovMixture, walk
 from entangle.toy.chains.table import DataShareStudy
+from entangle.toy.files import check_place
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
 BUDGETS = (0, 100, 300, 1000, 2000, 4000)  # 0: untrained
@@ -100,6 +101,8 @@ def data_share_study(
         raise EntangleError(
             f"length must be a multiple of n_states, so that classes balance; {length} is not of {n_states}"
         )
+    if out is not None:
+        check_place(out, "data_share")
     by_seed = {seed: MarkovMixture(n_chains, n_states, length=length, noise=noise, seed=seed) for seed in every}
     runs = [(share, seed) for share in shares for seed in every]
     mixtures = [by_seed[seed] for _, seed in runs]

@@ -15,9 +15,8 @@ from scipy.stats import rankdata
 
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_mean, max_statistic_p
-from entangle.storage.files import write_text
 from entangle.toy.chains import figures
-from entangle.toy.files import folder, write_figure, write_gzip
+from entangle.toy.files import write_study
 
 Array = npt.NDArray[np.float64]
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
@@ -132,15 +131,12 @@ class DataShareStudy:
 
     def save(self, out: str | os.PathLike[str]) -> None:
         """Write settings and table as JSON, all rows as gzipped CSV, and figures as PNG, into the directory `out`."""
-        directory = folder(out)
         table = self.table()
         record = {"settings": self.settings, "table": json.loads(table.to_json(orient="records"))}
         if self.settings["selection_seeds"]:
             record["selected"] = json.loads(self.selected().to_json())
-        write_text(directory / "data_share.json", json.dumps(record, indent=1))
-        write_gzip(directory / "data_share.csv.gz", self.frame.to_csv(index=False))
-        write_figure(directory / "data_share.png", figures.data_share(self, table))
-        write_figure(directory / "budgets.png", figures.budgets(self))
+        drawings = {"data_share.png": figures.data_share(self, table), "budgets.png": figures.budgets(self)}
+        write_study(out, "data_share", record, drawings, {"data_share.csv.gz": self.frame.to_csv(index=False)})
 
 
 def _sign_flips(values: Array, n_permutations: int) -> tuple[Array, Array]:
