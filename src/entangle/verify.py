@@ -156,7 +156,8 @@ def verify(
             subject.sites_found(),
             subject.hooks_fire_once(),
             subject.batch_equals_alone(),
-            subject.z_gives_attention_output(),
+            subject.projection_gives("z", "attn_out"),
+            subject.projection_gives("mlp_post", "mlp_out"),
             subject.resid_equals_hidden_states(),
             subject.left_padding_agrees(),
             subject.edits_land(),
@@ -253,15 +254,15 @@ class _Subject:
                         worst, where = difference, f"largest at {site} of layer {layer}"
         return self._bounded("a padded batch equals each text alone", worst, where)
 
-    def z_gives_attention_output(self) -> Check:
-        name = "z through its projection is attn_out"
+    def projection_gives(self, before: str, after: str) -> Check:
+        name = f"{before} through its projection is {after}"
         worst, where = 0.0, "no layer has both"
-        layers = sorted(set(self.atlas.layers("z")) & set(self.atlas.layers("attn_out")))
+        layers = sorted(set(self.atlas.layers(before)) & set(self.atlas.layers(after)))
         for layer in layers:
-            place = self.atlas.place("z", layer)
+            place = self.atlas.place(before, layer)
             for run in self.alone:
-                z = run["z", layer].to(self.device)
-                difference = _difference(place.module(z[None])[0].cpu(), run["attn_out", layer])
+                x = run[before, layer].to(self.device)
+                difference = _difference(place.module(x[None])[0].cpu(), run[after, layer])
                 if difference >= worst:
                     worst, where = difference, f"largest at layer {layer}"
         return self._bounded(name, worst, where) if layers else Check(name, None, detail=where)
