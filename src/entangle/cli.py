@@ -145,7 +145,17 @@ def report(out: Out = Path("entangle-report"), *, settings: Settings) -> None:
 
 
 NO_STEERING = (
-    *("forecast", "prompts", "scorer", "scorer_labels", "alphas", "samples", "max_new_tokens", "limit_prompts"),
+    *(
+        "forecast",
+        "prompts",
+        "scorer",
+        "scorer_labels",
+        "alphas",
+        "costs",
+        "samples",
+        "max_new_tokens",
+        "limit_prompts",
+    ),
     *("direction", "bos", "batch_tokens", "resamples", "permutations"),
 )
 """Settings that a forecast does without."""

@@ -48,3 +48,20 @@ def test_it_is_kept_and_shown(study: en.Study, tmp_path: Path) -> None:
     page = again.to_html()
     assert study.forecast.answer()[0] in page
     assert 'id="forecast"' in page
+
+
+def test_a_study_at_stated_prices_solves_them_on_documents_that_report_nothing(
+    tiny_model, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny_model("llama")
+    given = {"clean": CLEAN, "prompts": ["the quick", "a cat", "the moon"], "max_new_tokens": 3, "forecast": False}
+    priced = en.study(model, tiny_tokenizer, TEXTS, LABELS, costs=[0.02], **given, **QUICK)
+    frame = priced.tradeoff.to_frame()
+    (row,) = frame[frame["cost"].notna()].to_dict("records")
+    solving = en.evaluation.kl(model, tiny_tokenizer, CLEAN[::2], priced.iti, alpha=row["alpha"], progress=False).mean
+    assert solving == pytest.approx(0.02, rel=0.03)
+    paid = en.evaluation.kl(model, tiny_tokenizer, CLEAN[1::2], priced.iti, alpha=row["alpha"], progress=False).mean
+    assert row["kl"] == pytest.approx(paid, rel=1e-5)
+    few = en.study(model, tiny_tokenizer, TEXTS, LABELS, costs=[0.02], **{**given, "clean": CLEAN[:3]}, **QUICK)
+    assert few.tradeoff is None
+    assert "at least 4" in few.missing["steering"]

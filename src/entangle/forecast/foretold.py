@@ -60,7 +60,7 @@ class Forecast:
         """The table."""
         return self.frame.copy()
 
-    def cheapest(self, concept: str, method: str = "natural") -> pd.Series:
+    def cheapest(self, concept: str, method: str = "natural") -> dict[str, Any]:
         """The row of a concept and method at which the same effect costs least.
 
         Raises:
@@ -70,7 +70,8 @@ class Forecast:
         if rows.empty:
             known = ", ".join(self.frame["concept"].unique()), ", ".join(self.frame["method"].unique())
             raise EntangleError(f"no forecast of {concept!r} by {method!r}; it has {known[0]} by {known[1]}")
-        return rows.sort_values("price", na_position="last").iloc[0]
+        cheapest = rows.sort_values("price", na_position="last").iloc[0]
+        return {str(name): value for name, value in cheapest.items()}
 
     def answer(self) -> list[str]:
         """In words: for each concept where steering is cheapest, its price, and how near the usual methods come.

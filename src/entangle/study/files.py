@@ -27,6 +27,7 @@ STUDY = "study.json"
 KIND = Kind("a study", STUDY, "Study", remedy="save it again, to another folder")
 WORDS, PROBES, ENTANGLEMENT, INTERVENTION, TRADEOFF = "words", "probes", "entanglement", "iti", "tradeoff.json"
 FORECAST = "forecast.json"
+SEVERAL = ("alphas", "costs", "methods")  # fields of a question that hold several
 
 
 def write_study(folder: Path, parts: Mapping[str, Any]) -> None:
@@ -95,7 +96,9 @@ def _parts(folder: Path, own: Mapping[str, Any], model: Any) -> dict[str, Any]:
         tensors, meta = read(folder / WORDS, "BaselineResult", 1)
         words = BaselineResult(meta["name"], Estimate(*meta["accuracy"]), Estimate(*meta["auroc"]), tensors["scores"])
     return {
-        "question": Question(**{**own["question"], **{k: tuple(own["question"][k]) for k in ("alphas", "methods")}}),
+        "question": Question(
+            **{**own["question"], **{k: tuple(own["question"][k]) for k in ("alphas", "costs", "methods")}}
+        ),
         "label": own["label"],
         "probes": {site: ProbeGrid.load(folder / PROBES / site) for site in own["sites"]},
         "words": words,

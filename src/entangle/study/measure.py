@@ -102,7 +102,8 @@ def study(
         scorer: Scores continuations; by default a linear scorer fitted on the fitting texts. Of several, the first is
             shown.
         alphas: Strengths of the interventions in standard deviations; 0, 4, 8 and 12 by default. 0 is always measured.
-        costs: Strengths by what they cost, in nats per token, instead of `alphas`.
+        costs: Strengths by what they cost, in nats per token, instead of `alphas`: solved on every other clean
+            document, while the others tell what is paid.
         positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data` decide.
         name: The concept's name: what label 1 says.
         label: What tables call the model; by default the last part of its path, or its class.
@@ -131,13 +132,14 @@ def study(
     Raises:
         EntangleError: One line that says what was wrong with the input and what to do.
     """
-    if costs is not None:
-        raise EntangleError("costs are not offered yet: give strengths with alphas=[...]")
+    if costs is not None and alphas is not None:
+        raise EntangleError("a study is measured at alphas= or at costs=, not at both; give one of them")
     question = Question(
         name=name,
         direction=direction,
         layers=layers,
         alphas=Question.alphas if alphas is None else tuple(float(alpha) for alpha in alphas),
+        costs=tuple(float(cost) for cost in costs or ()),
         methods=tuple(methods),
         forecast=forecast,
         top_k=top_k,

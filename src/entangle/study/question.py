@@ -37,6 +37,8 @@ class Question:
             along, or the normal of a "logistic", "lda", "ridge" or "svm" probe.
         layers: After which layers entanglement is measured: "all", or the "best" for the concept alone.
         alphas: Strengths of the interventions, in standard deviations; 0, no steering, is always measured.
+        costs: Prices to measure at instead of `alphas`, in nats per token of clean text: each method's strength is
+            solved for them on every other clean document, and the rest tell what is paid.
         methods: Which interventions, of `METHODS`; "ITI" is among them.
         forecast: Whether the price of steering is foretold from clean text (see `entangle.forecast.foretell`).
         top_k: Heads that the intervention moves; by default a quarter of them, at most 30.
@@ -57,6 +59,7 @@ class Question:
     direction: str = "mean_difference"
     layers: LayerChoice = "all"
     alphas: tuple[float, ...] = (0.0, 4.0, 8.0, 12.0)
+    costs: tuple[float, ...] = ()
     methods: tuple[str, ...] = ("ITI",)
     forecast: bool = False
     top_k: int | None = None
@@ -74,6 +77,8 @@ class Question:
             raise EntangleError("a concept needs a name; got an empty one: say what label 1 says")
         if not self.alphas:
             raise EntangleError("alphas needs a strength at least; got none: give some, such as 0, 4, 8, 12")
+        if not all(math.isfinite(cost) and cost > 0 for cost in self.costs):
+            raise EntangleError(f"costs are positive numbers of nats per token; got {list(self.costs)}: give .1 or so")
         bad = [alpha for alpha in self.alphas if not math.isfinite(alpha) or abs(alpha) > MOST_ALPHA]
         if bad:
             raise EntangleError(

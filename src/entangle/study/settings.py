@@ -65,6 +65,9 @@ class Settings:
     alphas: tuple[float, ...] = option(
         Question.alphas, "Strengths in standard deviations; 0 is always measured.", group=STEERING
     )
+    costs: tuple[float, ...] = option(
+        (), "Prices to steer at instead, in nats per token; on every other clean document.", group=STEERING
+    )
     forecast: bool = option(True, "Foretell the price of steering from clean text.", group=STEERING)
     top_k: int | None = option(None, "Heads to steer; by default a quarter, at most 30.", group=STEERING)
     samples: int = option(Question.samples, "Continuations per prompt.", group=STEERING)
@@ -136,6 +139,7 @@ class Settings:
             name=self.concept,
             direction=self.direction,
             alphas=self.alphas,
+            costs=self.costs,
             forecast=self.forecast,
             top_k=self.top_k,
             samples=self.samples,

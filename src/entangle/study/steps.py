@@ -37,6 +37,7 @@ from entangle.study.question import METHODS, Question
 from entangle.study.texts import StudyTexts, split_of
 
 BOS_DOCUMENTS = 32
+LEAST_PRICED = 4  # two clean documents to solve a price on, and two to report it on
 NOISY = 0.5  # a split-half cosine below which a direction is more noise than signal
 
 
@@ -221,18 +222,26 @@ def steer_out(
         "prepend_bos": question.prepend_bos,
         "seed": question.seed,
     }
+    if question.costs:
+        if len(texts.clean) < LEAST_PRICED:
+            raise EntangleError(
+                "prices are solved on half of the clean documents and reported on the other half; got "
+                f"{len(texts.clean)} of at least {LEAST_PRICED}: give more, or alphas"
+            )
+        settings |= {"costs": list(question.costs), "cost_texts": texts.clean[::2], "texts": texts.clean[1::2]}
+    else:
+        settings["alphas"] = list(question.alphas)
     folder = None
     if studied.conditions is not None and not is_hooked(studied.model):
         # Methods of one ITI come of the same activations, so that more of them are added to what is there.
         own = {name: method for name, method in methods.items() if name == "ITI" or name not in METHODS}
-        key = digest([fingerprint(studied.model), own, settings])
+        key = digest([fingerprint(studied.model), own, {k: v for k, v in settings.items() if k != "alphas"}])
         folder = studied.conditions / f"sweep-{key}"
     try:
         sweep = tradeoff(
             studied.model,
             studied.tokenizer,
             methods,
-            alphas=list(question.alphas),
             scorer=scorer,
             save_to=folder,
             progress=studied.progress,
