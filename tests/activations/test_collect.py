@@ -257,5 +257,5 @@ def test_save_and_load(tiny_model, tiny_tokenizer, tmp_path):
     shard.unlink()
     with pytest.raises(EntangleError, match="1 of 1 shards are missing"):
         Activations.load(directory)
-    with pytest.raises(EntangleError, match="holds no activations: choose"):
+    with pytest.raises(EntangleError, match="holds no activations, but acts: choose"):
         acts.save(tmp_path)

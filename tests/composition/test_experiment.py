@@ -128,7 +128,7 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
         ({"vocab_size": 100}, "more than 257"),
         ({"architecture": {"model_type": "olmo99"}}, "olmo99"),
         ({"architecture": {"model_type": "olmo2", "vocab_size": 50}}, "the tokenizer has 400 tokens, more than"),
-        ({"architecture": {"model_type": "olmo2", "hiden_size": 50}}, "an olmo2 has no 'hiden_size'"),
+        ({"architecture": {"model_type": "olmo2", "hiden_size": 50}}, "'olmo2' has no 'hiden_size'"),
         ({"architecture": {"model_type": "olmo2", "hidden_size": 50, "num_attention_heads": 7}}, "cannot build"),
         ({"clean": {"files": ["nothing-*.jsonl"]}}, "no file matches"),
         ({"clean": {}}, "needs files, or a number of documents"),

@@ -168,7 +168,7 @@ def test_a_text_is_on_one_side_of_the_split_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"good": "a"}, r"line 2 has no 'bad': its columns are good"),
+        ({"good": "a"}, r"line 2 has no 'bad': its columns are 'good'"),
         ({"good": "", "bad": "b"}, r"line 2: 'good' is empty"),
         ({"good": "a", "bad": None}, r"'bad' must be text, not NoneType"),
         ({"good": "a", "bad": "a"}, "nothing to prefer"),
@@ -191,7 +191,7 @@ GIVEN = {"number": 40, "held_out": 8}
         ({"pairs": GIVEN, "posttraining": [{**DPO, "method": "ppo"}]}, "is 'sft' or 'dpo', not 'ppo'"),
         ({"pairs": GIVEN, "posttraining": [{**DPO, "beta": -0.1}]}, "beta of posttraining 'DPO' must be positive"),
         ({"pairs": GIVEN, "posttraining": [{**DPO, "steps": 0}]}, "steps of posttraining 'DPO' must be positive"),
-        ({"pairs": GIVEN, "posttraining": [{**DPO, "name": "a/b"}]}, "cannot be 'a/b'"),
+        ({"pairs": GIVEN, "posttraining": [{**DPO, "name": "a/b"}]}, "but 'a/b' is a path"),
         ({"pairs": GIVEN, "posttraining": [{**DPO, "shares": [0.5]}]}, "none of which has share 0.5"),
         ({"pairs": GIVEN, "posttraining": [{**DPO, "seeds": [7]}]}, "none of which has seed 7"),
         ({"pairs": GIVEN, "posttraining": [DPO, DPO]}, "names of a recipe must differ"),

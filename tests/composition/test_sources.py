@@ -46,10 +46,10 @@ def test_labelled_texts_from_a_file_or_the_built_in_corpus(tmp_path: Path) -> No
     ("fields", "message"),
     [
         ({"prompts": {}}, "needs prompts"),
-        ({"methods": ["ITI", "magic"]}, "not 'magic'"),
+        ({"methods": ["ITI", "magic"]}, "got 'magic'"),
         ({"methods": ["CAA"]}, "ITI among them"),
         ({"alphas": [0.0]}, "positive numbers"),
-        ({"direction": "guess"}, "not 'guess'"),
+        ({"direction": "guess"}, "got 'guess'"),
         ({"others": {"toxicity": {"concept": "tense"}}}, "two concepts are named 'toxicity'"),
         ({"prompts": {"a": {"document": 3}}}, "unknown key 'document' in prompts.a"),
         ({"labelled": 3}, "'labelled' in a recipe is a table"),
