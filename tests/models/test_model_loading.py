@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from entangle.errors import EntangleError
@@ -55,8 +56,15 @@ def test_an_encoder_is_loaded_without_a_head(saved):
     assert type(load(saved("bert"))[0]).__name__ == "BertModel"
 
 
+def backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy that does not pad, whatever the tokenizer was last asked for."""
+    copied = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copied.no_padding()
+    return copied
+
+
 def test_pads_with_the_end_of_sequence_token(saved, tiny_tokenizer):
-    plain = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, eos_token="</s>")
+    plain = PreTrainedTokenizerFast(tokenizer_object=backend(tiny_tokenizer), eos_token="</s>")
     _, tokenizer = load(saved("gpt2", plain))
     assert tokenizer.pad_token == "</s>"
 
@@ -72,7 +80,7 @@ def test_bad_directories(saved, tiny_tokenizer, tmp_path):
     assert one_line(error)
     with pytest.raises(EntangleError, match="has no tokenizer"):
         load(saved("olmo2", None))
-    bare = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend(tiny_tokenizer))
     with pytest.raises(EntangleError, match="neither a padding nor"):
         load(saved("llama", bare))
     (tmp_path / "file").write_text("")

@@ -344,3 +344,20 @@ def test_several_models_stand_side_by_side(
         en.Study.compare([whole, en.study(tiny_model("llama"), tokenizer, *texts_of("tense"), **FEW, name="tense")])
     with pytest.raises(EntangleError, match="got none"):
         en.Study.compare([])
+
+
+def test_what_transformers_leaves_on_a_model_hinders_no_cache(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    from entangle.models import is_hooked
+
+    model = deepcopy(model)
+    with torch.no_grad():
+        model(**tokenizer("the cat", return_tensors="pt"), output_hidden_states=True)  # leaves recorders for good
+    assert not is_hooked(model)
+    handle = model.register_forward_hook(lambda *_: None)
+    assert is_hooked(model)
+    handle.remove()
+    with en.steer(model, en.AddDirection(torch.ones(32), "resid_post", 1)):
+        assert is_hooked(model)
+    assert not is_hooked(model)

@@ -1,7 +1,14 @@
 """Where things live inside a model, and how to read and write them."""
 
 from entangle.models.atlas import Atlas, hook_name
-from entangle.models.fingerprint import check_fingerprint, check_same, fingerprint, tokenizer_fingerprint, underlying
+from entangle.models.fingerprint import (
+    check_fingerprint,
+    check_same,
+    fingerprint,
+    is_hooked,
+    tokenizer_fingerprint,
+    underlying,
+)
 from entangle.models.hooks import (
     Handle,
     HookFunction,
@@ -86,6 +93,7 @@ __all__ = [
     "frame",
     "hook_name",
     "hooked",
+    "is_hooked",
     "load",
     "load_tokenizer",
     "on_input",

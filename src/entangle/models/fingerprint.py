@@ -174,6 +174,15 @@ def _active(model: nn.Module) -> str | None:
     return digest(hooked) if hooked else None
 
 
+def is_hooked(model: nn.Module) -> bool:
+    """Whether something that is no part of how its libraries run it hangs on a model, and may change what it computes.
+
+    Args:
+        model: The model.
+    """
+    return next(_hooks(model), None) is not None
+
+
 def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Every hook and every forward put in another's place, with the path of its module, but those of libraries."""
     found: list[tuple[str, str, Any]] = [

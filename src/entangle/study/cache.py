@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from torch import nn
-
 from entangle.activations import Activations, collect
 from entangle.data import LabelledTexts
-from entangle.models import fingerprint, tokenizer_fingerprint
+from entangle.models import fingerprint, is_hooked, tokenizer_fingerprint
 from entangle.storage.digest import digest
 
 # What finished studies hold; when the last that holds it goes, so does it.
@@ -66,8 +64,3 @@ def captured(
         activations.save(folder)
     _HELD[key] = activations
     return activations
-
-
-def is_hooked(model: nn.Module) -> bool:
-    """Whether something hangs on the model's modules and may change what they compute."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -28,11 +28,11 @@ from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
-from entangle.models import Atlas, fingerprint
+from entangle.models import Atlas, fingerprint, is_hooked
 from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
-from entangle.study.cache import captured, is_hooked
+from entangle.study.cache import captured
 from entangle.study.question import METHODS, Question
 from entangle.study.texts import StudyTexts, split_of
 
