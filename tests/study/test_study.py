@@ -224,6 +224,39 @@ def test_a_layer_whose_probes_cannot_be_fitted_is_told_and_the_others_go_on(
         en.study(model, tokenizer, *texts_of("rudeness"), **FEW)
 
 
+def test_a_head_whose_probe_cannot_be_fitted_is_left_out_and_the_rest_of_its_layer_shown(
+    whole: en.Study,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    asked: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    collect = en.collect
+
+    def overflown(*given: Any, **options: Any) -> Any:
+        acts = collect(*given, **options)
+        if "z" in acts.sites:
+            acts["z"][3, 1, 2] = torch.inf
+        return acts
+
+    monkeypatch.setattr(cache, "_HELD", {})
+    monkeypatch.setattr(cache, "collect", overflown)
+    study = en.study(model, tokenizer, *texts_of("rudeness"), **asked)
+    assert list(study.missing) == ["probes on z in layer 1, head 2"]
+    heads, others = study.probes["z"], whole.probes["z"]
+    assert heads.converged.logical_not().nonzero().tolist() == [[1, 2]]
+    assert not heads.constant.any()
+    assert torch.equal(heads.accuracy[heads.converged], others.accuracy[heads.converged])
+    accuracy = np.array(study.to_dict()["probes"]["z"]["accuracy"], dtype=float)
+    assert np.isnan(accuracy).nonzero() == ([1], [2])
+    assert study.iti is not None
+    assert (1, 2) not in study.iti.heads
+    assert study.tradeoff is not None
+    for shown in (study.to_html(), repr(study), study._repr_html_()):
+        assert "hold NaN or inf" in shown
+    assert study.plot("heads").images[0].get_array().mask.nonzero() == ([1], [2])
+
+
 def test_a_sweep_that_breaks_off_keeps_what_was_measured_before(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any]
 ) -> None:

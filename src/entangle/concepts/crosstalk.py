@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle import plots
 from entangle.activations import collect
+from entangle.concepts.plain import plain_fields
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
@@ -97,11 +98,7 @@ class CrossTalk:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers; None where nothing bounds a number."""
-        found: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            ends = (name, f"{name}_low", f"{name}_high")
-            found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
-        return {k: _listed(v) if isinstance(v, Tensor) else v for k, v in found.items()}
+        return plain_fields(vars(self))
 
     def plot(self, layer: int | None = None, **style: Any) -> Any:
         """Source (rows) x target (columns) at one layer, the last by default."""
@@ -120,12 +117,6 @@ def _known(shift: Estimate) -> Estimate:
     """A reading that moves alike in every text, at the place of the push or below it, does so by algebra: exactly."""
     value, low, high = (torch.as_tensor(part) for part in shift)
     return Estimate(value, *(torch.where(end.isinf(), value, end) for end in (low, high)))
-
-
-def _listed(values: Tensor) -> Any:
-    numbers = values.numpy().astype(object)
-    numbers[~np.isfinite(values.numpy())] = None
-    return numbers.tolist()
 
 
 def cross_talk(

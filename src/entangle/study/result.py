@@ -38,7 +38,8 @@ class Study:
     Attributes:
         question: What was asked: the concept's name, the strengths, the seed and so on.
         label: What tables and pages call the model.
-        probes: Site -> probes of every layer that could be fitted: "z" by layer and head, "resid_post" by layer.
+        probes: Site -> probes of every layer where some could be fitted: "z" by layer and head, "resid_post" by layer;
+            single cells that could not are not among `converged`.
         words: The bag of words that a probe must beat; None where no word occurs twice.
         entanglement: Layer -> report of all concepts after it; empty without other concepts.
         iti: The intervention; None where steering was not measured.

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from entangle.metrics import Estimate
+
 
 def number(value: object, digits: int = 3) -> str:
     """A number as a reader wants it: `.638` as 0.638, a missing one as a dash, a word as it is."""
@@ -26,7 +28,7 @@ def spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
     value = row.get(name)
     if value is None or math.isnan(value):
         return ""
-    return interval(value, row[f"{name}_low"], row[f"{name}_high"], digits)
+    return interval(*Estimate.of(row, name), digits)
 
 
 def percent(share: float) -> str:

@@ -163,7 +163,9 @@ class ITI(Edit):
         if grid is not None and heads == "probe":
             chosen = [(int(i), int(j)) for i, j in grid.top(top_k)]
         else:
-            flat = torch.randperm(n_layers * n_heads, generator=generator)[:top_k].tolist()
+            flat = torch.randperm(n_layers * n_heads, generator=generator).tolist()
+            fitted = range(n_layers * n_heads) if grid is None else grid.converged.flatten().nonzero()[:, 0].tolist()
+            flat = [index for index in flat if index in fitted][:top_k]
             chosen = [divmod(index, n_heads) for index in flat]
 
         rows, target = z[split.fit].double(), target[split.fit]

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
+from entangle.metrics import Estimate
 from entangle.plots import COLOURS
 from entangle.study.page import Drawing, Table, draw
 from entangle.study.wording import interval, number, percent, spread
@@ -231,5 +232,5 @@ def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFra
 
 
 def _columns(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
-    value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = (np.asarray(column, dtype=np.float64) for column in Estimate.of(frame, name))
     return value, low, high

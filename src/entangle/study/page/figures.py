@@ -38,17 +38,17 @@ def probe_panels(study: Numbers) -> dict[str, Panel]:
         )
         panels["spread"] = Panel(
             plots.distribution,
-            (accuracy, heads["null"]),
+            (accuracy, np.array(heads["null"], dtype=float)),
             {"baseline": words},
             (4.8, 2.9),
-            f"How accuracy is spread over the {accuracy.size} heads, against the same probes on permuted labels "
-            f"({heads['n_permutations']} permutations). {heads['n_significant']} heads beat the null at 5 %, corrected "
-            "for the number of heads.",
+            f"How accuracy is spread over the {np.isfinite(accuracy).sum()} heads, against the same probes on permuted "
+            f"labels ({heads['n_permutations']} permutations). {heads['n_significant']} heads beat the null at 5 %, "
+            "corrected for the number of heads.",
         )
     if "resid_post" in study["probes"]:
         stream = study["probes"]["resid_post"]
         series = {"probe on resid_post": (stream["accuracy"], stream["accuracy_low"], stream["accuracy_high"])}
-        null = [np.quantile(stream["null"], level, axis=0) for level in (0.025, 0.975)]
+        null = np.nanquantile(np.array(stream["null"], dtype=float), (0.025, 0.975), axis=0)
         panels["layers"] = Panel(
             plots.by_layer,
             (stream["layers"], series),
