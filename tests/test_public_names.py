@@ -24,12 +24,9 @@ ROOMS = [info.name for info in pkgutil.iter_modules(entangle.__path__) if info.n
 LACKING = {
     "activations",
     "composition",
-    "concepts",
     "data",
     "directions",
     "errors",
-    "evaluation",
-    "forecast",
     "interventions",
     "metrics",
     "models",
@@ -38,8 +35,6 @@ LACKING = {
     "report",
     "storage",
     "study",
-    "toy",
-    "verify",
 }
 MODULES = [info.name for info in pkgutil.walk_packages(entangle.__path__, "entangle.")]
 

@@ -55,6 +55,11 @@ class Check:
         measured: the largest difference found, relative to the largest number compared (or whatever `detail` says).
         allowed: the bound it was held to.
         detail: what was compared, or what went wrong and where.
+
+    Example:
+        >>> check = en.verify(model, tokenizer).checks[2]
+        >>> check.name, check.passed, check.detail
+        ('every hook fires once a block call', True, '14 hooks')
     """
 
     name: str
@@ -69,6 +74,12 @@ def check_place(out: Path) -> Path:
 
     Raises:
         EntangleError: It cannot, or a file of that name is there that holds no checks.
+
+    Example:
+        >>> check_place(Path("new") / "folder").name
+        'verify.json'
+        >>> Path("new").exists()  # nothing is made
+        False
     """
     path = out / "verify.json"
     check_out(out, path.name)
@@ -83,7 +94,16 @@ def check_place(out: Path) -> Path:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Every check, in order; `str(report)` is a table."""
+    """Every check, in order; `str(report)` is a table.
+
+    Example:
+        >>> report = en.verify(model, tokenizer)
+        >>> report.passed, report.save("out").name
+        (True, 'verify.json')
+        >>> frame = report.to_frame()
+        >>> bool((frame["measured"].dropna() <= frame["allowed"].dropna()).all())
+        True
+    """
 
     checks: tuple[Check, ...]
 
@@ -141,6 +161,13 @@ def verify(
 
     Raises:
         EntangleError: a check failed (unless `raises` is false), or the model is compiled.
+
+    Example:
+        >>> print(en.verify(model, tokenizer).checks[1].detail)
+        resid_pre, z, attn_out, resid_mid, mlp_post, mlp_out, resid_post in 2 layers of model.layers
+        >>> with en.steer(model, iti, alpha=8):  # what is captured now is not what the weights compute
+        ...     en.verify(model, tokenizer, raises=False).passed
+        False
     """
     refuse_compiled(model)
     atlas = atlas or Atlas(model)

@@ -52,6 +52,16 @@ class CrossTalk:
         cosine: Of the concepts' directions: [source, target].
         sigma: The length of each push: the standard deviation of the activations along the direction.
         settings: What was asked.
+
+    Example:
+        >>> shift = torch.tensor([[[1.0, 0.2], [0.1, 1.0]]])  # [layer, source, target]
+        >>> shift, kl = (en.metrics.Estimate(x, x, x) for x in (shift, torch.zeros(2)))
+        >>> null = torch.full((10, 1, 2), 0.15)  # what ten random pushes do: [draw, layer, target]
+        >>> parts = shift, null, kl, torch.zeros(10), torch.eye(2), torch.ones(2)
+        >>> talk = en.concepts.CrossTalk(("a", "b"), (3,), *parts)
+        >>> talk.percentile[0]  # pushing b moves the reading of a less than random pushes do
+        tensor([[1., 1.],
+                [0., 1.]], dtype=torch.float64)
     """
 
     names: tuple[str, ...]
@@ -166,6 +176,16 @@ def cross_talk(
 
     What it cannot tell: a probe is a reader of ours, not of the model; KL is the model's own. And pushes of one
     standard deviation along directions of unequal variance are of unequal length (`sigma`).
+
+    Example:
+        >>> x, few = acts["resid_post"][:, [1]], {"n_permutations": 0, "layers": [1], "progress": False}
+        >>> two = {"rude": labels, "polite": 1 - labels}  # one concept and its opposite
+        >>> readers = {name: en.fit_probes(x, y, positive=1, **few) for name, y in two.items()}
+        >>> v = directions.vectors[0]
+        >>> pushes = en.Directions(torch.stack([v, -v]), tuple(two), site="resid_post", layer=1)
+        >>> talk = en.concepts.cross_talk(model, tokenizer, pushes, readers, texts[:8], n_random=2, progress=False)
+        >>> bool((talk.shift.value.sum(1).abs() < 1e-3).all())  # opposite pushes cancel in every reading
+        True
     """
     if directions.site is None or directions.layer is None:
         raise EntangleError("cross-talk needs to know where to push; give directions their site and layer")

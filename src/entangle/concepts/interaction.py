@@ -54,6 +54,12 @@ def interaction_gradients(
 
     Returns:
         One row per token and projection.
+
+    Example:
+        >>> text = "You want my kettle again"
+        >>> samples = en.concepts.interaction_gradients(model, tokenizer, [text], layer=0, later=1, n_projections=4)
+        >>> len(samples) == 4 * len(tokenizer(text)["input_ids"]), samples.shape[1]
+        (True, 32)
     """
     if not layer < later:
         raise EntangleError(f"gradients run from a later layer to an earlier one; got layer={layer}, later={later}")

@@ -70,6 +70,14 @@ class EntanglementReport:
         component_overlap: Share of the direction inside the leading principal components.
         n_examples: Examples each concept was resampled on.
         settings: What was asked: site, layer, estimator, seed and so on.
+
+    Example:
+        >>> report = en.entanglement_report(directions)
+        >>> len(report.to_frame()), len(report.pairs())  # a row per concept, and one per pair
+        (3, 3)
+        >>> report.save("report")
+        >>> en.EntanglementReport.load("report").names
+        ('rudeness', 'tense', 'sentiment')
     """
 
     names: tuple[str, ...]

@@ -37,6 +37,14 @@ class Forecast:
         settings: How it was made.
         metric: The metric it rests on; not saved with it.
         contrasts: The contrast of each concept, on the texts that chose nothing; not saved with it.
+
+    Example:
+        >>> data = {"rudeness": (texts, labels)}
+        >>> forecast = en.forecast.foretell(model, tokenizer, data, clean[:8], layers=[1], samples=1, progress=False)
+        >>> int(forecast.cheapest("rudeness", method="CAA")["layer"])
+        1
+        >>> len(forecast.answer())  # a sentence per concept
+        1
     """
 
     frame: pd.DataFrame
@@ -150,6 +158,12 @@ def foretell(
 
     Raises:
         EntangleError: No concept or clean text, too few texts of a class, or anything that the metric refuses.
+
+    Example:
+        >>> data = {"rudeness": (texts, labels)}
+        >>> forecast = en.forecast.foretell(model, tokenizer, data, clean[:8], layers=[1], samples=1, progress=False)
+        >>> forecast.to_frame()[["method", "site", "layer"]].to_numpy().tolist()
+        [['natural', 'resid_post', 1], ['CAA', 'resid_post', 1], ['ITI', 'z', -1]]
     """
     if not concepts:
         raise EntangleError("a forecast needs a concept: give name -> (texts, labels); got none")

@@ -31,6 +31,14 @@ class Price(NamedTuple):
         length: Length of the edit's shift, in root mean squares of the activations it shifts; at several places the
             largest.
         holds: Whether the edit is small enough for a second-order forecast; measure it where it is not.
+
+    Example:
+        >>> metric = en.ShiftMetric.fit(model, tokenizer, clean[:16], sites="z", samples=1, progress=False)
+        >>> small, large = metric.price(iti, alpha=0.1), metric.price(iti, alpha=100.0)
+        >>> small.low <= small.value <= small.high
+        True
+        >>> small.holds, large.holds  # a large shift is to be measured, not foretold
+        (True, False)
     """
 
     value: float

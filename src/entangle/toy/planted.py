@@ -31,6 +31,11 @@ class PlantedSample:
     Attributes:
         activations: [example, d], or [example, *grid, d] from `sample_grid`.
         labels: 0/1 labels of every concept, label noise included.
+
+    Example:
+        >>> sample = en.toy.PlantedConcepts(d_model=16).sample_grid(50, grid=(2, 4), cells=[(1, 3)])
+        >>> sample.activations.shape  # [example, layer, head, d]
+        torch.Size([50, 2, 4, 16])
     """
 
     activations: Float[Tensor, "example *grid d"]
@@ -55,6 +60,14 @@ class PlantedConcepts:
 
     Raises:
         EntangleError: where no directions have these cosines, or a parameter is out of range.
+
+    Example:
+        >>> planted = en.toy.PlantedConcepts(cosine=0.5, n_concepts=3, d_model=16)
+        >>> planted.entanglement
+        tensor([0.5000, 0.5000, 0.5000])
+        >>> sample = planted.sample(100)
+        >>> sample.activations.shape, list(sample.labels)
+        (torch.Size([100, 16]), ['concept 0', 'concept 1', 'concept 2'])
     """
 
     def __init__(
@@ -152,6 +165,11 @@ def balanced_examples(labels: dict[str, Int[Tensor, " example"]], *, seed: int =
 
     Raises:
         EntangleError: where a combination never occurs.
+
+    Example:
+        >>> labels = {"a": torch.tensor([0, 0, 0, 1, 1]), "b": torch.tensor([0, 0, 1, 0, 1])}
+        >>> len(en.toy.balanced_examples(labels))  # one of each combination
+        4
     """
     stacked = torch.stack(list(labels.values()), dim=1)
     combination = (stacked * 2 ** torch.arange(stacked.shape[1])).sum(1)
@@ -179,6 +197,12 @@ def recover(
     Returns:
         measured, low, high: E and its interval; corrected, corrected_low, corrected_high: the largest absolute cosine
         corrected for the noise of the directions, and its interval; accuracy: held out.
+
+    Example:
+        >>> sample = en.toy.PlantedConcepts(cosine=0.5, d_model=8, strength=4.0).sample(2000)
+        >>> found = en.toy.recover(sample, n_resamples=50)
+        >>> bool(found["corrected_low"] < 0.5 < found["corrected_high"]), round(float(found["corrected"]), 1)
+        (True, 0.5)
     """
     first = next(iter(sample.labels))
     held_out = fit_probes(sample.activations, sample.labels[first], probe=estimator, n_permutations=0, progress=False)
@@ -247,6 +271,12 @@ def recovery_curve(
     Returns:
         A row per value, estimator and repeat: planted E, what `recover` returns, and whether the corrected interval
         covers the planted E.
+
+    Example:
+        >>> few = {"estimators": ["mean_difference"], "n_repeats": 2, "d_model": 8, "n_resamples": 50}
+        >>> frame = en.toy.recovery_curve("n_examples", [100, 400], **few, progress=False)
+        >>> len(frame), {"planted", "corrected", "covered"} <= set(frame)
+        (4, True)
     """
     fixed = {"cosine": cosine, "strength": strength, "correlation": correlation, "label_noise": label_noise}
     rows = []

@@ -32,6 +32,11 @@ class Suffix:
         losses: the same for the best candidate of each step.
         started: the same for the random suffix that the search began with.
         start: that suffix.
+
+    Example:
+        >>> suffix = en.evaluation.Suffix("! !", loss=1.5, losses=(2.0, 1.5), started=2.5, start="a b")
+        >>> suffix.started - suffix.loss  # nats per token of the target that the search won
+        1.0
     """
 
     text: str
@@ -79,6 +84,12 @@ def gcg(
     Raises:
         EntangleError: An empty prompt or target, numbers out of range, more tokens than the context holds, a model
             without input embeddings, no suffix that can be read back, or logits that are not finite.
+
+    Example:
+        >>> few = {"length": 3, "steps": 2, "width": 4, "top_k": 8}
+        >>> suffix = en.evaluation.gcg(model, tokenizer, prompts[0], " turnip", **few)
+        >>> len(suffix.losses), suffix.loss <= suffix.started
+        (2, True)
     """
     for name, value, least in (("length", length, 1), ("steps", steps, 0), ("width", width, 1), ("top_k", top_k, 1)):
         if value < least:

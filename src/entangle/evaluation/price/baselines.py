@@ -54,6 +54,13 @@ def baseline_methods(
 
     Raises:
         EntangleError: Activations without those sites, or anything `ITI.fit` refuses.
+
+    Example:
+        >>> methods = en.evaluation.baseline_methods(acts, labels, top_k=2, grid=grid)
+        >>> list(methods)
+        ['ITI', 'random heads', 'random directions', 'CAA', 'ablation', 'LEACE', 'prompting', 'self-debias']
+        >>> len(methods["ITI"].heads) == len(methods["random heads"].heads)
+        True
     """
     missing = [site for site in ("z", "resid_post") if site not in acts.sites]
     if missing:

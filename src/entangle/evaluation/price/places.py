@@ -44,6 +44,13 @@ def iti_places(
 
     Raises:
         EntangleError: More heads than a set of layers has, layers without activations, or anything `ITI.fit` refuses.
+
+    Example:
+        >>> places = en.evaluation.iti_places(acts, labels, top_k=[1, 3])
+        >>> {name: len(edit.heads) for name, edit in places.items()}
+        {'ITI 1 heads': 1, 'ITI 3 heads': 3}
+        >>> set(places["ITI 1 heads"].heads) <= set(places["ITI 3 heads"].heads)
+        True
     """
     from entangle.interventions import ITI
 
@@ -98,6 +105,13 @@ def caa_places(
 
     Raises:
         EntangleError: Activations without "resid_post" or without a layer.
+
+    Example:
+        >>> places = en.evaluation.caa_places(acts, labels)
+        >>> list(places)
+        ['CAA layer 0', 'CAA layer 1']
+        >>> places["CAA layer 1"].vector.shape
+        torch.Size([32])
     """
     from entangle.interventions import AddDirection
     from entangle.probes.splits import three_way

@@ -26,6 +26,16 @@ class Tradeoff:
         prompts: The prompts that were continued.
         scorers: Names of the scorers; the first is the one shown.
         settings: What was measured and how: fingerprint of the model, sampling, hashes of prompts and texts.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, iti, alphas=[4], prompts=prompts, scorer=scorer, texts=clean[:8], **few
+        ... )
+        >>> sweep.methods, len(sweep.changed), len(sweep.prompts)
+        (['ITI'], 1, 8)
+        >>> len(sweep.only([0, 1]).to_frame(n_resamples=100))  # of two of the prompts: unsteered, and at alpha 4
+        2
     """
 
     plain: Condition

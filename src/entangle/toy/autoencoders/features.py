@@ -40,6 +40,14 @@ class SparseFeatures:
     Raises:
         EntangleError: on a probability outside (0, 1], overlapping groups, or an anticorrelated group that would need
             more than one active feature.
+
+    Example:
+        >>> features = en.toy.SparseFeatures(4, probability=0.25, correlated=[[0, 1]])
+        >>> batch = features.sample(1, 1000, torch.Generator().manual_seed(0))
+        >>> batch.shape  # [instance, row, feature]
+        torch.Size([1, 1000, 4])
+        >>> bool(((batch[..., 0] > 0) == (batch[..., 1] > 0)).all())  # always active together
+        True
     """
 
     def __init__(
@@ -140,6 +148,13 @@ class BagOfWords:
 
     Raises:
         EntangleError: where the texts hold fewer distinct words.
+
+    Example:
+        >>> words = en.toy.BagOfWords(["the cat sat on the mat", "the dog sat"], n_features=3, window=3)
+        >>> words.words
+        ['cat', 'sat', 'the']
+        >>> words.windows.shape  # [window, word]
+        torch.Size([3, 3])
     """
 
     def __init__(self, texts: Sequence[str], *, n_features: int = 256, window: int = 20) -> None:

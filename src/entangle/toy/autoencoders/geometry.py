@@ -61,6 +61,11 @@ class Polytope:
         name: "dedicated dimension" for a single feature; a name of `POLYTOPES`; else "irregular".
         features: indices of its features.
         deviation: largest difference between its cosines and the ideal polytope's, sorted; NaN where irregular.
+
+    Example:
+        >>> pair = en.toy.geometry(torch.tensor([[1.0], [-1.0]])).polytopes[0]
+        >>> pair.name, pair.features, round(pair.deviation, 3)
+        ('antipodal pair', (0, 1), 0.0)
     """
 
     name: str
@@ -75,6 +80,13 @@ class Geometry:
     Attributes:
         polytopes: largest first.
         dropped: features that are not represented.
+
+    Example:
+        >>> found = en.toy.geometry(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, 0.01]]))
+        >>> found.name
+        'antipodal pair + dedicated dimension'
+        >>> found.dropped
+        (3,)
     """
 
     polytopes: tuple[Polytope, ...]
@@ -103,6 +115,11 @@ def geometry(
 
     Raises:
         EntangleError: where all rows are zero.
+
+    Example:
+        >>> turns = torch.arange(5) * 2 * torch.pi / 5
+        >>> en.toy.geometry(torch.stack([turns.cos(), turns.sin()], dim=1)).name
+        'pentagon'
     """
     norms = dictionary.norm(dim=1)
     if not bool(norms.max() > 0):

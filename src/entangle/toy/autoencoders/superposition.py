@@ -64,10 +64,13 @@ class SuperpositionModel(nn.Module):
         bias: [instance, feature].
 
     Example:
-        >>> model = SuperpositionModel(n_features=2, n_hidden=1, n_instances=3)
-        >>> history = model.fit(SparseFeatures(2, probability=0.05), steps=2000, lr=1e-2, progress=False)
-        >>> model.entanglement().shape
-        torch.Size([3, 2])
+        >>> model = en.toy.SuperpositionModel(n_features=2, n_hidden=1, n_instances=3)
+        >>> data = en.toy.SparseFeatures(2, probability=0.05)
+        >>> history = model.fit(data, steps=100, lr=3e-2, progress=False)
+        >>> model.entanglement().round(decimals=2)  # two features on one dimension: as entangled as can be
+        tensor([[1., 1.],
+                [1., 1.],
+                [1., 1.]])
     """
 
     importance: Tensor

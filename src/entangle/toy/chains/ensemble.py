@@ -44,6 +44,14 @@ class StackedGPT2:
 
     Attributes:
         weights: every parameter by its GPT-2 name, `[model, out, in]` for matrices and `[model, out, 1]` for vectors.
+
+    Example:
+        >>> stack = en.toy.StackedGPT2([0, 1], n_states=4)  # two models, of seeds 0 and 1
+        >>> tokens = torch.tensor([[[0, 1, 2, 3]]])
+        >>> stack.residuals(tokens).shape  # [model, layer, row, pos, d_model]
+        torch.Size([2, 4, 1, 4, 4])
+        >>> stack.next_token_losses(tokens).shape
+        torch.Size([2, 1, 3])
     """
 
     def __init__(

@@ -31,6 +31,13 @@ class MarkovMixture:
 
     Raises:
         EntangleError: for more chains than cycles, fewer than two states, or noise outside [0, 1).
+
+    Example:
+        >>> mixture = en.toy.MarkovMixture(3, 4, length=8)
+        >>> mixture.sequences.shape  # [chain, start, pos]
+        torch.Size([3, 4, 8])
+        >>> mixture.chain_probabilities(0.0).sort().values  # the minority's is 0
+        tensor([0.0000, 0.5000, 0.5000])
     """
 
     def __init__(

@@ -87,6 +87,12 @@ def data_share_study(
 
     Raises:
         EntangleError: on overlapping seeds, shares that are no fractions, or sizes that do not fit together.
+
+    Example:
+        >>> few = {"shares": [0.1, 1.0], "seeds": 2, "steps": 2, "budgets": [], "n_layers": 1, "length": 4}
+        >>> study = en.toy.data_share_study(**few, compile=False, progress=False)
+        >>> study.to_frame()[["share", "seed"]].drop_duplicates().to_numpy().tolist()  # four models, trained at once
+        [[0.1, 0.0], [0.1, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     reported = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     every = [*reported, *selection_seeds]

@@ -29,6 +29,14 @@ class DataShareStudy:
     Attributes:
         frame: a row per share, seed, step and definition; see `to_frame`.
         settings: everything needed to repeat it.
+
+    Example:
+        >>> few = {"shares": [0.1, 1.0], "seeds": 2, "steps": 2, "budgets": [], "n_layers": 1, "length": 4}
+        >>> study = en.toy.data_share_study(**few, compile=False, progress=False)
+        >>> len(study.of(en.toy.LITERAL))  # the paper's definition by the letter: two shares, two seeds
+        4
+        >>> study.last_site
+        'blocks.0.hook_resid_post'
     """
 
     frame: pd.DataFrame
