@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from entangle.models.place import Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import accepts, context_length, encode, pad, takes
-from entangle.models.trace import evaluating, floating_tensors
+from entangle.models.trace import evaluating, floating_tensors, no_hook_left
 from entangle.storage.files import write_text
 from entangle.storage.out import check_out
 
@@ -114,8 +114,6 @@ class VerifyReport:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a check."""
-        import pandas as pd
-
         return pd.DataFrame([vars(check) for check in self.checks])
 
     def save(self, out: str | os.PathLike[str]) -> Path:
@@ -301,7 +299,7 @@ class _Subject:
             return Check(name, None, detail="only HuggingFace models return hidden states")
         first = 1
         for i, run in enumerate(self.alone):
-            with _no_hook_left(self.model):
+            with no_hook_left(self.model):
                 out = self.model(**self._inputs([i]), output_hidden_states=True)
             names = ("decoder_hidden_states" if self.in_decoder else "encoder_hidden_states", "hidden_states")
             states = next((x for x in (getattr(out, name, None) for name in names) if x), None)
@@ -394,22 +392,6 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 def _add(x: Tensor, *, shift: Tensor) -> Tensor:
     return x + shift.to(x)
-
-
-@contextmanager
-def _no_hook_left(model: nn.Module) -> Iterator[None]:
-    """Take away the hooks that transformers installs for good when it is asked for hidden states."""
-    mark = "_output_capturing_hooks_installed"
-    before = {module: set(module._forward_hooks) for module in model.modules()}
-    marked = {module for module in model.modules() if hasattr(module, mark)}
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            for key in set(module._forward_hooks) - before[module]:
-                del module._forward_hooks[key]
-            if hasattr(module, mark) and module not in marked:
-                delattr(module, mark)
 
 
 def _first_tensor(output: Any) -> Tensor:

@@ -22,7 +22,13 @@ ALPHA_SAMPLES = 4
 
 
 def plain(value: Any) -> Any:
-    """The same with tensors and arrays as lists, numbers of six digits after the point, and NaN as None."""
+    """The same with tensors and arrays as lists, numbers of six digits after the point, and NaN as None.
+
+    Example:
+        >>> from entangle.study import plain
+        >>> plain({"x": torch.tensor([0.5, float("nan")]), "n": np.int64(3)})
+        {'x': [0.5, None], 'n': 3}
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, Tensor | np.ndarray):

@@ -51,6 +51,15 @@ class Study:
             `command`.
         captured: Concept -> activations, which a further study of the same model and texts does not capture again
             while this one is kept; they are not saved.
+
+    Example:
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, name="rudeness", forecast=False, **few)
+        >>> study.figures
+        ('heads', 'spread', 'layers')
+        >>> study.save("rudeness")
+        >>> en.Study.load("rudeness", model=model).to_frame().equals(study.to_frame())
+        True
     """
 
     question: Question
@@ -236,6 +245,14 @@ class SideBySide:
 
     Attributes:
         studies: The studies, of which no two have one label.
+
+    Example:
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "forecast": False, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, label="one", **few)
+        >>> from dataclasses import replace
+        >>> both = en.Study.compare([study, replace(study, label="other")])
+        >>> both.to_frame()["label"].unique().tolist()
+        ['one', 'other']
     """
 
     studies: tuple[Study, ...]

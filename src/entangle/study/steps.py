@@ -55,6 +55,14 @@ class StudiedModel:
         captures: Folder for captured activations.
         conditions: Folder for the conditions of a sweep.
         progress: Whether to show bars.
+
+    Example:
+        >>> from entangle.study import Question, StudiedModel
+        >>> studied = StudiedModel(model, tokenizer, en.Atlas(model), "tiny", Question(), progress=False)
+        >>> studied.can_generate
+        True
+        >>> studied.activations(concepts["tense"], "resid_post")["resid_post"].shape  # [text, layer, d_model]
+        torch.Size([64, 2, 32])
     """
 
     model: Any
@@ -250,7 +258,13 @@ def methods_of(activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI,
 
 
 def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicityScorer:
-    """A linear scorer that has seen the fitting rows alone."""
+    """A linear scorer that has seen the fitting rows alone.
+
+    Example:
+        >>> from entangle.study import scorer_of, split_of
+        >>> scorer_of(concepts["tense"], split_of(concepts["tense"], seed=0), seed=0).report["positive"]
+        '1'
+    """
     fit = split.fit.tolist()
     return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
 

@@ -14,7 +14,13 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under column names."""
+    """Rows of text under column names.
+
+    Example:
+        >>> from entangle.study import Table
+        >>> Table(["layer", "accuracy"], [["0", "0.81"]], caption="On held-out texts.").rows
+        [['0', '0.81']]
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -23,7 +29,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An SVG with a caption and the numbers it shows; `wide` ones scroll sideways on a phone."""
+    """An SVG with a caption and the numbers it shows; `wide` ones scroll sideways on a phone.
+
+    Example:
+        >>> from entangle.study import Drawing
+        >>> from markupsafe import Markup
+        >>> Drawing(Markup("<svg></svg>"), "Nothing yet.").wide
+        False
+    """
 
     svg: Markup
     caption: str
