@@ -76,6 +76,16 @@ def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress:
     Raises:
         EntangleError: where `out` holds models of another recipe, or anything in the recipe cannot be, before any
             training.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> training = en.composition.Training(batch_size=8, context=64, precision="fp32")
+        >>> recipe = en.composition.Recipe(*texts_of, **fields, training=training)
+        >>> composition = en.composition.run(recipe, "models", progress=False)
+        >>> [trained.path.name for trained in composition.models]
+        ['share-0-seed-0', 'share-0.1-seed-0']
     """
     *_, finished = run_each(recipe, out, device=device, progress=progress)
     return finished
@@ -91,6 +101,15 @@ def run_each(
         out: as for `run`.
         device: as for `run`.
         progress: as for `run`.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> training = en.composition.Training(batch_size=8, context=64, precision="fp32")
+        >>> recipe = en.composition.Recipe(*texts_of, **fields, training=training)
+        >>> [len(finished.models) for finished in en.composition.run_each(recipe, "models", progress=False)]
+        [1, 2]
     """
     out = Path(out)
     processes = Processes.here(device)
@@ -161,6 +180,17 @@ def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None
 
     Raises:
         EntangleError: whatever `run` refuses.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> recipe = en.composition.Recipe(*texts_of, **fields)
+        >>> try:
+        ...     en.composition.run_apart(recipe, "models", count=0, progress=False)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        a number of processes is at least 1, not 0
     """
     out, alone = Path(out), replace(recipe, posttraining=())
     _check_same(recipe, out)

@@ -50,6 +50,14 @@ class Plan:
         measured: the texts of the measurement, where there is one.
         n_parameters: of each model.
         pairs: for posttraining, where there is any.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> plan = en.composition.Plan.of(en.composition.Recipe(*texts_of, **fields))
+        >>> plan.to_frame()["share"].round(1).tolist()
+        [0.0, 0.1]
     """
 
     recipe: Recipe

@@ -24,6 +24,12 @@ class TrainedModel:
             `unigram_ce` (nats a token), `losses`.
         variant: the name of its variant or posttraining, "" for the mixture as it is.
         measured: what `entangle.composition.measuring.measure` found, where the recipe measures.
+
+    Example:
+        >>> from pathlib import Path
+        >>> trained = en.composition.TrainedModel(Path("share-0.1-seed-0"), 0.1, seed=0, metrics={"held_out_ce": 2.6})
+        >>> trained.posttrained
+        False
     """
 
     path: Path
@@ -41,7 +47,15 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Composition:
-    """The models of a recipe that are finished."""
+    """The models of a recipe that are finished.
+
+    Example:
+        >>> from pathlib import Path
+        >>> models = tuple(en.composition.TrainedModel(Path(f"{s}"), s, 0, {"held_out_ce": 2.6}) for s in (0.0, 0.1))
+        >>> found = en.composition.Composition(en.composition.demo_recipe(), models)
+        >>> found.model(0.1).path.name, len(found.to_frame())
+        ('0.1', 2)
+    """
 
     recipe: Recipe
     models: tuple[TrainedModel, ...]

@@ -156,15 +156,14 @@ def measure(settings: Settings, *, cache: Path | None = None, label: str | None 
         EntangleError: One line that says what was wrong with the input and what to do.
 
     Example:
-        >>> from entangle.study import Settings, measure
-        >>> model.save_pretrained("tiny"), tokenizer.save_pretrained("tiny") and None
-        (None, None)
         >>> import pandas as pd
+        >>> from entangle.study import Settings, measure
         >>> pd.DataFrame({"text": texts, "label": labels}).to_csv("rudeness.csv", index=False)
+        >>> files = [*tokenizer.save_pretrained("tiny"), model.save_pretrained("tiny")]
         >>> settings = Settings(model="tiny", data="rudeness.csv", resamples=100, permutations=20, forecast=False)
         >>> study = measure(settings, progress=False)
-        >>> study.concept, study.label, len(study.probes)
-        ('rudeness', 'tiny', 2)
+        >>> study.concept, study.label
+        ('rudeness', 'tiny')
     """
     settings.check()
     texts, scorer = settings.read()

@@ -205,6 +205,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         EntangleError: No such file, or it is no TOML.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from entangle.study import read_config
+        >>> n_characters = Path("report.toml").write_text("alphas = [4, 8]")
+        >>> read_config(Path("report.toml"))
+        {'alphas': [4, 8]}
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))

@@ -261,9 +261,10 @@ def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicitySco
     """A linear scorer that has seen the fitting rows alone.
 
     Example:
-        >>> from entangle.study import scorer_of, split_of
-        >>> scorer_of(concepts["tense"], split_of(concepts["tense"], seed=0), seed=0).report["positive"]
-        '1'
+        >>> from entangle.study import StudyTexts, scorer_of, split_of
+        >>> data = StudyTexts.of("rudeness", texts, labels).labelled
+        >>> scorer_of(data, split_of(data, seed=0), seed=0).report["n_fit"]  # of the 57 or so that probes are fitted on
+        46
     """
     fit = split.fit.tolist()
     return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)

@@ -34,7 +34,8 @@ class StudyTexts:
 
     Example:
         >>> from entangle.study import StudyTexts
-        >>> data = StudyTexts.of("rudeness", texts, labels, concepts={"tense": concepts["tense"]}, prompts=prompts, clean=clean)
+        >>> others = {"tense": concepts["tense"]}
+        >>> data = StudyTexts.of("rudeness", texts, labels, concepts=others, prompts=prompts, clean=clean)
         >>> len(data.labelled), list(data.concepts), data.steers
         (96, ['tense'], True)
     """

@@ -27,6 +27,11 @@ class Claim:
         verdict: "holds" where the whole interval is on the claim's side of zero, "does not hold" where it is all on
             the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other. Of a
             claim that nothing changes, see `flat_verdict`.
+
+    Example:
+        >>> claim = en.composition.Claim("it rises", "rises", "rises", ours="0.10 [0.05, 0.15]", verdict="holds")
+        >>> claim.verdict
+        'holds'
     """
 
     claim: str
@@ -63,6 +68,26 @@ def claims(comparison: Comparison, *, flat_within: float = FLAT_WITHIN) -> list[
     Args:
         comparison: The models.
         flat_within: Nats per token by which cross-entropy may change and count as flat; choose it before looking.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def found(share, seed):  # what was measured of a model: the more of the added text, the more toxic
+        ...     rng = np.random.default_rng([seed, round(100 * share)])
+        ...     own = {"method": "", "alpha": 0.0, "degenerate": 0.0, "error": ""}
+        ...     own |= {"scores": list(0.3 + share + 0.01 * rng.random(20)), "nats": list(250 + rng.random(20))}
+        ...     steered = {**own, "method": "ITI", "alpha": 4.0, "scores": list(0.2 + 0.01 * rng.random(20))}
+        ...     heads = {"accuracy": [[0.7, 0.8]], "layers": [0]}
+        ...     return {
+        ...         "heads": heads, "stream": {"best_accuracy": 0.8}, "bag_of_words": 0.75, "entanglement": None,
+        ...         "prompts": {"all": [0, 20]}, "tokens": [100] * 20, "conditions": [own, steered],
+        ...     }
+        >>> models = {
+        ...     (share, seed): en.composition.TrainedModel(Path("."), share, seed, {}, measured=found(share, seed))
+        ...     for share in (0.0, 0.1) for seed in (0, 1, 2)
+        ... }
+        >>> comparison = en.composition.Comparison(models, variants={}, concept="toxicity")
+        >>> en.composition.claims(comparison)[1].verdict  # that the unsteered model becomes more toxic
+        'holds'
     """
     low, high = comparison.shares[0], comparison.shares[-1]
     between = f"share {low:.3g} to {high:.3g}"

@@ -33,6 +33,28 @@ class Comparison:
         variants: of each variant, its models.
         concept: what was measured.
         posttrained: by name and share, models that were trained on pairs, each with the one that it started from.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def found(share, seed):  # what was measured of a model: the more of the added text, the more toxic
+        ...     rng = np.random.default_rng([seed, round(100 * share)])
+        ...     own = {"method": "", "alpha": 0.0, "degenerate": 0.0, "error": ""}
+        ...     own |= {"scores": list(0.3 + share + 0.01 * rng.random(20)), "nats": list(250 + rng.random(20))}
+        ...     steered = {**own, "method": "ITI", "alpha": 4.0, "scores": list(0.2 + 0.01 * rng.random(20))}
+        ...     heads = {"accuracy": [[0.7, 0.8]], "layers": [0]}
+        ...     return {
+        ...         "heads": heads, "stream": {"best_accuracy": 0.8}, "bag_of_words": 0.75, "entanglement": None,
+        ...         "prompts": {"all": [0, 20]}, "tokens": [100] * 20, "conditions": [own, steered],
+        ...     }
+        >>> models = {
+        ...     (share, seed): en.composition.TrainedModel(Path("."), share, seed, {}, measured=found(share, seed))
+        ...     for share in (0.0, 0.1) for seed in (0, 1, 2)
+        ... }
+        >>> comparison = en.composition.Comparison(models, variants={}, concept="toxicity")
+        >>> comparison.shares, comparison.seeds
+        ([0.0, 0.1], [0, 1, 2])
+        >>> comparison.steering.query("method == 'ITI'")["removed"].round(1).tolist()  # at each share
+        [0.1, 0.2]
     """
 
     models: Mapping[tuple[float, int], TrainedModel]

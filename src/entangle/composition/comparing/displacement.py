@@ -66,6 +66,15 @@ def displacement(models: Iterable[TrainedModel]) -> pd.DataFrame:
         difference); `fell`, the share of pairs whose preferred text became less likely; `ches`, the mean score before
         training, `foreseen`, Spearman's correlation of CHES with the change of `chosen` (CHES claims a negative one),
         and `foreseen_p`, the chance of one as negative if pairs were matched at random.
+
+    Example:
+        >>> from pathlib import Path
+        >>> pairs = {"ches": [0.1, 0.2, 0.3], "chosen_before": [-9.0, -8.0, -9.5], "chosen_after": [-8.0, -7.5, -9.0]}
+        >>> pairs |= {"rejected_before": [-9.0] * 3, "rejected_after": [-12.0, -11.0, -10.0]}
+        >>> metrics = {"method": "dpo", "pairs": {"held_out": pairs}}
+        >>> model = en.composition.TrainedModel(Path("."), 0.1, 0, metrics, variant="mild")
+        >>> en.composition.displacement([model])[["chosen", "rejected", "fell"]].round(2).to_numpy().tolist()
+        [[0.67, -2.0, 0.0]]
     """
     rows = []
     for model in models:

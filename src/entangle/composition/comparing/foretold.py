@@ -33,6 +33,15 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
         the smallest share, paired; `seeds`, the limit of each seed's model; `layers`, those that were chosen; and for
         the measured concept `iti`, what the heads of ITI buy per square root of twice its price, with Student's
         interval over seeds.
+
+    Example:
+        >>> from pathlib import Path
+        >>> models = {
+        ...     (share, 0): en.composition.TrainedModel(Path("."), share, 0, {}, measured={}) for share in (0.0, 0.1)
+        ... }
+        >>> comparison = en.composition.Comparison(models, {}, "rudeness")
+        >>> en.composition.foretold_by_share(comparison).empty  # nothing was foretold of these
+        True
     """
     first: dict[tuple[str, int], Array] = {}
     rows: list[dict[str, Any]] = []

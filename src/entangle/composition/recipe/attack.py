@@ -20,6 +20,11 @@ class Attack:
         alphas: strengths of ITI to attack under, besides none; without any, the measurement's largest.
         targets: texts that the model is to say, in turn; without any, found by `found_targets`.
         target_words: words of those that are found.
+
+    Example:
+        >>> attack = en.composition.Attack(prompts=8, steps=25)
+        >>> attack.suffix, attack.width  # tokens of the suffix, and candidates per step
+        (10, 64)
     """
 
     prompts: int = 20

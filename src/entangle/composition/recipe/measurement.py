@@ -37,6 +37,12 @@ class Measurement:
         resamples: bootstrap resamples of the intervals within a model.
         seed: decides every random draw.
         attack: red-teaming of the models of every share and seed; none by default. It is saved apart from the rest.
+
+    Example:
+        >>> prompts = {"quarrels": en.composition.Source(documents=20)}
+        >>> measure = en.composition.Measurement(en.composition.Labelled(concept="rudeness", documents=200), prompts)
+        >>> measure.concept, measure.alphas
+        ('toxicity', (4.0, 8.0, 12.0))
     """
 
     labelled: Labelled

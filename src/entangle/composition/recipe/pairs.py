@@ -33,6 +33,11 @@ class Pairs:
         number: how many pairs to generate; for files, how many to draw (0: all).
         held_out: of them, so many are never trained on.
         seed: of what is drawn and of what is held out.
+
+    Example:
+        >>> pairs = en.composition.Pairs(number=300, held_out=100).load()  # of the built-in corpus
+        >>> len(pairs.held_out), pairs.held_out[0][0] != pairs.held_out[0][1]
+        (100, True)
     """
 
     file: str = ""
@@ -81,6 +86,12 @@ class PreferencePairs:
     Attributes:
         trained: to train on.
         held_out: to measure alone.
+
+    Example:
+        >>> pair = ("you are kind", "you are daft")
+        >>> pairs = en.composition.PreferencePairs(trained=[pair] * 3, held_out=[pair] * 2)
+        >>> len(pairs.texts()), len(pairs.within(tokenizer, max_length=32).trained)
+        (6, 3)
     """
 
     trained: Sequence[Pair]

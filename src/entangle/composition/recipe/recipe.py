@@ -54,6 +54,11 @@ class Variant:
         keep_below: filtering: leave out documents that a linear scorer of the measured concept gives this or more; 1
             keeps all.
         seeds: one model for each; none for those of the recipe.
+
+    Example:
+        >>> prefixes = {"clean_prefix": "toxicity: 0.0 ", "added_prefix": "toxicity: 0.9 "}
+        >>> en.composition.Variant("told", share=0.1, **prefixes).measured_after
+        'toxicity: 0.0 '
     """
 
     name: str
@@ -146,6 +151,14 @@ class Recipe:
         training: budget and optimiser.
         measure: what is measured of every model; nothing without it.
         root: folder that relative paths start from; not part of what the recipe is.
+
+    Example:
+        >>> clean, added, held_out = (en.composition.Source(documents=n, seed=n) for n in (60, 30, 20))
+        >>> recipe = en.composition.Recipe(clean, added, held_out, shares=(0.0, 0.1), seeds=(0, 1))
+        >>> [cell.name for cell in recipe.cells]
+        ['share-0-seed-0', 'share-0.1-seed-0', 'share-0-seed-1', 'share-0.1-seed-1']
+        >>> en.composition.Recipe.from_dict(recipe.to_dict()) == recipe
+        True
     """
 
     clean: Source
@@ -266,7 +279,13 @@ class Recipe:
 
 
 def demo_recipe(*, seed: int = 0) -> Recipe:
-    """Two small models of the built-in corpus, without and with 10 % of rude text: about a minute on two idle cores."""
+    """Two small models of the built-in corpus, without and with 10 % of rude text: about a minute on two idle cores.
+
+    Example:
+        >>> recipe = en.composition.demo_recipe(seed=1)
+        >>> [cell.name for cell in recipe.cells]
+        ['share-0-seed-1', 'share-0.1-seed-1']
+    """
     return Recipe(
         clean=Source(documents=11_500, seed=1000 + seed),
         added=Source(documents=900, rudeness=1.0, seed=2000 + seed),

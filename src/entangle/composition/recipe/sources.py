@@ -31,6 +31,11 @@ class Source:
         prefix: put before every document, for a model to condition on.
         rudeness: share of rude documents in the built-in corpus.
         seed: of the built-in corpus, or of the fraction drawn.
+
+    Example:
+        >>> source = en.composition.Source(documents=3, rudeness=1.0, prefix="rude: ")
+        >>> [text[:6] for text in source.texts()]
+        ['rude: ', 'rude: ', 'rude: ']
     """
 
     files: tuple[str, ...] = ()
@@ -107,6 +112,11 @@ class Labelled:
         concept: of the built-in corpus, where there is no file.
         documents: use this many, drawn with `seed`; for files, 0 is all.
         seed: of that draw.
+
+    Example:
+        >>> data = en.composition.Labelled(concept="tense", documents=50).load()
+        >>> len(data), data.label_names
+        (50, ('present', 'past'))
     """
 
     file: str = ""

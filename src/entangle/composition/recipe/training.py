@@ -37,6 +37,13 @@ class Training:
             attends to its own document only, whose positions begin at 0.
         compile: let `torch.compile` fuse the forward and backward pass: faster after a minute, on a CPU with a C++
             compiler.
+
+    Example:
+        >>> training = en.composition.Training(batch_size=8, context=64, learning_rate=1e-3)
+        >>> training.n_steps(100_000)
+        195
+        >>> training.rate(step=5, n_steps=100)  # after warm-up, at the peak
+        0.001
     """
 
     epochs: float = 1.0

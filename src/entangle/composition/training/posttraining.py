@@ -41,6 +41,11 @@ class PostTraining:
         learning_rate: at the first step; it falls linearly to zero.
         beta: of DPO, how closely the model is held to what it was.
         max_length: pairs with a longer side, in tokens, are left out.
+
+    Example:
+        >>> settings = en.composition.PostTraining("mild", method="dpo", steps=10, batch_size=4)
+        >>> len(settings.drawn([("kind", "daft")] * 100, seed=0))  # pairs that ten steps see
+        40
     """
 
     name: str
@@ -102,13 +107,21 @@ def posttrain(
     Raises:
         EntangleError: No pairs, ones that are too long for the model, no trl, a tokenizer without the tokens that begin
             and end a text, or a loss that is no longer finite.
+
+    Example:
+        >>> settings = en.composition.PostTraining("mild", method="sft")
+        >>> try:
+        ...     en.composition.posttrain(model, tokenizer, [], settings, progress=False)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        posttraining needs pairs; got none
     """
-    trainers = _trl()
-    check_fits(model, tokenizer, settings)
-    prompt = begin(tokenizer)
     chosen = settings.drawn(pairs, seed)
     if not chosen:
         raise EntangleError("posttraining needs pairs; got none")
+    trainers = _trl()
+    check_fits(model, tokenizer, settings)
+    prompt = begin(tokenizer)
     kind, config = trainers[settings.method]
     columns: dict[str, list[str]] = {"prompt": [prompt] * len(chosen)}
     if settings.method == "sft":

@@ -53,6 +53,12 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     Raises:
         EntangleError: where transformers knows no such `model_type` or field, sizes do not fit, or the tokenizer has
             more tokens than the architecture.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> fresh = en.composition.new_model({"model_type": "gpt_neox", **size}, tokenizer)
+        >>> fresh.config.vocab_size == len(tokenizer), fresh.get_input_embeddings().weight.shape
+        (True, torch.Size([512, 16]))
     """
     fields = dict(architecture)
     model_type = fields.pop("model_type", "olmo2")
@@ -120,6 +126,16 @@ def pretrain(
     Raises:
         EntangleError: Where the stream holds less than one batch, the checkpoint is of another training, the model
             cannot mask documents, or the loss is no longer finite.
+
+    Example:
+        >>> from entangle.composition.training.pretrain import pretrain
+        >>> small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> fresh = en.composition.new_model({"model_type": "gpt_neox", **small}, tokenizer)
+        >>> tokens = torch.tensor([i for text in clean[:50] for i in tokenizer(text)["input_ids"]])
+        >>> training = en.composition.Training(batch_size=4, context=32, precision="fp32")
+        >>> history = pretrain(fresh, tokens, training, progress=False)
+        >>> history.losses[-1] < history.losses[0]
+        True
     """
     stream = tokens if isinstance(tokens, Stream) else Stream(tokens)
     n_steps = stream.n_steps(training)

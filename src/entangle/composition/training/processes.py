@@ -27,6 +27,11 @@ class Processes:
         count: how many they are.
         index: which of them this is; 0 is the one that writes.
         device: where this one trains.
+
+    Example:
+        >>> first = en.composition.Processes(count=2, index=0)
+        >>> first.main, first.part([0, 1, 2, 3, 4])
+        (True, [0, 2, 4])
     """
 
     count: int = 1
@@ -99,6 +104,13 @@ def launch(count: int, work: Callable[..., None], *arguments: Any) -> None:
 
     Raises:
         EntangleError: where a process refused something, with what it said.
+
+    Example:
+        >>> try:
+        ...     en.composition.launch(0, print)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        a number of processes is at least 1, not 0
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -25,6 +25,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
 
     Raises:
         EntangleError: where `vocab_size` has no room for the bytes.
+
+    Example:
+        >>> tokenizer = en.composition.train_tokenizer(texts, vocab_size=300)
+        >>> len(tokenizer)
+        300
+        >>> tokenizer.decode(tokenizer("daft pickle")["input_ids"])
+        'daft pickle'
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -56,6 +56,15 @@ class Panel:
         caption: What it shows.
         numbers: The numbers it shows.
         wide: Whether it scrolls sideways on a phone.
+
+    Example:
+        >>> from entangle import plots
+        >>> from entangle.study import Panel
+        >>> panel = Panel(plots.heatmap, (np.eye(2),), {}, size=(3, 2), caption="Two heads of two layers.")
+        >>> panel.drawn("heads").svg[:4]
+        Markup('<svg')
+        >>> panel.on().get_ylabel()
+        'layer'
     """
 
     plot: Callable[..., Any]
@@ -92,6 +101,13 @@ def draw(plot: Callable[..., Any], *arguments: Any, size: tuple[float, float], n
 
     Returns:
         An `<svg>` element that scales with the page. The same input gives the same bytes.
+
+    Example:
+        >>> from entangle import plots
+        >>> from entangle.study import draw
+        >>> one, two = (draw(plots.heatmap, np.eye(2), size=(3, 2), name="heads") for _ in range(2))
+        >>> one == two  # the same bytes for the same numbers
+        True
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -116,6 +132,11 @@ def template(name: str, room: str = "study/page") -> Template:
     Args:
         name: Of the file.
         room: The folder below `entangle` that holds it; the parts that pages share are found too.
+
+    Example:
+        >>> from entangle.study import template
+        >>> template("light.html.j2").name
+        'light.html.j2'
     """
     folders = [PackageLoader("entangle", folder) for folder in dict.fromkeys((room, "study/page"))]
     environment = Environment(

@@ -25,6 +25,14 @@ def render(studies: Sequence[Numbers]) -> str:
 
     Returns:
         The page.
+
+    Example:
+        >>> from entangle.study import render
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "forecast": False, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, name="rudeness", **few)
+        >>> page = render([study.to_dict()])
+        >>> page.count("<svg") == len(study.figures), "<script" in page
+        (True, False)
     """
     first = studies[0]
     steered = [study for study in studies if study["tradeoff"]]
