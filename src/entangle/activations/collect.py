@@ -22,8 +22,8 @@ from entangle.activations.inputs.tokens import Tokens, select, special_note
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import fingerprint
-from entangle.models.hooks import refuse_compiled
 from entangle.models.place import AtlasError, Place
+from entangle.models.refusals import refuse_compiled
 
 Inputs = Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 

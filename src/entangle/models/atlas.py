@@ -15,9 +15,9 @@ from torch import nn
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
 from entangle.models.fingerprint import underlying
-from entangle.models.hooks import refuse_compiled, refuse_meta
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled, refuse_meta
 from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace

@@ -24,8 +24,9 @@ from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint, underlying
-from entangle.models.hooks import Handle, Skip, attach, elsewhere, refuse_compiled, tell
+from entangle.models.hooks import Handle, Skip, attach, elsewhere, tell
 from entangle.models.place import Place
+from entangle.models.refusals import refuse_compiled
 from entangle.models.sites import SITES
 
 

@@ -29,10 +29,10 @@ from entangle.interventions.hooks.timeline import Timeline
 from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
-from entangle.models.hooks import refuse_compiled
 from entangle.models.loading.gguf import unmark
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled
 
 # Configuration switches that give modules biases, in the order they are tried.
 BIAS_SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
