@@ -65,8 +65,6 @@ class Timeline:
         self.now: Pass | None = None
         self._generation: Generation | None = None
         self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens, states
-            None  # to the module around, while it runs: tokens per row, states
-        )
         self._held: list[State] = []
         self._pending: _Record | None = None
         self._records: WeakIdKeyDictionary = WeakIdKeyDictionary()
