@@ -51,11 +51,11 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        name: what should hold.
-        passed: whether it does; `None` where it does not apply to this model.
-        measured: the largest difference found, relative to the largest number compared (or whatever `detail` says).
-        allowed: the bound it was held to.
-        detail: what was compared, or what went wrong and where.
+        name: What should hold.
+        passed: Whether it does; `None` where it does not apply to this model.
+        measured: The largest difference found, relative to the largest number compared (or whatever `detail` says).
+        allowed: The bound it was held to.
+        detail: What was compared, or what went wrong and where.
 
     Example:
         >>> check = en.verify(model, tokenizer).checks[2]
@@ -148,18 +148,18 @@ def verify(
     """Check capture and editing on this model, with these texts; takes a few dozen forwards of short texts.
 
     Args:
-        model: any HuggingFace model.
-        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors.
-        texts: at least two, of different lengths, as for `collect`; four English sentences by default, or for a model
+        model: Any HuggingFace model.
+        tokenizer: Its tokenizer; `None` if `texts` are tokenised tensors.
+        texts: At least two, of different lengths, as for `collect`; four English sentences by default, or for a model
             that reads no text two random images or sounds.
-        atlas: as for `collect`.
-        raises: raise on failure, rather than only say so in the report.
+        atlas: As for `collect`.
+        raises: Raise on failure, rather than only say so in the report.
 
     Returns:
         What was checked, what was measured, and the bound it was held to.
 
     Raises:
-        EntangleError: a check failed (unless `raises` is false), or the model is compiled.
+        EntangleError: A check failed (unless `raises` is false), or the model is compiled.
 
     Example:
         >>> print(en.verify(model, tokenizer).checks[1].detail)

@@ -17,13 +17,13 @@ class TrainedModel:
     """One finished model.
 
     Attributes:
-        path: its folder, for `from_pretrained`; holds the tokenizer too.
-        share: share of added tokens that was asked for.
-        seed: the seed.
+        path: Its folder, for `from_pretrained`; holds the tokenizer too.
+        share: Share of added tokens that was asked for.
+        seed: The seed.
         metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
-            `unigram_ce` (nats a token), `losses`.
-        variant: the name of its variant or posttraining, "" for the mixture as it is.
-        measured: what `entangle.composition.measuring.measure` found, where the recipe measures.
+            `unigram_ce` (nats per token), `losses`.
+        variant: The name of its variant or posttraining, "" for the mixture as it is.
+        measured: What `entangle.composition.measuring.measure` found, where the recipe measures.
 
     Example:
         >>> from pathlib import Path
@@ -64,7 +64,7 @@ class Composition:
         """The model of a share, and of a seed where there are several; or of a variant.
 
         Raises:
-            EntangleError: where there is no such model.
+            EntangleError: Where there is no such model.
         """
         for trained in self.models:
             if trained.share == share and seed in (None, trained.seed) and trained.variant == variant:

@@ -53,7 +53,7 @@ def entanglement_report(
 
     Args:
         directions: The concepts' directions: `entangle.Directions`, or a `[concept, d]` tensor.
-        activations: One of
+        activations: One of.
 
             - nothing: cosines and the random-direction null only;
             - activations at the directions' place, `[example, d]` (or an `Activations` that holds it): adds the

@@ -20,10 +20,10 @@ class Claim:
     """One claim.
 
     Attributes:
-        claim: what is claimed of more of the added corpus.
-        paper: the paper's number (Li et al. 2025).
-        replication: that of the public replication (50 M parameters, 420 M tokens).
-        ours: what was measured here, with its 95 % interval.
+        claim: What is claimed of more of the added corpus.
+        paper: The paper's number (Li et al. 2025).
+        replication: That of the public replication (50 M parameters, 420 M tokens).
+        ours: What was measured here, with its 95 % interval.
         verdict: "holds" where the whole interval is on the claim's side of zero, "does not hold" where it is all on
             the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other. Of a
             claim that nothing changes, see `flat_verdict`.
@@ -108,10 +108,10 @@ def _capability(comparison: Comparison, between: str, within: float = FLAT_WITHI
     one_seed = math.isnan(noise)
     change = Estimate.of(last, "difference")
     return Claim(
-        f"capability stays flat: cross-entropy on clean text changes by less than {within:g} nats a token",
+        f"capability stays flat: cross-entropy on clean text changes by less than {within:g} nats per token",
         "flat (Figure 4)",
         "not stated",
-        f"{between}: {_interval(change)} nats a token; {'one seed' if one_seed else f'seed noise {noise:.4f}'}",
+        f"{between}: {_interval(change)} nats per token; {'one seed' if one_seed else f'seed noise {noise:.4f}'}",
         flat_verdict(change, within=within, n_seeds=1 if one_seed else 2),
     )
 
@@ -196,7 +196,7 @@ def _foretold(comparison: Comparison, between: str) -> list[Claim]:
             "less entangled, so cheaper; not measured so",
             "not stated",
             f"{between}: most contrast per root nat {limits}, change {_interval(change)}; {first['unit']:g} nats of "
-            f"contrast cost {prices} nats a token",
+            f"contrast cost {prices} nats per token",
             verdict(change, rises=True, n_seeds=len(comparison.seeds)),
         )
     ]

@@ -31,16 +31,16 @@ class PostTraining:
     """How finished models are trained further.
 
     Attributes:
-        name: what the report calls it.
+        name: What the report calls it.
         method: "sft": next-token training on the preferred texts; "dpo": the preferred text made likelier than the
             other, against the model as it was (Rafailov et al. 2023, eq. 7).
-        shares: the models to start from; none for all of the recipe.
+        shares: The models to start from; none for all of the recipe.
         seeds: likewise.
-        steps: optimiser steps.
-        batch_size: pairs a step.
-        learning_rate: at the first step; it falls linearly to zero.
-        beta: of DPO, how closely the model is held to what it was.
-        max_length: pairs with a longer side, in tokens, are left out.
+        steps: Optimiser steps.
+        batch_size: Pairs per step.
+        learning_rate: At the first step; it falls linearly to zero.
+        beta: Of DPO, how closely the model is held to what it was.
+        max_length: Pairs with a longer side, in tokens, are left out.
 
     Example:
         >>> settings = en.composition.PostTraining("mild", method="dpo", steps=10, batch_size=4)
@@ -175,7 +175,7 @@ def begin(tokenizer: PreTrainedTokenizerBase) -> str:
     """What to write before a text so that its ids begin with one beginning-of-text token.
 
     Raises:
-        EntangleError: where the tokenizer has no token to begin or to end a text with.
+        EntangleError: Where the tokenizer has no token to begin or to end a text with.
     """
     if tokenizer.eos_token is None:
         raise EntangleError("posttraining ends every text with eos_token, which this tokenizer lacks: set it")

@@ -31,7 +31,7 @@ class TrainingHistory:
     """What happened.
 
     Attributes:
-        losses: The loss at every step, nats a token.
+        losses: The loss at every step, nats per token.
         tokens: Tokens trained on since the training began or went on.
         seconds: How long that took.
     """
@@ -47,11 +47,11 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     Args:
         architecture: `model_type` and any fields of its HuggingFace configuration; a `vocab_size` among them may be
             larger than the tokenizer's.
-        tokenizer: gives vocabulary size and special tokens.
-        seed: of the initial weights; the global random state is left as it was.
+        tokenizer: Gives vocabulary size and special tokens.
+        seed: Of the initial weights; the global random state is left as it was.
 
     Raises:
-        EntangleError: where transformers knows no such `model_type` or field, sizes do not fit, or the tokenizer has
+        EntangleError: Where transformers knows no such `model_type` or field, sizes do not fit, or the tokenizer has
             more tokens than the architecture.
 
     Example:

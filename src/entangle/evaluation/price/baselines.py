@@ -40,7 +40,7 @@ def baseline_methods(
     Heads and layer are chosen on the selection split, directions and scales on the fitting split.
 
     Args:
-        acts: Activations with "z" and "resid_post", one row a text.
+        acts: Activations with "z" and "resid_post", one row per text.
         labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         top_k: Heads to steer.
         toward: The class to steer to, as for `ITI.fit`.

@@ -31,7 +31,7 @@ def iti_places(
     Probes, directions and scales are fitted once; a smaller set of heads is a part of the larger one.
 
     Args:
-        acts: Activations with "z", one row a text.
+        acts: Activations with "z", one row per text.
         labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         top_k: Numbers of heads.
         layers: Name -> layers, such as {"early": [0, 1], "late": [4, 5]}; by default all layers together.
@@ -93,7 +93,7 @@ def caa_places(
     """One residual-stream vector (CAA) in each layer, ready for `tradeoff`; alpha counts standard deviations along it.
 
     Args:
-        acts: Activations with "resid_post", one row a text.
+        acts: Activations with "resid_post", one row per text.
         labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         layers: Layers; all that there are by default.
         toward: The class to steer to, as for `ITI.fit`.

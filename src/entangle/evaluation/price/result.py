@@ -58,8 +58,8 @@ class Tradeoff:
 
         - `method`, `alpha`, and the `cost` in nats per token that alpha was solved for, if it was (no interval);
         - `toxicity`: mean score of the continuations; `toxic_share`: share of them above .5;
-        - `max_toxicity`, `ever_toxic` (with several samples a prompt): the mean over prompts of the highest score, and
-          the share of prompts with a score above .5 (Gehman et al. 2020: expected maximum toxicity, and toxicity
+        - `max_toxicity`, `ever_toxic` (with several samples per prompt): the mean over prompts of the highest score,
+          and the share of prompts with a score above .5 (Gehman et al. 2020: expected maximum toxicity, and toxicity
           probability);
         - `ce`, `perplexity`: cross-entropy of the documents, nats per token, and its exponential; `kl`: KL(plain ||
           changed) per token; `agreement`: how often the likeliest token is the plain model's;

@@ -73,7 +73,7 @@ class LinearToxicityScorer:
 
         Args:
             texts: Texts.
-            labels: Two classes of any kind, one label a text: 1 for toxic and 0 for not, or as the rules of
+            labels: Two classes of any kind, one label per text: 1 for toxic and 0 for not, or as the rules of
                 `entangle.data.labels` have it.
             positive: The label that counts as toxic, all others as not.
             held_out: Share of the texts, stratified, that only calibrate and evaluate.

@@ -178,7 +178,7 @@ def scorer_agreement(
         examples: How many of the texts they disagree on most to show.
 
     Returns:
-        One row a pair: `first`, `second`, Spearman's `rank_correlation`, `same_side` (share of texts that both put on
+        One row per pair: `first`, `second`, Spearman's `rank_correlation`, `same_side` (share of texts that both put on
         the same side of .5) and `disagreements`, the texts furthest apart with both scores.
 
     Raises:

@@ -27,14 +27,14 @@ def over_shares(
     ylabel: str,
     ax: Any,
 ) -> None:
-    """One line a name over the shares, with intervals, and a dot for each seed.
+    """One line per name over the shares, with intervals, and a dot for each seed.
 
     Args:
-        shares: shares of the added corpus.
-        series: name -> (value, low, high), each [share].
-        points: name -> the values of each seed, [share][seed].
-        ylabel: what the number is.
-        ax: axes to draw on.
+        shares: Shares of the added corpus.
+        series: Name -> (value, low, high), each [share].
+        points: Name -> the values of each seed, [share][seed].
+        ylabel: What the number is.
+        ax: Axes to draw on.
     """
     x = 100 * np.asarray(shares)
     nudge = 0.012 * float(np.ptp(x))
@@ -79,7 +79,7 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
             found.shares,
             series,
             points={"cross-entropy": frame["seeds"].tolist()},
-            ylabel="nats a token on clean text",
+            ylabel="nats per token on clean text",
             size=SIZE,
             name="capability",
         ),
@@ -89,7 +89,7 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         [percent(row["share"]), spread(row, "ce"), spread(row, "difference", 4), number(row["seed_noise"], 4)]
         for row in frame.to_dict("records")
     ]
-    columns = ["share", "nats a token [95 %]", "difference to the first, paired [95 %]", "between seeds (s.d.)"]
+    columns = ["share", "nats per token [95 %]", "difference to the first, paired [95 %]", "between seeds (s.d.)"]
     return [drawing], [Table(columns, rows)]
 
 

@@ -51,7 +51,7 @@ def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
     by_share = {share: table[table["share"] == share].sort_values("layer") for share in found.shares}
     lines = {percent(share): columns_of(frame, "limit") for share, frame in by_share.items()}
     shown = draw(plots.by_layer, layers, lines, ylabel=YLABEL, size=SIZE, name="foretold-by-layer")
-    return Drawing(shown, f"The same at every layer, of {found.concept}, one line a share.")
+    return Drawing(shown, f"The same at every layer, of {found.concept}, one line per share.")
 
 
 def _numbers(table: pd.DataFrame, unit: float) -> Table:

@@ -193,7 +193,7 @@ def _models(frame: pd.DataFrame) -> Table:
         "added tokens",
         "steps",
         "tokens/s",
-        "held-out nats a token",
+        "held-out nats per token",
         "unigrams",
     ]
     return Table(["", "seed", *words], rows, "The models.")

@@ -28,11 +28,11 @@ class SuperpositionStudy:
     """What the autoencoders did.
 
     Attributes:
-        census: a row per model size and random start; see `polytope_census`.
-        phases: the phase diagram over sparsity and importance.
-        plateaus: a row per density and feature; see `dimension_plateaus`.
-        rarity: a row per share and random start; see `rare_feature`.
-        settings: everything needed to repeat it, and the seconds it took.
+        census: A row per model size and random start; see `polytope_census`.
+        phases: The phase diagram over sparsity and importance.
+        plateaus: A row per density and feature; see `dimension_plateaus`.
+        rarity: A row per share and random start; see `rare_feature`.
+        settings: Everything needed to repeat it, and the seconds it took.
 
     Example:
         >>> study = en.toy.superposition_study(n_instances=2, n_cells=2, steps=2, progress=False)

@@ -23,12 +23,12 @@ class PhaseDiagram:
     """What becomes of the last feature, by how sparse features are and how important it is.
 
     Attributes:
-        densities: probability that a feature is active, one per row.
-        importances: importance of the last feature relative to the others, one per column.
-        norm: length of its direction in the instance with the lowest loss.
-        overlap: sum over other features of (unit(W_last) . W_j)^2 in the same instance.
-        loss: the lowest loss, importance-weighted squared error summed over features.
-        share_at_optimum: instances whose loss is within 5 % of the lowest.
+        densities: Probability that a feature is active, one per row.
+        importances: Importance of the last feature relative to the others, one per column.
+        norm: Length of its direction in the instance with the lowest loss.
+        overlap: Sum over other features of (unit(W_last) . W_j)^2 in the same instance.
+        loss: The lowest loss, importance-weighted squared error summed over features.
+        share_at_optimum: Instances whose loss is within 5 % of the lowest.
 
     Example:
         >>> one = torch.ones(1)
@@ -73,12 +73,12 @@ def phase_diagram(
 
     Args:
         n_features: 2 or 3; all but the last have importance 1.
-        n_hidden: one fewer.
-        n_cells: densities, log-spaced from 0.01 to 1, and importances, from 0.1 to 10.
-        n_instances: random starts per cell; the one with the lowest loss is reported.
-        steps: of training.
-        seed: of the starts.
-        progress: show a progress bar.
+        n_hidden: One fewer.
+        n_cells: Densities, log-spaced from 0.01 to 1, and importances, from 0.1 to 10.
+        n_instances: Random starts per cell; the one with the lowest loss is reported.
+        steps: Of training.
+        seed: Of the starts.
+        progress: Show a progress bar.
 
     Example:
         >>> diagram = en.toy.phase_diagram(n_cells=2, n_instances=4, steps=300, progress=False)
