@@ -55,7 +55,7 @@ def over_shares(
         ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
-def _over_shares(
+def drawing_over_shares(
     found: Comparison,
     series: Mapping[str, tuple[Array, Array, Array]],
     *,
@@ -108,8 +108,8 @@ def head_distributions(accuracies: Mapping[str, Array], *, baseline: float, ax: 
 def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 4: cross-entropy on clean text."""
     frame = found.capability
-    series = {"cross-entropy": _columns(frame, "ce")}
-    drawing = _over_shares(
+    series = {"cross-entropy": columns_of(frame, "ce")}
+    drawing = drawing_over_shares(
         found,
         series,
         points={"cross-entropy": frame["seeds"].tolist()},
@@ -138,7 +138,7 @@ def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     tail = {name: (values, values, values) for name, values in (
         ("all heads", frame["mean"].to_numpy()), ("best tenth", frame["best_tenth"].to_numpy()))}  # fmt: skip
     seeds = {"all heads": frame["seeds"].tolist()}
-    lines = _over_shares(
+    lines = drawing_over_shares(
         found,
         tail,
         points=seeds,
@@ -177,11 +177,11 @@ def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     for prompts in found.prompt_sets:
         column = "toxicity" if prompts == ALL else prompts
         series = {
-            "not steered" if method == PLAIN else f"alpha {alpha:g}": _columns(frame, column)
+            "not steered" if method == PLAIN else f"alpha {alpha:g}": columns_of(frame, column)
             for (method, alpha), frame in _by_condition(found)
         }
         drawings.append(
-            _over_shares(
+            drawing_over_shares(
                 found,
                 series,
                 ylabel=f"{found.concept} (mean score)",
@@ -196,7 +196,7 @@ def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
 def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """What a nat of cross-entropy buys at each share."""
     series = {
-        f"alpha {alpha:g}": _columns(frame, "removed_per_nat")
+        f"alpha {alpha:g}": columns_of(frame, "removed_per_nat")
         for (method, alpha), frame in _by_condition(found)
         if method != PLAIN
     }
@@ -204,7 +204,7 @@ def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         "The score removed by ITI for each nat of cross-entropy paid, against the same models unsteered. Intervals are "
         "for other seeds, prompts and documents (Fieller's); one that reaches infinity is not drawn."
     )
-    drawing = _over_shares(
+    drawing = drawing_over_shares(
         found,
         series,
         ylabel=f"{found.concept} removed a nat",
@@ -290,6 +290,7 @@ def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFra
     return groups
 
 
-def _columns(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+def columns_of(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+    """Value, low and high of a quantity, row by row."""
     value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
     return value, low, high
