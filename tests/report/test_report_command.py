@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -189,7 +190,9 @@ def test_control_c_leaves_nothing_half_written(world: dict[str, Path], words: li
     """A real process and a real signal."""
     command = [sys.executable, "-m", "entangle.cli", *words, "--samples", "4000", "--out", str(tmp_path / "out")]
     with _interrupts_heeded():
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "ENTANGLE_LOG_EVERY": "0"}
+        )
     assert process.stderr is not None
     while "generating" not in process.stderr.readline():
         assert process.poll() is None

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from entangle.data import same_index
 from entangle.errors import EntangleError
@@ -20,6 +19,7 @@ from entangle.probes.inputs import Cells, encode_groups, encode_labels
 from entangle.probes.judging.null import permuted_labels
 from entangle.probes.solving.block import Block
 from entangle.probes.splits import Split, three_way
+from entangle.progress import progress_bar
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))
 """Inverse strengths of the penalty that a probe by name chooses from, of standardised features."""
@@ -112,7 +112,7 @@ def fit_probes(
     parts: list[dict[str, Tensor]] = []
     n_outputs = 1 if len(classes) == 2 else len(classes)
     extra = 4 * min(n_permutations, 25) * n_outputs
-    with tqdm(total=cells.n_cells, desc="probes", unit="cell", disable=not progress) as bar:
+    with progress_bar(total=cells.n_cells, desc="probes", unit="cell", disable=not progress) as bar:
         for start, stop in cells.blocks(BLOCK_BYTES, extra):
             block = Block(cells.read(start, stop, order), split, codes, classes, metric, standardise=scaled)
             parts.append(block.fit(probes, shuffles))
