@@ -10,24 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar
 
 import tqdm.auto
 from tqdm.std import tqdm as plain_bar
 
-T = TypeVar("T")
 LOG_EVERY = 30.0  # seconds
 
 
-@overload
-def progress_bar(iterable: Iterable[T], **options: Any) -> plain_bar[T]: ...
-
-
-@overload
-def progress_bar(iterable: None = None, **options: Any) -> plain_bar[Any]: ...
-
-
-def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> plain_bar[Any]:
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
     """A bar that counts.
 
     Args:
@@ -36,21 +27,40 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> plain
 
     Returns:
         A tqdm bar, of the kind that the output shows best.
+
+    Example:
+        >>> from entangle.progress import progress_bar
+        >>> sum(progress_bar(range(10), desc="adding", disable=True))
+        45
     """
     if is_live(options.get("file") or sys.stderr):
-        live: plain_bar[Any] = tqdm.auto.tqdm(iterable, **options)
-        return live
+        return tqdm.auto.tqdm(iterable, **options)
     return LogLines(iterable, **options)
 
 
 def is_live(stream: Any) -> bool:
-    """Whether what is written can be drawn over: on a terminal, or in a notebook."""
+    """Whether what is written can be drawn over: on a terminal, or in a notebook.
+
+    Args:
+        stream: Where it is written.
+
+    Example:
+        >>> import io
+        >>> from entangle.progress import is_live
+        >>> is_live(io.StringIO())
+        False
+    """
     notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.auto.tqdm.__mro__)
     return notebook or bool(getattr(stream, "isatty", bool)())
 
 
 def hush() -> None:
-    """Turn off the bars of other libraries, which would write a line per tick into a log."""
+    """Turn off the bars of other libraries, which would write a line per tick into a log.
+
+    Example:
+        >>> from entangle.progress import hush
+        >>> hush()
+    """
     import huggingface_hub.utils
     from transformers.utils import logging
 
@@ -60,7 +70,15 @@ def hush() -> None:
 
 
 class LogLines(plain_bar):  # type: ignore[type-arg]
-    """A bar for what cannot be drawn over: a line of its own when the last line of any bar is long enough ago."""
+    """A bar for what cannot be drawn over: a line of its own when the last line of any bar is long enough ago.
+
+    Example:
+        >>> import io
+        >>> from entangle.progress import LogLines
+        >>> log = io.StringIO()
+        >>> list(LogLines([1, 2], file=log)), log.getvalue()  # too short for a line
+        ([1, 2], '')
+    """
 
     _written: ClassVar[float | None] = None
 
