@@ -14,9 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.probes.estimators import BLOCK_BYTES, LogisticProbe
+from entangle.probes.estimators import LogisticProbe
 from entangle.probes.inputs import Cells, encode_labels
 from entangle.probes.judging.calibration import log_loss
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.solvers import warn_unconverged
 from entangle.progress import progress_bar
 
