@@ -110,7 +110,8 @@ def batches(
     vocabulary = model.config.get_text_config().vocab_size
     budget = max(1, min(batch_tokens, _MAX_LOGITS // vocabulary))
     batches = token_batches([len(row) for row in rows], budget)
-    return progress_bar(batches, desc="cross-entropy", unit="batch", disable=not progress)
+    shown: Iterable[list[int]] = progress_bar(batches, desc="cross-entropy", unit="batch", disable=not progress)
+    return shown
 
 
 @torch.no_grad()
