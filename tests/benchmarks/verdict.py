@@ -1,14 +1,15 @@
-"""What foretells the price of steering a concept out? Predictors against what is paid, concept by concept and layer by layer.
+"""What foretells the price of steering a concept out? Predictors against what is paid, by concept, layer and model.
 
-    python tests/benchmarks/verdict.py measure MODEL --data ../shared/data --clean CLEAN.jsonl --out runs/verdict/NAME.json
-    python tests/benchmarks/verdict.py judge runs/verdict/*.json
+    python tests/benchmarks/verdict.py measure MODEL --data ../shared/data --clean CLEAN.jsonl --out runs/NAME.json
+    python tests/benchmarks/verdict.py judge runs/*.json
 
-`measure` takes nine binary concepts and three layers of the residual stream. Half of a concept's texts give its direction
-(the mean difference), the other half the probe, the contrast and the limit; the metric of shifts comes from clean documents,
-and what is paid is read on others. Along each direction the price is read at three strengths; what is paid at another strength
-lies on the curve through them. `judge` says how well each predictor ranks what is paid, with intervals that resample concepts
-and models, and how near forecasts come. A predictor's sign is chosen on one half of the concepts and used on the other.
-"""  # noqa: E501
+`measure` takes nine binary concepts and three layers of the residual stream. Half of a concept's texts give its
+direction (the mean difference), the other half the probe, the contrast and the limit; the metric of shifts comes from
+clean documents, and what is paid is read on others. Along each direction the price is read at three strengths; what is
+paid at another strength lies on the curve through them. `judge` says how well each predictor ranks what is paid, with
+intervals that resample concepts and models, and how near forecasts come. A predictor's sign is chosen on one half of
+the concepts and used on the other.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +43,7 @@ CONCEPTS = {
 }
 READ_AT = (0.1, 0.3, 1.2)
 TOKENS = 48
+KEPT = ("value", "paid_low", "paid_high", "low", "high", "off", "holds")
 NORM = 0.25
 """Shifts of equal norm are this share of the stream's root mean square."""
 
@@ -108,16 +110,13 @@ def measure(options: argparse.Namespace) -> None:
     said = Reading(model, tokenizer, reading)
     print(f"metric and plain readings: {time.process_time() - began:.0f} s", flush=True)
     last = n_layers - 1
-    acts = {}
-    for name, parts in halves.items():
-        x = [
-            [
-                en.collect(model, tokenizer, side, sites="resid_post", layers=[*layers, last], tokens="last", **kwargs)["resid_post"].double()
-                for side in part
-            ]
-            for part in parts
-        ]  # fmt: skip
-        acts[name] = x
+    above = [*layers, last]
+
+    def last_tokens(side, where=above):
+        got = en.collect(model, tokenizer, side, sites="resid_post", layers=where, tokens="last", **kwargs)
+        return got["resid_post"].double()
+
+    acts = {name: [[last_tokens(side) for side in part] for part in parts] for name, parts in halves.items()}
     contrasts = {
         name: Contrast.fit(model, tokenizer, *parts[1], layers=layers, **kwargs) for name, parts in halves.items()
     }
@@ -186,9 +185,7 @@ def measure(options: argparse.Namespace) -> None:
             toward, away = (each.gain(edit, alpha) for each in texts[name])
             row["gained"] = (toward - away) / (2 * row["paid"][0]) ** 0.5
             with en.steer(model, edit, alpha=alpha):
-                moved = en.collect(model, tokenizer, heard, sites="resid_post", layers=[last], tokens="last", **kwargs)[
-                    "resid_post"
-                ][:, 0].double()
+                moved = last_tokens(heard, [last])[:, 0]
             row["side effects"] = float(np.mean([
                 abs(float(((moved - plain_last) @ reader).mean() / (plain_last @ reader).std()))
                 for other, reader in readers.items() if other != name
@@ -227,8 +224,8 @@ def paid(metric, edit, reading, kind, targets=READ_AT) -> dict:
         "kind": kind,
         "strengths": strengths,
         "paid": [reading.kl(edit, alpha) for alpha in strengths],
-        **{name: [getattr(price, name) for price in prices] for name in ("value", "paid_low", "paid_high", "low", "high", "off", "holds")},
-    }  # fmt: skip
+        **{name: [getattr(price, name) for price in prices] for name in KEPT},
+    }
 
 
 def unit(v):
@@ -251,9 +248,20 @@ def accuracy(w, fitted, others) -> float:
 # --- judging ---------------------------------------------------------------------------------------------------------
 
 GEOMETRY = (
-    "E", "E percentile", "whitened E", "variance share, own", "variance share, all", "five components", "probe accuracy",
-    "cross-talk", "logit lens", "agreement", "separation", "Fisher", "limit",
-)  # fmt: skip
+    "E",
+    "E percentile",
+    "whitened E",
+    "variance share, own",
+    "variance share, all",
+    "five components",
+    "probe accuracy",
+    "cross-talk",
+    "logit lens",
+    "agreement",
+    "separation",
+    "Fisher",
+    "limit",
+)
 OUTCOMES = {"probe": "equal probe shift", "norm": "equal norm", "four": "four standard deviations"}
 
 
@@ -292,8 +300,7 @@ def judge(options: argparse.Namespace) -> None:
 
 
 def curve(row, length: float) -> float:
-    """Nats at a length of the direction, on the curve through what was read, straight in logarithms; NaN where the length is not
-    positive."""
+    """Nats at a length, on the curve through what was read, straight in logarithms; NaN where it is not positive."""
     if not length > 0:
         return float("nan")
     x, y = np.log(row["strengths"]), np.log(np.maximum(row["paid"], 1e-9))
@@ -342,22 +349,38 @@ def rho(frame: pd.DataFrame, column: str, outcome: str) -> float:
 
 
 def accuracy_tables(records) -> None:
-    rows = [
-        {"model": r["model"], "layer": row["layer"], "kind": row["kind"].split(",")[0], "target": target, "ratio": p / v,
-         "inside": low <= p <= high, "mean inside": lo <= p <= hi, "off": off, "holds": holds}
-        for r in records for row in r["rows"]
-        for target, p, v, low, high, lo, hi, off, holds in zip(
-            READ_AT if len(row["paid"]) == len(READ_AT) else (0.1, 0.3), row["paid"], row["value"], row["paid_low"],
-            row["paid_high"], row["low"], row["high"], row["off"], row["holds"], strict=True)
-    ]  # fmt: skip
+    rows = []
+    for record, row in ((each, row) for each in records for row in each["rows"]):
+        targets = READ_AT if len(row["paid"]) == len(READ_AT) else (0.1, 0.3)
+        for number, target in enumerate(targets):
+            cell = {name: row[name][number] for name in ("paid", *KEPT)}
+            rows.append(
+                {
+                    "model": record["model"],
+                    "layer": row["layer"],
+                    "kind": row["kind"].split(",")[0],
+                    "target": target,
+                    "ratio": cell["paid"] / cell["value"],
+                    "inside": cell["paid_low"] <= cell["paid"] <= cell["paid_high"],
+                    "mean inside": cell["low"] <= cell["paid"] <= cell["high"],
+                    "holds": cell["holds"],
+                }
+            )
     frame = pd.DataFrame(rows)
 
     def told(part):
-        return pd.Series({
-            "cells": len(part), "5 %": part["ratio"].quantile(0.05), "median": part["ratio"].median(), "95 %": part["ratio"].quantile(0.95),
-            "within 15 %": (part["ratio"] - 1).abs().le(0.15).mean(), "in paid interval": part["inside"].mean(),
-            "in the mean's": part["mean inside"].mean(), "said to hold": part["holds"].mean(),
-        })  # fmt: skip
+        ratio = part["ratio"]
+        numbers = {
+            "cells": len(part),
+            "5 %": ratio.quantile(0.05),
+            "median": ratio.median(),
+            "95 %": ratio.quantile(0.95),
+            "within 15 %": (ratio - 1).abs().le(0.15).mean(),
+            "in paid interval": part["inside"].mean(),
+            "in the mean's": part["mean inside"].mean(),
+            "said to hold": part["holds"].mean(),
+        }
+        return pd.Series(numbers)
 
     upto = frame[frame["target"] <= 0.3]
     concepts = upto[~upto["kind"].str.startswith("natural")]
