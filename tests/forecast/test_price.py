@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 import entangle as en
 from entangle.forecast import ShiftMetric
 from entangle.forecast.departure import departures
-from entangle.forecast.ending import Ending
 from entangle.forecast.rows import rows_of
 from entangle.forecast.scores import row_scores
 from entangle.forecast.span import Span
@@ -106,22 +105,3 @@ def test_what_is_read_departs_from_the_quadratic_where_shifts_are_long_and_not_w
         assert (prices > 0).all()
     assert off[10.0] < 0.05
     assert off[1.0] > 3 * off[10.0]
-
-
-@pytest.mark.parametrize(("model_type", "linear"), [("llama", True), ("gemma2", False)])
-def test_scores_by_the_last_hidden_state_are_those_by_the_logits(
-    model_type: str, linear: bool, tiny_model, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tiny_model(model_type)
-    asked: list[bool] = []
-    hidden = Ending.hidden
-    monkeypatch.setattr(
-        Ending, "hidden", lambda self, logits: asked.append(hidden(self, logits) is not None) or hidden(self, logits)
-    )
-    fast = ShiftMetric.fit(model, tiny_tokenizer, TEXTS, layers=[0, 1], directions=0, progress=False)
-    assert asked == [linear] * len(asked)  # a capped logit is no linear map of the hidden state
-    monkeypatch.setattr(Ending, "hidden", lambda self, logits: None)
-    slow = ShiftMetric.fit(model, tiny_tokenizer, TEXTS, layers=[0, 1], directions=0, progress=False)
-    torch.testing.assert_close(fast.scores, slow.scores, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(fast.observed, slow.observed, atol=1e-5, rtol=1e-4)
-    assert not any(module._forward_hooks for module in model.modules())

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.activations import collect
@@ -34,7 +35,7 @@ class Forecast:
     Attributes:
         frame: One row per concept, method and place; see `foretell`.
         settings: How it was made.
-        metric: The metric it rests on, of the residual stream and of heads' outputs; not saved with it.
+        metric: The metric it rests on; not saved with it.
         contrasts: The contrast of each concept, on the texts that chose nothing; not saved with it.
     """
 
@@ -158,17 +159,18 @@ def foretell(
     options: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "progress": progress}
     halves = {name: _halves(name, *labelled, n_texts, seed) for name, labelled in concepts.items()}
     clean = [clean[i] for i in sorted(np.random.default_rng(seed).permutation(len(clean))[:n_texts])]
-    # One pass over each text for both sites: of all layers, since ITI's heads may be anywhere.
-    sites = ["resid_post", "z"] if has_heads else ["resid_post"]
-    options |= {"sites": sites, "layers": None if has_heads else layers}
-    metric = ShiftMetric.fit(model, tokenizer, clean, samples=samples, positions=1, seed=seed, **options)
-    stream = [key for key in metric.keys if key[0] == "resid_post" and (layers is None or key[1] in layers)]
-    if layers is not None and len(stream) < len(set(layers)):
-        atlas.place("resid_post", next(layer for layer in layers if ("resid_post", layer) not in stream))
+    metric = ShiftMetric.fit(model, tokenizer, clean, layers=layers, samples=samples, positions=1, seed=seed, **options)
+    heads = (
+        ShiftMetric.fit(model, tokenizer, clean, sites="z", samples=samples, positions=1, seed=seed, **options)
+        if has_heads
+        else None
+    )
     rows, contrasts = [], {}
     for name, (choosing, telling) in halves.items():
         toward, away = ([text for text, label in telling if label == side] for side in (0, 1))
-        contrast = contrasts[name] = Contrast.fit(model, tokenizer, toward, away, **options)
+        contrast = Contrast.fit(model, tokenizer, toward, away, layers=layers, **options)
+        contrasts[name] = contrast
+        sites = ["resid_post", "z"] if has_heads else ["resid_post"]
         acts = collect(
             model,
             tokenizer,
@@ -180,19 +182,19 @@ def foretell(
             progress=progress,
         )
         labels = torch.tensor([label for _, label in choosing])
-        for key in stream:
+        for key in metric.keys:
             x = acts["resid_post"][:, acts.layers("resid_post").index(key[1])]
             edit = AddDirection.mean_difference(x, labels, *key)
-            here = metric.only([key])
-            limit = limit_of(here, contrast, seed=seed)
+            limit = limit_of(metric.only([key]), contrast, seed=seed)
             rows.append(_row(name, "natural", key, 1.0, limit))
-            rows.append(_row(name, "CAA", key, _efficiency(here, edit, contrast, limit), limit))
-        if has_heads:
+            rows.append(_row(name, "CAA", key, _efficiency(metric, edit, contrast, [key], limit), limit))
+        if heads is not None:
             n_heads = int(np.prod(acts["z"].shape[1:3]))
             iti = ITI.fit(acts, labels, top_k=top_k or max(1, min(30, n_heads // 4)), seed=seed)
-            here = metric.at("z", sorted({layer for layer, _ in iti.heads}))
-            limit = limit_of(here, contrast, seed=seed)
-            rows.append(_row(name, "ITI", ("z", -1), _efficiency(here, iti, contrast, limit), limit))
+            keys = [key for key in heads.keys if key[1] in {layer for layer, _ in iti.heads}]
+            contrast = Contrast.fit(model, tokenizer, toward, away, sites="z", **options)
+            limit = limit_of(heads.only(keys), contrast, seed=seed)
+            rows.append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, contrast, keys, limit), limit))
     settings = {
         "unit": UNIT,
         "samples": samples,
@@ -226,8 +228,11 @@ def _halves(
     return choosing, telling
 
 
-def _efficiency(metric: ShiftMetric, edit: Edit, contrast: Contrast, limit: Limit) -> float:
-    return metric.gain(edit, contrast) / limit.value if limit.value > 0 else float("nan")
+def _efficiency(metric: ShiftMetric, edit: Edit, contrast: Contrast, keys: Sequence[Key], limit: Limit) -> float:
+    if not limit.value > 0:
+        return float("nan")
+    shift: Tensor = torch.cat([metric.shift(edit)[metric.part(key)] for key in keys])
+    return contrast.at(keys).buys(shift) / (metric.only(keys).length(shift) * limit.value)
 
 
 def _row(concept: str, method: str, key: Key, efficiency: float, limit: Limit) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Samples:
         if len(chosen) == len(self.keys):
             return self
         columns = torch.cat([torch.arange(part.start, part.stop) for part in map(self.part, chosen)])
+        numbers = [self.keys.index(key) for key in chosen]
         changed: dict[str, Any] = {name: getattr(self, name)[..., columns] for name in WIDE}
         numbers = [self.keys.index(key) for key in chosen]
         changed |= {"keys": tuple(chosen), "sizes": tuple(self.sizes[number] for number in numbers), "_spectra": {}}

@@ -8,7 +8,7 @@ once. With y_t the text's own next token the same pass gives the gradient of its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from entangle.errors import EntangleError
-from entangle.forecast.ending import Ending
 from entangle.forecast.span import Span
 from entangle.models.hooks import hooked
 from entangle.models.rows import accepts, pad, pad_id, token_batches
@@ -156,27 +155,38 @@ def _batch_scores(
     )
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise EntangleError(closed)
-    ending = Ending(model)
-    with ending.watched(), hooked((place, watch(number)) for number, place in enumerate(span.places)):
+    with hooked((place, watch(number)) for number, place in enumerate(span.places)):
         output: Tensor = model(**inputs, use_cache=False).logits
     if not output.requires_grad:
         raise EntangleError(closed)
+    order = [shifts[number] for number in range(len(span.places))]
+
+    def gradients(direction: Tensor, last: bool) -> Float[Tensor, "row pos d"]:
+        parts = torch.autograd.grad(output, order, direction.to(output.dtype), retain_graph=not last)
+        return torch.cat([part.float() for part in parts], -1) * shifted[..., None]
+
     counted = counted[:, :-1]
     probabilities = output.detach()[:, :-1].float().softmax(-1)
     if not bool(torch.isfinite(probabilities[counted]).all()):
         raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
-    slope = _slopes(output, ending, [shifts[number] for number in range(len(span.places))], probabilities, counted)
+    base = torch.zeros(output.shape, dtype=torch.float32, device=output.device)
+    base[:, :-1] = -probabilities * counted[..., None]
     keep = [_kept(row, positions, seed) for row, seed in zip(rows, seeds, strict=True)]
 
-    def by_position(tokens: Int[Tensor, "row pos"], last: bool) -> Float[Tensor, "row pos d"]:
-        return slope(tokens, last) * shifted[..., None]
+    def slope(tokens: Int[Tensor, "row pos"], last: bool) -> Float[Tensor, "row pos d"]:
+        """Gradient of log p(tokens), whose slope in the logits is one at the token less the probabilities."""
+        here, ones = tokens[..., None], counted[..., None].float()
+        base[:, :-1].scatter_add_(2, here, ones)
+        result = gradients(base, last)
+        base[:, :-1].scatter_add_(2, here, -ones)
+        return result
 
-    own = by_position(inputs["input_ids"][:, 1:], draws == 0).sum(1)
+    own = slope(inputs["input_ids"][:, 1:], draws == 0).sum(1)
     drawn: list[Tensor] = []
     local: list[list[Tensor]] = [[] for _ in rows]
     choices = _drawn_tokens(probabilities, counted, draws, seeds)
     for draw in range(draws):
-        each = by_position(choices[draw], draw == draws - 1)
+        each = slope(choices[draw], draw == draws - 1)
         drawn.append(each.sum(1))
         for number, where in enumerate(keep):
             local[number].append(each[number, where].cpu())
@@ -199,45 +209,6 @@ def _batch_scores(
             )
         )
     return results
-
-
-def _slopes(
-    output: Float[Tensor, "row pos vocab"],
-    ending: Ending,
-    shifts: Sequence[Float[Tensor, "row pos size"]],
-    probabilities: Float[Tensor, "row before vocab"],
-    counted: Bool[Tensor, "row before"],
-) -> Callable[[Int[Tensor, "row before"], bool], Float[Tensor, "row pos d"]]:
-    """Gradients of sum log p(tokens) by each token's own shift; the last call is told, and frees the graph.
-
-    Through the hidden state before the output projection where that is a linear map, through the logits otherwise.
-    """
-
-    def gradients(end: Tensor, direction: Tensor, last: bool) -> Float[Tensor, "row pos d"]:
-        parts = torch.autograd.grad(end, list(shifts), direction.to(end.dtype), retain_graph=not last)
-        return torch.cat([part.float() for part in parts], -1)
-
-    hidden = ending.hidden(output)
-    if hidden is not None:
-        expected = ending.expected(probabilities)
-
-        def by_hidden(tokens: Int[Tensor, "row before"], last: bool) -> Float[Tensor, "row pos d"]:
-            direction = expected.new_zeros(hidden.shape)
-            direction[:, :-1] = ending.slope(tokens, expected, counted)
-            return gradients(hidden, direction, last)
-
-        return by_hidden
-    base = torch.zeros(output.shape, dtype=torch.float32, device=output.device)
-    base[:, :-1] = -probabilities * counted[..., None]
-
-    def by_logits(tokens: Int[Tensor, "row before"], last: bool) -> Float[Tensor, "row pos d"]:
-        here, ones = tokens[..., None], counted[..., None].float()
-        base[:, :-1].scatter_add_(2, here, ones)
-        result = gradients(output, base, last)
-        base[:, :-1].scatter_add_(2, here, -ones)
-        return result
-
-    return by_logits
 
 
 def _kept(row: Row, positions: int, seed: tuple[int, int]) -> Int[Tensor, " position"]:
