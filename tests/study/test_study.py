@@ -199,62 +199,51 @@ def test_captured_activations_and_finished_conditions_are_kept_on_disk(
         en.study(model, tokenizer, *texts_of("rudeness"), cache=tmp_path, **{**asked, "alphas": [4, 8]})
 
 
-def test_a_layer_whose_probes_cannot_be_fitted_is_told_and_the_others_go_on(
+def test_a_cell_whose_probe_cannot_be_fitted_is_told_and_all_others_go_on(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = steps.fit_probes
 
-    def stubborn(x: Any, y: Any, **options: Any) -> Any:
-        if 1 in options["layers"] and x.ndim == 4:
-            raise EntangleError("not converged after 200 steps: cell (1, 2)")
+    def overflowing(x: Any, y: Any, **options: Any) -> Any:
+        if x.ndim == 4:
+            x = x.clone()
+            x[3, 1, 2, 0] = torch.inf
         return fit(x, y, **options)
 
-    monkeypatch.setattr(steps, "fit_probes", stubborn)
+    monkeypatch.setattr(steps, "fit_probes", overflowing)
     study = en.study(model, tokenizer, *texts_of("rudeness"), **asked)
-    assert list(study.probes["z"].layers or ()) == [0, 2]
-    assert list(study.probes["resid_post"].layers or ()) == [0, 1, 2]
-    assert list(study.missing) == ["probes on z in layer 1"]
+    assert [list(study.probes[site].layers or ()) for site in ("z", "resid_post")] == [[0, 1, 2], [0, 1, 2]]
+    assert (~study.probes["z"].converged).nonzero().tolist() == [[1, 2]]
+    assert list(study.missing) == ["probes on z in layer 1, head 2"]
     assert study.iti is not None
-    assert {layer for layer, _ in study.iti.heads} <= {0, 2}
+    assert (1, 2) not in study.iti.heads
     assert study.tradeoff is not None
     for shown in (study.to_html(), repr(study), study._repr_html_()):
-        assert "not converged after 200 steps" in shown
+        assert "activations hold NaN or inf" in shown
     monkeypatch.setattr(steps, "fit_probes", lambda *_, **__: (_ for _ in ()).throw(EntangleError("nothing converged")))
     with pytest.raises(EntangleError, match="nothing converged"):
         en.study(model, tokenizer, *texts_of("rudeness"), **FEW)
 
 
-def test_a_head_whose_probe_cannot_be_fitted_is_left_out_and_the_rest_of_its_layer_shown(
-    whole: en.Study,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    asked: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_head_whose_probe_does_not_converge_is_left_blank_and_told(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collect = en.collect
+    fit = steps.fit_probes
 
-    def overflown(*given: Any, **options: Any) -> Any:
-        acts = collect(*given, **options)
-        if "z" in acts.sites:
-            acts["z"][3, 1, 2] = torch.inf
-        return acts
+    def stubborn(x: Any, y: Any, **options: Any) -> Any:
+        grid = fit(x, y, **options)
+        if len(grid.shape) == 2:
+            grid.converged[1, [0, 2]] = False
+        return grid
 
-    monkeypatch.setattr(cache, "_HELD", {})
-    monkeypatch.setattr(cache, "collect", overflown)
-    study = en.study(model, tokenizer, *texts_of("rudeness"), **asked)
-    assert list(study.missing) == ["probes on z in layer 1, head 2"]
-    heads, others = study.probes["z"], whole.probes["z"]
-    assert heads.converged.logical_not().nonzero().tolist() == [[1, 2]]
-    assert not heads.constant.any()
-    assert torch.equal(heads.accuracy[heads.converged], others.accuracy[heads.converged])
+    monkeypatch.setattr(steps, "fit_probes", stubborn)
+    study = en.study(model, tokenizer, *texts_of("rudeness"), **FEW)
+    assert study.missing == {"probes on z in layer 1, heads 0, 2": "not converged under any penalty"}
     accuracy = np.array(study.to_dict()["probes"]["z"]["accuracy"], dtype=float)
-    assert np.isnan(accuracy).nonzero() == ([1], [2])
-    assert study.iti is not None
-    assert (1, 2) not in study.iti.heads
-    assert study.tradeoff is not None
+    assert np.isnan(accuracy).nonzero()[1].tolist() == [0, 2]
+    assert study.plot("heads").images[0].get_array().mask.sum() == 2
     for shown in (study.to_html(), repr(study), study._repr_html_()):
-        assert "hold NaN or inf" in shown
-    assert study.plot("heads").images[0].get_array().mask.nonzero() == ([1], [2])
+        assert "not converged under any penalty" in shown
 
 
 def test_a_sweep_that_breaks_off_keeps_what_was_measured_before(

@@ -156,7 +156,7 @@ def _probes(
     reason = ""
     for site in SITES:
         grid, unfitted = probe(site, acts, data.labels, split, studied)
-        missing |= unfitted
+        missing |= {f"probes on {where}": why for where, why in unfitted.items()}
         reason = reason or next(iter(unfitted.values()), "")
         if grid is not None:
             probes[site] = grid

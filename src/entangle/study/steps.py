@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -128,86 +127,40 @@ def probe(
 ) -> tuple[ProbeGrid | None, dict[str, str]]:
     """A logistic probe in every cell of a site.
 
-    A cell that cannot be fitted, or whose probe does not converge, stays in the grid of its layer and is not among
-    `converged`, so that nothing chooses or shows it. Among the permuted labels it counts as a head that is always 0,
-    which can make p-values larger and never smaller.
-
     Returns:
-        The probes of every layer in which a cell could be fitted (None where there is no such layer); and what could
-        not be fitted -> why, such as "probes on z in layer 2, head 5".
+        The probes, None where no cell could be fitted; and where cells could not be, with the reason.
     """
-    layers, x = activations.layers(site), activations[site]
-
-    def fit(rows: torch.Tensor, of: Sequence[int], **settings: Any) -> ProbeGrid:
-        question = studied.question
-        resampling = {"n_permutations": question.n_permutations, "n_resamples": question.n_resamples}
-        options: dict[str, Any] = {"seed": question.seed, "progress": studied.progress, **resampling, **settings}
-        return fit_probes(rows, labels, split=split, layers=list(of), fingerprint=activations.fingerprint, **options)
-
+    layers = activations.layers(site)
     try:
-        grid = fit(x, layers)
-        reasons: dict[tuple[int, ...], str] = {}
-    except EntangleError:
-        reasons = _reasons(x, layers, partial(fit, n_permutations=0, n_resamples=1, progress=False))
-        fitted = torch.ones(x.shape[1:-1], dtype=torch.bool)
-        for cell in reasons:
-            fitted[cell] = False
-        kept = [i for i in range(len(layers)) if bool(fitted[i].any())]
-        if not kept:
-            return None, _told(site, layers, fitted, reasons)
-        grid = _without(
-            fit(x[:, kept].masked_fill(~fitted[kept][..., None], 0), [layers[i] for i in kept]), fitted[kept]
+        grid = fit_probes(
+            activations[site],
+            labels,
+            split=split,
+            layers=layers,
+            fingerprint=activations.fingerprint,
+            n_permutations=studied.question.n_permutations,
+            n_resamples=studied.question.n_resamples,
+            seed=studied.question.seed,
+            broken="mark",
+            progress=studied.progress,
         )
-        for i, row in zip(kept, grid.converged, strict=True):
-            fitted[i] = row
-    else:
-        fitted = grid.converged
-    return (grid if bool(grid.converged.any()) else None), _told(site, layers, fitted, reasons)
+    except EntangleError as error:
+        return None, {site: str(error)}
+    names = (f"{site} in layer {layers[layer]}" + "".join(f", head {i}" for i in head) for layer, *head in grid.broken)
+    return grid, dict(zip(names, grid.broken.values(), strict=True)) | _unconverged(site, layers, grid)
 
 
-def _reasons(
-    x: torch.Tensor, layers: Sequence[int], fit: Callable[[torch.Tensor, Sequence[int]], ProbeGrid]
-) -> dict[tuple[int, ...], str]:
-    """Why the cells that cannot be fitted cannot, each tried by itself in the layers that cannot be fitted whole."""
-
-    def reason(rows: torch.Tensor, layer: int) -> str:
-        try:
-            fit(rows, [layer])
-        except EntangleError as error:
-            return str(error)
-        return ""
-
-    reasons: dict[tuple[int, ...], str] = {}
-    for i, layer in enumerate(layers):
-        of_layer = reason(x[:, [i]], layer)
-        if of_layer:
-            heads = range(x.shape[2] if x.ndim == 4 else 0)
-            of_heads: dict[tuple[int, ...], str] = {
-                (i, head): reason(x[:, [i], head : head + 1], layer) for head in heads
-            }
-            reasons |= {cell: why for cell, why in of_heads.items() if why} or {(i,): of_layer}
-    return reasons
-
-
-def _without(grid: ProbeGrid, fitted: torch.Tensor) -> ProbeGrid:
-    """The grid with the cells that were filled with zeros marked as what they are: not fitted, and not constant."""
-    constant = [cell for cell in grid.settings["constant_cells"] if bool(fitted[tuple(cell)])]
-    return replace(grid, converged=grid.converged & fitted, settings={**grid.settings, "constant_cells": constant})
-
-
-def _told(
-    site: str, layers: Sequence[int], fitted: torch.Tensor, reasons: Mapping[tuple[int, ...], str]
-) -> dict[str, str]:
-    """Each layer's cells that were not fitted -> why the first of them was not."""
-    missing = {}
-    for i, layer in enumerate(layers):
-        cells = (~fitted[i].reshape(-1)).nonzero()[:, 0].tolist()
-        if cells:
-            part = len(cells) < fitted[i].numel()
-            heads = f", head{'s' if len(cells) > 1 else ''} {', '.join(map(str, cells))}" if part else ""
-            why = reasons.get((i,)) or reasons.get((i, cells[0])) or "not converged under any penalty"
-            missing[f"probes on {site} in layer {layer}{heads}"] = why
-    return missing
+def _unconverged(site: str, layers: Sequence[int], grid: ProbeGrid) -> dict[str, str]:
+    """Where probes did not converge, layer by layer; they are in no choice and not shown."""
+    heads: dict[int, list[str]] = {}
+    for layer, *head in (~grid.converged).nonzero().tolist():
+        if (layer, *head) not in grid.broken:
+            heads.setdefault(layers[layer], []).extend(map(str, head))
+    names = {
+        layer: f", head{'s' if len(some) > 1 else ''} {', '.join(some)}" if some else ""
+        for layer, some in heads.items()
+    }
+    return {f"{site} in layer {layer}{name}": "not converged under any penalty" for layer, name in names.items()}
 
 
 def fitting_rows(data: LabelledTexts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
