@@ -18,7 +18,7 @@ from entangle.probes.judging.baselines import (
     mean_embeddings,
     random_direction,
 )
-from entangle.probes.judging.compare import Comparison, compare
+from entangle.probes.judging.compare import GridComparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.null import permuted_within
@@ -33,8 +33,8 @@ __all__ = [
     "PROBES",
     "BaselineResult",
     "CodeLength",
-    "Comparison",
     "Design",
+    "GridComparison",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",
