@@ -1,6 +1,6 @@
 """How entangled is a concept in a model, and what does it cost to steer it out?"""
 
-from entangle import composition, data, metrics, probes, toy
+from entangle import composition, data, interventions, metrics, probes, toy
 from entangle.activations import Activations, Turn, collect
 from entangle.concepts import EntanglementReport, entanglement_report
 from entangle.directions import Directions
@@ -90,6 +90,7 @@ __all__ = [
     "entanglement",
     "entanglement_report",
     "fit_probes",
+    "interventions",
     "load_baked",
     "metrics",
     "probes",

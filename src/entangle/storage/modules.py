@@ -16,7 +16,14 @@ INTERNAL = frozenset(vars(nn.Module()))
 # What running, loading or training leaves behind without changing what is computed.
 LEFT_BEHIND = frozenset(
     [
-        *("_gradient_checkpointing_func", "_is_hf_initialized", "_old_forward", "_weight_conversions", "forward"),
+        *(
+            *("__nnsight_forward__", "__path__"),
+            "_gradient_checkpointing_func",
+            "_is_hf_initialized",
+            "_old_forward",
+            "_weight_conversions",
+            "forward",
+        ),
         *("all_tied_weights_keys", "compute_type_is_set", "conv1d_state", "device_map", "generate"),
         *("gradient_checkpointing", "hf_device_map", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_parallelizable"),
         *("is_quantized", "kernel_config", "loss_type", "max_seq_len_cached", "model_parallel", "name_or_path"),
