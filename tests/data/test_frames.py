@@ -52,10 +52,10 @@ def test_polars_frames_are_read():
 
 
 def test_the_order_of_labels_is_the_one_that_the_data_state():
-    stated = pd.DataFrame(RECORDS).astype({"label": pd.CategoricalDtype(["zealous", "calm"])})
+    stated = pd.DataFrame(RECORDS).astype({"label": pd.CategoricalDtype(["zealous", "calm"], ordered=True)})
     assert load_labelled(stated).label_names == ("zealous", "calm")
-    turned = pd.DataFrame(RECORDS).astype({"label": pd.CategoricalDtype(["calm", "zealous"])})
-    assert load_labelled(turned).label_names == ("calm", "zealous")  # the control
+    turned = pd.DataFrame(RECORDS).astype({"label": pd.CategoricalDtype(["zealous", "calm"])})
+    assert load_labelled(turned).label_names == ("calm", "zealous")  # no order is stated
     found = load_labelled(as_classes())
     assert found.label_names == ("zealous", "calm")
     assert found.labels.tolist() == [0, 1] * 4

@@ -36,7 +36,7 @@ def table_name(source: Any) -> str:
 def frame_rows(source: Any) -> Rows:
     """The rows of a table in memory, with the words that name each.
 
-    Names of class labels, of pandas' categories and of polars' Enum keep the order that the data give them.
+    Names of class labels, of pandas' ordered categories and of polars' Enum keep the order that the data give them.
 
     Args:
         source: A pandas or polars frame, a pyarrow table, a `datasets.Dataset` or `DatasetDict` (whose splits become
@@ -87,9 +87,9 @@ def _pandas(frame: Any) -> Rows:
     values: list[list[Any]] = []
     for position in range(len(columns)):
         column = frame.iloc[:, position]
-        categories = getattr(column.dtype, "categories", None)
-        given = categories is not None and all(isinstance(name, str) for name in categories)
-        orders.append(tuple(categories or ()) if given else None)
+        categories: Any = getattr(column.dtype, "categories", ())
+        given = getattr(column.dtype, "ordered", False) and all(isinstance(name, str) for name in categories)
+        orders.append(tuple(categories) if given else None)
         missing = column.isna().tolist()
         plain = column.cat.codes.tolist() if given else column.astype(object).tolist()
         values.append([None if gone else value for value, gone in zip(plain, missing, strict=True)])
