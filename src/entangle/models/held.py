@@ -50,7 +50,12 @@ def held(model: Any) -> Any:
 
 
 def underlying(model: Any) -> Any:
-    """The HuggingFace model that computes: what `held` gives, and of a TransformerLens bridge the model in that."""
+    """The HuggingFace model that computes: what `held` gives, and of a TransformerLens bridge the model in that.
+
+    Example:
+        >>> en.models.underlying(model) is model
+        True
+    """
     module = held(model)
     original = vars(module).get("_modules", {}).get("original_model") or vars(module).get("original_model")
     return original if type(module).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else module
