@@ -16,7 +16,12 @@ Rows = Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def is_table(source: Any) -> bool:
-    """Whether it is rows with named columns, in memory."""
+    """Whether it is rows with named columns, in memory.
+
+    Example:
+        >>> is_table([{"text": "good morning", "label": 0}]), is_table(["good morning"]), is_table("posts.csv")
+        (True, False, False)
+    """
     if isinstance(source, str | bytes):
         return False
     if isinstance(source, Mapping):

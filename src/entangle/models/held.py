@@ -62,7 +62,13 @@ def underlying(model: Any) -> Any:
 
 
 def own_tokenizer(model: Any, tokenizer: Any) -> Any:
-    """The tokenizer given, or where that is None the one that the holder of a model keeps beside it."""
+    """The tokenizer given, or where that is None the one that the holder of a model keeps beside it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> own_tokenizer(SimpleNamespace(model=model, tokenizer=tokenizer), None) is tokenizer
+        True
+    """
     if tokenizer is not None or isinstance(model, str):
         return tokenizer
     return getattr(model, "__dict__", {}).get("tokenizer")
@@ -76,7 +82,14 @@ def is_traced(module: nn.Module) -> bool:
 
 
 def untraced(model: nn.Module) -> nn.Module:
-    """The model, a copy that nobody else has, without what nnsight put on it: its modules run their own forward."""
+    """The model, a copy that nobody else has, without what nnsight put on it: its modules run their own forward.
+
+    Example:
+        >>> from copy import deepcopy
+        >>> copied = deepcopy(model)
+        >>> untraced(copied) is copied
+        True
+    """
     for module in model.modules():
         if is_traced(module):
             for name in ("forward", "__nnsight_forward__", "__nnsight__"):

@@ -38,7 +38,7 @@ class FittedProbe(ClassifierMixin, TransformerMixin, BaseEstimator):  # type: ig
 
     Example:
         >>> probe = FittedProbe(np.array([[1.0, 0.0]]), np.array([-1.0]), np.array(["no", "yes"]))
-        >>> list(probe.predict([[3.0, 0.0], [0.0, 9.0]]))
+        >>> probe.predict([[3.0, 0.0], [0.0, 9.0]]).tolist()
         ['yes', 'no']
     """
 

@@ -367,7 +367,7 @@ class ProbeGrid:
         if not inside:
             raise EntangleError(f"the grid {self.shape} has no cell {given}")
         index = tuple(i % n for i, n in zip(given, self.shape, strict=True))
-        accuracy = [float(part[index]) for part in self.interval]
+        accuracy = [float(torch.as_tensor(part)[index]) for part in self.interval]
         about = {
             "probe": str(self.settings["probe"]),
             "accuracy": accuracy[0],

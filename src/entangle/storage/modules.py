@@ -33,6 +33,8 @@ LEFT_BEHIND = frozenset(
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial)
 # Wrappers that hold a model and compute the same, and what they call it.
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+# Packages that put modules of their own beside a model's, for what they trace and nothing that is computed.
+TRACERS = frozenset(("nnsight", "nnterp"))
 # Packages whose code their version tells; of any other class the code of `forward` is looked at.
 VERSIONED = frozenset(("accelerate", "bitsandbytes", "entangle", "peft", "torch", "transformer_lens", "transformers"))
 
@@ -79,6 +81,7 @@ def settings_of(module: nn.Module) -> dict[str, Any]:
     return {
         path: (type(part).__qualname__, _code(type(part).forward), attributes(part))
         for path, part in unwrapped(module).named_modules(remove_duplicate=False)
+        if type(part).__module__.partition(".")[0] not in TRACERS
     }
 
 

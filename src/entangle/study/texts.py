@@ -185,8 +185,8 @@ def _named(name: str, concepts: Concepts | None) -> list[tuple[str, Labelled]]:
 
 
 def _texts(texts: Texts, what: str) -> list[str]:
-    read = Path(texts) if isinstance(texts, str | PathLike) else texts
-    listed = load_texts(read) if isinstance(read, Path) or is_table(read) else list(texts)
+    read: Any = Path(texts) if isinstance(texts, str | PathLike) else texts
+    listed = load_texts(read) if isinstance(read, Path) or is_table(read) else list(read)
     wrong = [i for i, text in enumerate(listed) if not isinstance(text, str) or not text.strip()]
     if wrong or not listed:
         got = f"number {wrong[0]} is {listed[wrong[0]]!r}" if wrong else "there are none"

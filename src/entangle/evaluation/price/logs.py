@@ -67,6 +67,12 @@ def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path, format: str 
 
     Raises:
         EntangleError: No rows, no such format, or it cannot be written.
+
+    Example:
+        >>> row = {"model": "tiny", "edit": "ITI", "alpha": 4.0, "task": "posts", "metric": "toxicity", "score": 0.2}
+        >>> print(write_rows([row], "rows.jsonl").read_text())
+        {"model": "tiny", "edit": "ITI", "alpha": 4.0, "task": "posts", "metric": "toxicity", "score": 0.2}
+        <BLANKLINE>
     """
     if format not in FORMATS:
         raise EntangleError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")

@@ -127,6 +127,15 @@ class TranscoderFeature(Edit):
         layer: The layer it reads.
         site_out: Where it writes, in the same layer or a later one.
         layer_out: The layer it writes.
+
+    Example:
+        >>> d = model.config.hidden_size
+        >>> weights = {"W_enc": torch.eye(d), "W_dec": torch.eye(d), "b_enc": torch.zeros(d), "b_dec": torch.zeros(d)}
+        >>> places = "blocks.1.hook_resid_mid", "blocks.1.mlp.hook_out"
+        >>> transcoder = en.interventions.Transcoder({"architecture": "transcoder"}, weights, *places)
+        >>> edit = TranscoderFeature(transcoder, 3, 0.0, layer=1, layer_out=1)
+        >>> with torch.no_grad(), en.steer(model, edit):
+        ...     _ = model(**tokenizer("Thank you", return_tensors="pt"))
     """
 
     transcoder: SparseAutoencoder

@@ -36,6 +36,15 @@ class Autoencoder(nn.Module):
         config: What its directory says of it.
         W_enc: Encoder `[d, feature]`.
         W_dec: Decoder `[feature, d]`.
+
+    Example:
+        >>> d = model.config.hidden_size
+        >>> weights = {"W_enc": torch.eye(d), "W_dec": torch.eye(d), "b_enc": torch.zeros(d), "b_dec": torch.zeros(d)}
+        >>> sae = Autoencoder({"architecture": "standard"}, weights, "blocks.1.hook_resid_post")
+        >>> sae.site, sae.layer, int(sae.encode(torch.ones(d)).sum()) == d
+        ('resid_post', 1, True)
+        >>> with torch.no_grad(), en.steer(model, sae.feature(3)):
+        ...     _ = model(**tokenizer("Thank you", return_tensors="pt"))
     """
 
     W_enc: Tensor
@@ -48,7 +57,7 @@ class Autoencoder(nn.Module):
         self.normalisation = str(config.get("normalize_activations", "none"))
         self.rescaled = bool(config.get("rescale_acts_by_decoder_norm", False))
         self.centred = bool(config.get("apply_b_dec_to_input", True))
-        self.site, self.layer = place_named(name) or (name, None)
+        self.site, self.layer = _placed(name)
         for key, tensor in weights.items():
             self.register_buffer(key, tensor)
         self._undo: tuple[Tensor, Tensor] | None = None
@@ -118,11 +127,19 @@ class Transcoder(Autoencoder):
     Attributes:
         site_out: Where it writes, as `site`.
         layer_out: The layer it writes.
+
+    Example:
+        >>> d = model.config.hidden_size
+        >>> weights = {"W_enc": torch.eye(d), "W_dec": torch.eye(d), "b_enc": torch.zeros(d), "b_dec": torch.zeros(d)}
+        >>> places = "blocks.1.hook_resid_mid", "blocks.1.mlp.hook_out"
+        >>> transcoder = Transcoder({"architecture": "transcoder"}, weights, *places)
+        >>> transcoder.site, transcoder.site_out
+        ('resid_mid', 'mlp_out')
     """
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Tensor], name: str, name_out: str) -> None:
         super().__init__({**config, "apply_b_dec_to_input": False}, weights, name)
-        self.site_out, self.layer_out = place_named(name_out) or (name_out, None)
+        self.site_out, self.layer_out = _placed(name_out)
 
     def decode(self, feature_acts: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch d_out"]:
         """What the features write, without what a skip connection adds."""
@@ -175,6 +192,11 @@ def read_saelens(path: Path, site: str | None = None, site_out: str | None = Non
     if kind in TRANSCODERS:
         return Transcoder(config, weights, str(name), str(name_out)).eval()
     return Autoencoder(config, weights, str(name)).eval()
+
+
+def _placed(name: str) -> tuple[str, int | None]:
+    """Site and layer of a name, or the name itself where only a model tells."""
+    return place_named(name) or (name, None)
 
 
 def _check(config: Mapping[str, Any], path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
+from entangle.interventions.edit import Edit
 from entangle.interventions.edits.directions import AddDirection, Affine, Compose, Set
 from entangle.interventions.files import KIND, from_pretrained
 from entangle.interventions.foreign.autoencoders import SETTINGS, Autoencoder, read_saelens
@@ -61,9 +62,11 @@ def read(
             cannot be told.
 
     Example:
-        >>> edit = read("persona.pt", model=model, layer=12)  # doctest: +SKIP
-        >>> with steer(model, edit, alpha=2):  # doctest: +SKIP
-        ...     model.generate(...)
+        >>> vector = en.AddDirection(torch.ones(model.config.hidden_size), "resid_post", 1)
+        >>> path = vector.export("vector.pt", format="steering-vectors", model=model)
+        >>> edit = read(path, model=model)
+        >>> edit.site, edit.layer
+        ('resid_post', 1)
     """
     place, inner = Path(path), None if model is None else underlying(model)
     if not place.exists():
@@ -159,10 +162,12 @@ def _steered(loaded: Mapping[str, Mapping[str, Any]], model: Any, path: Path) ->
     """Every hookpoint's addition or clamping, at the place that its module's output is."""
     if model is None:
         raise EntangleError(f"{path} names modules ({next(iter(loaded))!r}), which only a model can place: pass model=")
-    atlas, edits = Atlas(model), []
+    atlas = Atlas(model)
+    edits: list[Edit] = []
     for name, settings in loaded.items():
         vector, strength = settings["steering_vector"], float(settings.get("steering_coefficient", 1.0))
-        action, bias = settings.get("action", "add"), settings.get("bias")
+        action: Any = settings.get("action", "add")
+        bias: Any = settings.get("bias")
         if not is_numbers(vector) or vector.numel() != vector.shape[-1] or settings.get("head_index") is not None:
             raise EntangleError(
                 f"{path} has no single vector [d] for the whole width at {name!r}: one per head, or per position, "
@@ -174,7 +179,7 @@ def _steered(loaded: Mapping[str, Mapping[str, Any]], model: Any, path: Path) ->
             edits.append(AddDirection(strength * vector, place.site, place.layer))
         elif action == "clamp" and bias is None:
             edits.append(Set(vector, strength, place.site, place.layer))
-        elif action == "clamp":
+        elif action == "clamp" and is_numbers(bias):
             unit = vector / torch.linalg.vector_norm(vector)
             edits.append(
                 Affine(
