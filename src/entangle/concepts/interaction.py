@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
-from entangle.models.held import own_tokenizer, underlying
 from entangle.models.hooks import hooked
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import encode_rows, run_rows, special_ids, token_batches
 
 

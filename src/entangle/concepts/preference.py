@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.metrics import ches
-from entangle.models.held import own_tokenizer, underlying
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import batch_of, bos_id, check_ids, encode, token_batches
 
 

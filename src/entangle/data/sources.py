@@ -34,7 +34,7 @@ def rows(source: Any) -> Iterator[Row]:
     names.
 
     Raises:
-        EntangleError: where there is no such file or data set, it is empty, or a line cannot be read.
+        EntangleError: Where there is no such file or data set, it is empty, or a line cannot be read.
     """
     if not isinstance(source, str | Path):
         if is_table(source):

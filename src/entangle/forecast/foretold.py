@@ -20,7 +20,7 @@ from entangle.forecast.metric import ShiftMetric
 from entangle.forecast.span import Key
 from entangle.interventions import ITI, AddDirection, Edit
 from entangle.models import Atlas
-from entangle.models.held import own_tokenizer, underlying
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import context_length
 
 UNIT = 0.1

@@ -8,7 +8,6 @@ from entangle.models.fingerprint import (
     is_hooked,
     tokenizer_fingerprint,
 )
-from entangle.models.held import held, own_tokenizer, underlying, untraced
 from entangle.models.hooks import (
     Handle,
     HookFunction,
@@ -18,7 +17,6 @@ from entangle.models.hooks import (
     hooked,
     on_input,
     on_output,
-    refuse_compiled,
     task,
     tell,
 )
@@ -32,8 +30,10 @@ from entangle.models.loading import (
     refuse_code,
 )
 from entangle.models.loading.gguf import unmark
+from entangle.models.loading.held import held, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import (
     UNLIMITED,

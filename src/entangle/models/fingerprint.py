@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
-from entangle.models.held import TRACER, held, is_traced, underlying
 from entangle.models.loading.gguf import is_marked
+from entangle.models.loading.held import TRACER, held, is_traced, underlying
 from entangle.storage.digest import digest, weights_hash
 from entangle.storage.modules import settings_of, unwrapped
 

@@ -13,7 +13,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Method, Subject
 from entangle.interventions import Edit
-from entangle.models.held import own_tokenizer, underlying
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import NotFiniteError
-from entangle.models.held import own_tokenizer, underlying
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import accepts, context_length, encode
 from entangle.models.tokens import vocabulary_size
 from entangle.models.trace import evaluating

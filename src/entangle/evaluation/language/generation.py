@@ -28,7 +28,7 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
-from entangle.models.held import own_tokenizer, underlying
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import (
     UNLIMITED,
     accepts,

@@ -24,7 +24,7 @@ from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
 from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
-from entangle.models.held import own_tokenizer, underlying
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.storage.digest import digest
 
 PLAIN = ""

@@ -20,7 +20,7 @@ from entangle.interventions.weights.bake import constants
 from entangle.interventions.weights.requests import easysteer, steering_vectors, vllm_lens
 from entangle.models.atlas import Atlas, hook_name
 from entangle.models.fingerprint import check_fingerprint
-from entangle.models.held import underlying
+from entangle.models.loading.held import underlying
 from entangle.models.place import Place
 from entangle.storage.files import on_disk, replacing
 
@@ -29,8 +29,8 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: Any, alpha: 
     """Write an edit, at one strength, for another tool.
 
     Args:
-        edit: an affine edit.
-        path: the file to write.
+        edit: An affine edit.
+        path: The file to write.
         format: What for; all add vectors to the outputs of modules at every position, at the strength that the tool
             calls 1:
 
@@ -43,14 +43,14 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: Any, alpha: 
               or of MLPs.
             - `"vllm-lens"` (`SamplingParams(**json.load(file))`): constants at `resid_post`.
             - `"easysteer"` (`SteeringSpec(**json.load(file))`): constants at `resid_post`.
-        model: the model it is for.
-        alpha: the strength, which the file fixes.
+        model: The model it is for.
+        alpha: The strength, which the file fixes.
 
     Returns:
         The path.
 
     Raises:
-        EntangleError: if the format is unknown or cannot say what the edit does, or a file of another kind is there.
+        EntangleError: If the format is unknown or cannot say what the edit does, or a file of another kind is there.
 
     Example:
         >>> _ = en.interventions.export(iti, "steer.pt", format="lm-eval", model=model, alpha=8.0)
@@ -141,9 +141,9 @@ def transformer_lens_hooks(
     """The edit as TransformerLens hooks: `bridge.run_with_hooks(tokens, fwd_hooks=hooks)`.
 
     Args:
-        edit: any edit.
-        model: the HuggingFace model, for its sizes.
-        alpha: the strength.
+        edit: Any edit.
+        model: The HuggingFace model, for its sizes.
+        alpha: The strength.
 
     Returns:
         (hook name, function) pairs; at `attn.hook_z` the functions take `[batch pos n_heads d_head]`.
