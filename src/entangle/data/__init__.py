@@ -2,13 +2,14 @@
 
 from entangle.data import corpus
 from entangle.data.frames import is_table
-from entangle.data.labels import Labels, plain, read_labels, same_index
+from entangle.data.labels import Labels, as_text, read_labels, same_index
 from entangle.data.loading import load_described, load_labelled, load_pairs, load_texts
 from entangle.data.texts import LabelledTexts, in_order, refuse_half_characters, texts_of
 
 __all__ = [
     "LabelledTexts",
     "Labels",
+    "as_text",
     "corpus",
     "in_order",
     "is_table",
@@ -16,7 +17,6 @@ __all__ = [
     "load_labelled",
     "load_pairs",
     "load_texts",
-    "plain",
     "read_labels",
     "refuse_half_characters",
     "same_index",

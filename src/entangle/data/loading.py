@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from entangle.data.frames import table_name
-from entangle.data.labels import ClassName, plain, read_labels
+from entangle.data.labels import ClassName, as_text, read_labels
 from entangle.data.sources import rows
 from entangle.data.texts import LabelledTexts, refuse_half_characters
 from entangle.errors import EntangleError
@@ -81,16 +81,16 @@ def load_labelled(
     if columns is None:
         raise EntangleError(f"no row of {_called(source)} has {_condition(where)}")
     what = f"labels {columns[1]!r} of {_called(source)}"
-    found = read_labels(raw, positive=positive, two=True, what=what, places=places)
-    names = (found.names[0], found.names[1])
-    keep = _without_duplicates(texts, found.codes, places, names, drop=drop_duplicates)
+    labels_read = read_labels(raw, positive=positive, two=True, what=what, places=places)
+    names = (labels_read.names[0], labels_read.names[1])
+    keep = _without_duplicates(texts, labels_read.codes, places, names, drop=drop_duplicates)
     notes = _duplicates_note(texts, keep, splits, _called(source))
     notes += [
         f"{_called(source)} has no column {asked!r}: {used!r} was read as it."
         for asked, used in zip((text, label), columns, strict=True)
         if asked != used
     ]
-    labels = found.codes[keep]
+    labels = labels_read.codes[keep]
     if limit is not None:
         sampled = _stratified(labels, limit, seed, _called(source))
         keep, labels = keep[sampled], labels[sampled]
@@ -100,7 +100,7 @@ def load_labelled(
         name=_name(source),
         label_names=names,
         splits=[splits[i] for i in keep] if any(splits) else None,
-        rule=found.rule,
+        rule=labels_read.rule,
         notes=notes,
     )
 
@@ -164,16 +164,16 @@ def load_described(
     if limit is not None and limit < 1:
         raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
     name = _name(source)
-    found: list[tuple[str, dict[str, str]]] = []
+    described: list[tuple[str, dict[str, str]]] = []
     for place, fields in rows(source):
         if _selected(fields, where, place) and _small(fields, at_most, place):
             known = {column: _known({"file": name, **fields}, column, place) for column in columns}
-            found.append((_text(fields, field, place), known))
-            if len(found) == limit:
+            described.append((_text(fields, field, place), known))
+            if len(described) == limit:
                 break
-    if not found:
+    if not described:
         raise EntangleError(f"no row of {_called(source)} has {_condition(where, at_most)}")
-    return found
+    return described
 
 
 def load_pairs(
@@ -235,7 +235,7 @@ def _name(source: Any) -> str:
 
 
 def _condition(where: Mapping[str, Any] | None, at_most: Mapping[str, float] | None = None) -> str:
-    conditions = [f"{key} = {plain(value)}" for key, value in (where or {}).items()]
+    conditions = [f"{key} = {as_text(value)}" for key, value in (where or {}).items()]
     conditions += [f"{key} <= {limit}" for key, limit in (at_most or {}).items()]
     return " and ".join(conditions) or "a text"
 
@@ -250,7 +250,7 @@ def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
 
 def _selected(fields: Mapping[str, Any], where: Mapping[str, Any] | None, place: str) -> bool:
     return all(
-        plain(_column(fields, key, place)).lower() == plain(value).lower() for key, value in (where or {}).items()
+        as_text(_column(fields, key, place)).lower() == as_text(value).lower() for key, value in (where or {}).items()
     )
 
 
@@ -279,7 +279,7 @@ def _known(fields: Mapping[str, Any], column: str, place: str) -> str:
     value = _column(fields, column, place)
     if value is None or not str(value).strip():
         raise EntangleError(f"{place} has nothing in {column!r}: fill it in, or drop the row")
-    return plain(value)
+    return as_text(value)
 
 
 def _label(fields: Mapping[str, Any], column: str, place: str) -> Any:
