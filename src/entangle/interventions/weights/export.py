@@ -28,21 +28,22 @@ from entangle.storage.files import on_disk, replacing
 def export(edit: BaseEdit, path: str | Path, *, format: str, model: Any, alpha: float | str = 1.0) -> Path:
     """Write an edit, at one strength, for another tool.
 
+    All add vectors to the outputs of modules at every position, at the strength that the tool calls 1:
+
+    - `"lm-eval"`, lm-evaluation-harness (`--model steered --model_args pretrained=...,steer_path=PATH`): any constant,
+      on the output of the place's module.
+    - `"gguf"`, llama.cpp (`--control-vector PATH`): constants at `resid_post` from layer 1 on.
+    - `"repeng"`, repeng (`ControlVector.import_gguf(PATH)`): constants at `resid_post`; llama.cpp reads it too where
+      layer 0 has none.
+    - `"steering-vectors"` (`SteeringVector(**torch.load(PATH))`): constants at `resid_post`, or of attentions, or of
+      MLPs.
+    - `"vllm-lens"` (`SamplingParams(**json.load(file))`): constants at `resid_post`.
+    - `"easysteer"` (`SteeringSpec(**json.load(file))`): constants at `resid_post`.
+
     Args:
         edit: An affine edit.
         path: The file to write.
-        format: What for; all add vectors to the outputs of modules at every position, at the strength that the tool
-            calls 1:
-
-            - `"lm-eval"`, lm-evaluation-harness (`--model steered --model_args pretrained=...,steer_path=PATH`): any
-              constant, on the output of the place's module.
-            - `"gguf"`, llama.cpp (`--control-vector PATH`): constants at `resid_post` from layer 1 on.
-            - `"repeng"`, repeng (`ControlVector.import_gguf(PATH)`): constants at `resid_post`; llama.cpp reads it too
-              where layer 0 has none.
-            - `"steering-vectors"` (`SteeringVector(**torch.load(PATH))`): constants at `resid_post`, or of attentions,
-              or of MLPs.
-            - `"vllm-lens"` (`SamplingParams(**json.load(file))`): constants at `resid_post`.
-            - `"easysteer"` (`SteeringSpec(**json.load(file))`): constants at `resid_post`.
+        format: The tool, by one of the names above.
         model: The model it is for.
         alpha: The strength, which the file fixes.
 
