@@ -18,6 +18,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
 FLOORS = {
     "errors": 0,
     "moved": 0,
+    "progress": 0,
     "storage": 1,
     "metrics": 1,
     "plots": 1,
@@ -38,7 +39,10 @@ FLOORS = {
     "examples": 11,
     "cli": 12,
 }
-HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")
+HEAVY = (
+    *("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft", "gguf", "nnsight", "nnterp", "sae_lens"),
+    *("steering_vectors", "repeng", "onnx", "skl2onnx", "polars", "vllm"),
+)
 
 
 def imports(path: Path) -> set[str]:

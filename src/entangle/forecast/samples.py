@@ -13,10 +13,12 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.forecast.span import Key, slices
 from entangle.forecast.spectrum import Spectrum
+from entangle.models import place_named
 
 WIDE = ("scores", "observed", "means", "local_scores", "local_activations")
 PER_TEXT = (*WIDE, "counted", "shifted", "squares")
 """Names of what is kept of each text."""
+PER_PLACE = ("departures", "departure_prices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,9 @@ class Samples:
         heads: Number of heads and their size, of the places that have heads.
         settings: How it was fitted.
         fingerprint: Of the model.
+        departures: What is paid over what the quadratic says, along some directions of each place (see
+            `entangle.forecast.departure`); no columns where none were read.
+        departure_prices: The quadratic's price there, in nats per token.
         digests: Of the texts, so that an edit that was fitted on some of them is not priced on the same.
     """
 
@@ -52,6 +57,8 @@ class Samples:
     squares: Float[Tensor, "text place"]
     heads: Mapping[Key, tuple[int, int]]
     settings: Mapping[str, Any]
+    departures: Float[Tensor, "place direction"]
+    departure_prices: Float[Tensor, "place direction"]
     digests: tuple[str, ...]
     fingerprint: Mapping[str, Any] | None = None
     _spectra: dict[tuple[Key, ...], Spectrum] = field(default_factory=dict, repr=False)
@@ -80,8 +87,11 @@ class Samples:
             EntangleError: None of its places is meant.
         """
         names = None if sites is None else [sites] if isinstance(sites, str) else list(sites)
+        exact = {place_named(name) for name in names or ()}
         chosen = [
-            key for key in self.keys if (names is None or key[0] in names) and (layers is None or key[1] in layers)
+            key
+            for key in self.keys
+            if key in exact or ((names is None or key[0] in names) and (layers is None or key[1] in layers))
         ]
         if not chosen:
             raise EntangleError(f"the metric knows {self._known()}; got sites={sites}, layers={layers}")
@@ -116,6 +126,7 @@ class Samples:
         numbers = [self.keys.index(key) for key in chosen]
         changed |= {"keys": tuple(chosen), "sizes": tuple(self.sizes[number] for number in numbers), "_spectra": {}}
         changed["squares"] = self.squares[:, numbers]
+        changed |= {name: getattr(self, name)[numbers] for name in PER_PLACE}
         changed["heads"] = {key: value for key, value in self.heads.items() if key in chosen}
         return replace(self, **changed)
 

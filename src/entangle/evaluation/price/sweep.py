@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import transformers
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
@@ -24,6 +23,8 @@ from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
 from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
+from entangle.models.loading.held import own_tokenizer, underlying
+from entangle.progress import progress_bar
 from entangle.storage.digest import digest
 
 PLAIN = ""
@@ -38,7 +39,7 @@ class SweepError(EntangleError):
 
 
 def tradeoff(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     edit: Change | Mapping[str, Change],
     *,
@@ -105,8 +106,8 @@ def tradeoff(
         SweepError: A method or a scorer failed, or no strength has a price; `.partial` and `save_to` have what was
             measured before.
     """
-    methods = _methods(edit)
-    scorers = _scorers(scorer)
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+    methods, scorers = _methods(edit), _scorers(scorer)
     known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
     grid = _grid(methods, alphas, costs)
     if len(prompts) == 1 or len(texts) == 1:
@@ -161,7 +162,7 @@ def tradeoff(
         changed = sorted((c for c in done if (c.method, c.alpha) in order), key=lambda c: order[c.method, c.alpha])
         return Tradeoff(plain[0], tuple(changed), tuple(prompts), tuple(scorers), store.settings) if plain else None
 
-    with tqdm(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
+    with progress_bar(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
         for name, given, cost in [(PLAIN, 0.0, None), *grid]:
             alpha, at = given, f"{cost:g} nats" if cost is not None else f"alpha={given:g}"
             bar.set_postfix_str(f"{name} {at}" if name else "plain")
