@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle import plots
 from entangle.activations import collect
@@ -25,7 +25,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
 from entangle.interventions import AddDirection, steer
 from entangle.metrics import Estimate, bootstrap_mean, bootstrap_ratio, cosines
-from entangle.models import Atlas
+from entangle.models import Atlas, own_tokenizer, underlying
 from entangle.probes import ProbeGrid
 from entangle.progress import progress_bar
 
@@ -130,7 +130,7 @@ def _known(shift: Estimate) -> Estimate:
 
 
 def cross_talk(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     directions: Directions,
     readers: Mapping[str, ProbeGrid],
@@ -187,6 +187,7 @@ def cross_talk(
         >>> bool((talk.shift.value.sum(1).abs() < 1e-3).all())  # opposite pushes cancel in every reading
         True
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if directions.site is None or directions.layer is None:
         raise EntangleError("cross-talk needs to know where to push; give directions their site and layer")
     if set(readers) != set(directions.names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Method, Subject
 from entangle.interventions import Edit
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
 
 
@@ -35,7 +36,7 @@ class PerDocument(NamedTuple):
 
 
 def cross_entropy(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -69,6 +70,7 @@ def cross_entropy(
         >>> bool(nats.mean < np.log(len(tokenizer)))  # better than guessing among 512 tokens
         True
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     subject = Subject(model, tokenizer)
     nats = np.zeros(len(rows))
@@ -80,7 +82,7 @@ def cross_entropy(
 
 
 def language_shift(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -118,13 +120,14 @@ def language_shift(
         >>> float(shift.kl.sum()), bool((shift.agreement == shift.tokens).all())  # at alpha 0 both are one model
         (0.0, True)
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, cache_bytes=0)
     return reading.shift(edit, alpha=alpha, progress=progress)
 
 
 def kl(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -145,6 +148,7 @@ def kl(
         >>> 0 < weak < strong
         True
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     shift = language_shift(
         model,
         tokenizer,
@@ -160,7 +164,7 @@ def kl(
 
 
 def document_rows(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -174,6 +178,7 @@ def document_rows(
         >>> [len(row) for row in rows]
         [8, 8]
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not texts:
         raise EntangleError("cross-entropy needs clean text; got no documents")
     context = context_length(model, tokenizer)

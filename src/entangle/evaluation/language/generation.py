@@ -27,6 +27,7 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import (
     UNLIMITED,
     accepts,
@@ -83,7 +84,7 @@ class Sampling:
 
 
 def continuations(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
@@ -126,6 +127,7 @@ def continuations(
         >>> en.evaluation.continuations(model, tokenizer, prompts[1:2], **few) == together[1:2]  # whatever is beside it
         True
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
     return sample(Subject(model, tokenizer), prompts, sampling, progress=progress)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -17,12 +17,13 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.bench import Bench, Change
-from entangle.evaluation.price.conditions import Store
+from entangle.evaluation.price.conditions import ConditionStore
 from entangle.evaluation.price.result import Tradeoff
 from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
 from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.progress import progress_bar
 from entangle.storage.digest import digest
 
@@ -49,7 +50,7 @@ class SweepError(EntangleError):
 
 
 def tradeoff(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     edit: Change | Mapping[str, Change],
     *,
@@ -127,8 +128,8 @@ def tradeoff(
         >>> bool(frame["kl"].is_monotonic_increasing)  # the stronger, the dearer
         True
     """
-    methods = _methods(edit)
-    scorers = _scorers(scorer)
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+    methods, scorers = _methods(edit), _scorers(scorer)
     known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
     grid = _grid(methods, alphas, costs)
     if len(prompts) == 1 or len(texts) == 1:
@@ -172,7 +173,7 @@ def tradeoff(
         # The width of a batch changes nothing that is measured.
         **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
     }
-    store = Store(save_to, settings)
+    store = ConditionStore(save_to, settings)
 
     keys = [(name, alpha) for name, alpha, cost in grid if cost is None]  # and of those solved, as they are solved
 
