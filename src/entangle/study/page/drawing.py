@@ -90,6 +90,11 @@ class Spot:
         y: Likewise; None for the whole height.
         size: Width and height, in the drawing's numbers; none for a point.
         row: The row of the drawing's numbers that it stands for.
+
+    Example:
+        >>> from entangle.study import Spot
+        >>> Spot(["layer: 1", "head: 2"], x=2, y=1).says[0]
+        'layer: 1'
     """
 
     says: Sequence[str]
