@@ -159,18 +159,16 @@ def foretell(
     options: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "progress": progress}
     halves = {name: _halves(name, *labelled, n_texts, seed) for name, labelled in concepts.items()}
     clean = [clean[i] for i in sorted(np.random.default_rng(seed).permutation(len(clean))[:n_texts])]
-    metric = ShiftMetric.fit(model, tokenizer, clean, layers=layers, samples=samples, positions=1, seed=seed, **options)
-    heads = (
-        ShiftMetric.fit(model, tokenizer, clean, sites="z", samples=samples, positions=1, seed=seed, **options)
-        if has_heads
-        else None
-    )
+    # One pass over a text tells both the residual stream and the heads.
+    sites = ["resid_post", "z"] if has_heads else ["resid_post"]
+    places = [("resid_post", layer) for layer in (atlas.layers("resid_post") if layers is None else layers)]
+    every = ShiftMetric.fit(model, tokenizer, clean, sites=sites, samples=samples, positions=1, seed=seed, **options)
+    metric, heads = every.only(places), every.at("z") if has_heads else None
     rows, contrasts = [], {}
     for name, (choosing, telling) in halves.items():
         toward, away = ([text for text, label in telling if label == side] for side in (0, 1))
-        contrast = Contrast.fit(model, tokenizer, toward, away, layers=layers, **options)
-        contrasts[name] = contrast
-        sites = ["resid_post", "z"] if has_heads else ["resid_post"]
+        bought = Contrast.fit(model, tokenizer, toward, away, sites=sites, **options)
+        contrasts[name] = contrast = bought.at(places)
         acts = collect(
             model,
             tokenizer,
@@ -192,9 +190,8 @@ def foretell(
             n_heads = int(np.prod(acts["z"].shape[1:3]))
             iti = ITI.fit(acts, labels, top_k=top_k or max(1, min(30, n_heads // 4)), seed=seed)
             keys = [key for key in heads.keys if key[1] in {layer for layer, _ in iti.heads}]
-            contrast = Contrast.fit(model, tokenizer, toward, away, sites="z", **options)
-            limit = limit_of(heads.only(keys), contrast, seed=seed)
-            rows.append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, contrast, keys, limit), limit))
+            limit = limit_of(heads.only(keys), bought, seed=seed)
+            rows.append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, bought, keys, limit), limit))
     settings = {
         "unit": UNIT,
         "samples": samples,

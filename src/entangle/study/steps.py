@@ -28,7 +28,7 @@ from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
-from entangle.models import Atlas, fingerprint, is_hooked
+from entangle.models import Atlas, fingerprint, frame, is_hooked
 from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
@@ -273,8 +273,9 @@ def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[st
 def bos_note(clean: Sequence[str], studied: StudiedModel) -> list[str]:
     """A warning when the model reads clean text clearly better with a beginning-of-text token that it was not given."""
     question = studied.question
-    if question.prepend_bos or studied.tokenizer.bos_token_id is None or not clean:
-        return []
+    begin = studied.tokenizer.bos_token_id
+    if question.prepend_bos or begin is None or not clean or begin in frame(studied.tokenizer).opening:
+        return []  # with it, or both ways the same
     some = list(clean[:BOS_DOCUMENTS])
     options: dict[str, Any] = {"max_length": question.max_length, "progress": False}
     without, with_bos = (

@@ -1,0 +1,190 @@
+"""A causal model's last step apart from the rest: hidden states first, then their logits a few positions at a time.
+
+Logits of many tokens are most of what a reading keeps in memory: a quarter of a million for every position of every
+row. They are a function of one position's hidden state alone, so they need never be there all at once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from entangle.errors import EntangleError
+from entangle.models.hooks import Handle, Ours, elsewhere, items_of, replaced_in
+from entangle.models.rows import takes
+
+LOGITS = 2**26
+"""Logits computed at once by default: 256 MB in single precision."""
+_NEAR = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the largest logit; half types round to some hundredths
+_NEAR_HALF = 5e-2
+
+
+class Head:
+    """What makes logits of the last hidden states: the model's own forward, with its body's result given to it.
+
+    Made by `run_body`. The model itself is not touched: hooks on it do not run, other threads may use it meanwhile.
+
+    Args:
+        owner: The model whose forward calls the body and then the head.
+        body: The body's name in it.
+        output: What the body returned.
+        key: Where the hidden states are in that; None where it is the tensor itself.
+    """
+
+    def __init__(self, owner: nn.Module, body: str, output: Any, key: Any) -> None:
+        # Without the hidden states themselves, which may be large and are not used.
+        blank = None if key is None else replaced_in(output, key, torch.empty(0))
+        self.body = _Given(blank, key)
+        self.owner = _with(owner, body, self.body)
+        found = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None
+        names = [name for name, module in owner._modules.items() if module is found]
+        linear = found if type(found) is nn.Linear and names else None
+        self._linear = linear
+        self._chosen = None if linear is None else _Chosen(linear)
+        self._narrow = None if self._chosen is None else _with(self.owner, names[0], self._chosen)
+
+    def __call__(self, states: Float[Tensor, "token d"]) -> Float[Tensor, "token vocab"]:
+        """The logits of hidden states, in the model's own type."""
+        return self._logits(self.owner, states)
+
+    def of_tokens(
+        self, states: Float[Tensor, "token d"], tokens: Int[Tensor, " token"]
+    ) -> Float[Tensor, " token"] | None:
+        """The logit of one token for each hidden state, without the others; None where the head is no plain matrix."""
+        if self._narrow is None or self._chosen is None:
+            return None
+        self._chosen.tokens = tokens
+        return self._logits(self._narrow, states)[:, 0]
+
+    def _logits(self, owner: nn.Module, states: Float[Tensor, "token d"]) -> Float[Tensor, "token logit"]:
+        self.body.states = states[None]
+        ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
+        output = owner.forward(input_ids=ids, use_cache=False)
+        logits: Tensor = output.logits if hasattr(output, "logits") else output[0]
+        return logits[0]
+
+
+def run_body(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Float[Tensor, "row pos d"], Head] | None:
+    """Run a model on a batch, hooks and all, for its hidden states and the head that makes logits of them.
+
+    The head is confirmed: at the last column it makes the logits that the model made.
+
+    Args:
+        model: A causal language model; whatever is on it acts.
+        inputs: Its arguments.
+
+    Returns:
+        Both; None where the model has no body apart, or where the head is not confirmed.
+    """
+    parts = body_of(model)
+    if parts is None:
+        return None
+    owner, name = parts
+    caught: list[Any] = []
+    handle, skip = Handle(), elsewhere()
+
+    def catch(_: nn.Module, __: Any, output: Any) -> None:
+        if not skip():
+            caught.append(output)
+
+    try:
+        handle.put(owner._modules[name], catch, after=True)  # type: ignore[arg-type]
+        output = model(**inputs, use_cache=False, logits_to_keep=1)
+    finally:
+        handle.remove()
+    return _split(owner, name, caught, output, inputs)
+
+
+def chunks(n_tokens: int, vocabulary: int, logits: int = LOGITS) -> Iterator[slice]:
+    """Slices of positions whose logits are at most `logits` numbers, one position or more each."""
+    size = max(1, logits // vocabulary)
+    for start in range(0, n_tokens, size):
+        yield slice(start, min(start + size, n_tokens))
+
+
+def check_chunk(logits: int) -> None:
+    """Refuse a bound that is none.
+
+    Raises:
+        EntangleError: It is below 1.
+    """
+    if logits < 1:
+        raise EntangleError(f"logits must be 1 or more, the numbers computed at once; got {logits}: give more")
+
+
+def body_of(model: nn.Module) -> tuple[nn.Module, str] | None:
+    """The model whose forward calls body and head, and the body's name in it; None where there is no such thing."""
+    if not takes(model, "logits_to_keep") or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return None
+    for owner in model.modules():
+        name = getattr(owner, "base_model_prefix", "")
+        body = owner._modules.get(name) if isinstance(name, str) else None
+        if body is None or not hasattr(owner, "get_output_embeddings"):
+            continue
+        head = owner.get_output_embeddings()
+        if head is None or "forward" in vars(owner) or any(module is head for module in body.modules()):
+            continue
+        foreign = [hook for hook in [*owner._forward_hooks.values()] if not isinstance(hook, Ours)]
+        return None if foreign else (owner, name)  # which may change the logits
+    return None
+
+
+class _Given(nn.Module):
+    """Stands where a body stands and returns the hidden states that are given to it."""
+
+    def __init__(self, output: Any, key: Any) -> None:
+        super().__init__()
+        self.output, self.key = output, key
+        self.states: Tensor | None = None
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        return self.states if self.key is None else replaced_in(self.output, self.key, self.states)  # type: ignore[arg-type]
+
+
+class _Chosen(nn.Module):
+    """Stands where a linear head stands and computes one logit of each hidden state."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.tokens: Tensor | None = None
+
+    def forward(self, states: Float[Tensor, "1 token d"]) -> Float[Tensor, "1 token 1"]:
+        logits = (states * self.weight[self.tokens]).sum(-1, keepdim=True)
+        return logits if self.bias is None else logits + self.bias[self.tokens][None, :, None]
+
+
+def _with(owner: nn.Module, name: str, module: nn.Module) -> nn.Module:
+    """A shallow copy of a module with another child in one place: same weights, nothing changed in the original."""
+    other = copy.copy(owner)
+    other._modules = {**owner._modules, name: module}
+    return other
+
+
+def _split(
+    owner: nn.Module, name: str, caught: list[Any], output: Any, inputs: Mapping[str, Any]
+) -> tuple[Float[Tensor, "row pos d"], Head] | None:
+    """Hidden states and the head, where the head makes of the last ones what the model made of them."""
+    last = getattr(output, "logits", None)
+    shape = next(iter(inputs.values())).shape[:2]
+    if len(caught) != 1 or not isinstance(last, Tensor) or last.shape[:2] != (shape[0], 1):
+        return None
+    (made,) = caught
+    keys = [None] if isinstance(made, Tensor) else [key for key, x in items_of(made) if isinstance(x, Tensor)]
+    if not keys:
+        return None
+    states: Tensor = made if keys[0] is None else made[keys[0]]
+    if states.ndim != 3 or states.shape[:2] != shape:
+        return None
+    head = Head(owner, name, made, keys[0])
+    with torch.no_grad():
+        again = head(states[:, -1])
+    last = last.detach()
+    near = _NEAR.get(last.dtype, _NEAR_HALF) * float(last.abs().nan_to_num(0.0, posinf=0.0).max())
+    same = again.shape == last[:, 0].shape and torch.allclose(again, last[:, 0], rtol=0.0, atol=near, equal_nan=True)
+    return (states, head) if same else None
