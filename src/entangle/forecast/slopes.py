@@ -1,4 +1,4 @@
-"""From what is said of a token to the hidden states that say it, a few positions at a time: a score's first step back."""
+"""A score's first step back: from what is said of a token to the hidden states, a few positions at a time."""
 
 from __future__ import annotations
 

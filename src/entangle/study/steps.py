@@ -270,6 +270,20 @@ def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[st
     ]
 
 
+def massive_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[str]:
+    """Says what E would be without the coordinates that alone may carry every cosine."""
+    report = reports[layer]
+    if not report.massive or report.entanglement_set_aside is None:
+        return []
+    pairs = zip(report.names, report.entanglement.value, report.entanglement_set_aside.value, strict=True)
+    told = "; ".join(f"{name} {before:.2f} with them, {after:.2f} without" for name, before, after in pairs)
+    n_dims = report.settings["n_dims"]
+    return [
+        f"After layer {layer}, {len(report.massive)} of {n_dims} coordinates are massive, and may carry every cosine. "
+        f"E: {told}."
+    ]
+
+
 def bos_note(clean: Sequence[str], studied: StudiedModel) -> list[str]:
     """A warning when the model reads clean text clearly better with a beginning-of-text token that it was not given."""
     question = studied.question

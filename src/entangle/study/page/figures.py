@@ -16,6 +16,7 @@ from entangle.study.wording import interval, number
 
 Numbers = Mapping[str, Any]
 NULLS = ("percentile, uniform", "percentile, covariance")
+ASIDE = ("massive coordinates", "E without them [95 %]")
 
 
 def probe_panels(study: Numbers) -> dict[str, Panel]:
@@ -106,6 +107,14 @@ def _score(score: Numbers) -> list[str]:
     ]
 
 
+def _aside(row: Numbers) -> list[str]:
+    """How many coordinates are massive, and E without them."""
+    if row.get("massive") is None:
+        return ["", ""]
+    without = interval(row["set_aside"], row["set_aside_low"], row["set_aside_high"])
+    return [str(row["massive"]), without if row["massive"] else "the same"]
+
+
 def entanglement_panels(study: Numbers) -> dict[str, Panel]:
     """E over the layers for every concept, and the matrix of cosines after the layer where the concept reads best."""
     table = study["entanglement"]
@@ -130,7 +139,7 @@ def entanglement_panels(study: Numbers) -> dict[str, Panel]:
         "Entanglement of each concept's direction in the residual stream, with 95 % bootstrap intervals, over the band "
         "of random directions.",
         Table(
-            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", *NULLS, "split-half", "variance share"],
+            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", *NULLS, *ASIDE, "split-half", "variance share"],
             [
                 [
                     str(row["layer"]),
@@ -139,6 +148,7 @@ def entanglement_panels(study: Numbers) -> dict[str, Panel]:
                     row["partner"],
                     f"{number(row['null_low'])} – {number(row['null_high'])}",
                     *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
+                    *_aside(row),
                     number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
@@ -162,13 +172,14 @@ def entanglement_tables(study: Numbers) -> list[Table]:
     table = study["entanglement"]
     return [
         Table(
-            ["concept", "E [95 %]", "nearest", *NULLS, "split-half", "variance share"],
+            ["concept", "E [95 %]", "nearest", *NULLS, *ASIDE, "split-half", "variance share"],
             [
                 [
                     row["concept"],
                     interval(row["entanglement"], row["low"], row["high"]),
                     row["partner"],
                     *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
+                    *_aside(row),
                     number(row["split_half"], 2),
                     number(row["variance_share"], 4),
                 ]
@@ -177,7 +188,8 @@ def entanglement_tables(study: Numbers) -> list[Table]:
             ],
             f"After layer {table['best_layer']}. The percentile of E among random directions, uniform and with the "
             "covariance of each concept's own texts. Split-half: the cosine r of a concept's own directions on two "
-            "halves of its texts; noise shrinks cosines with others by about 2r / (1 + r).",
+            "halves of its texts; noise shrinks cosines with others by about 2r / (1 + r). Massive coordinates vary 20 "
+            "times as much as the median one or more, and may carry every cosine: E without them stands beside it.",
         )
     ]
 
