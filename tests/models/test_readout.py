@@ -18,7 +18,7 @@ from entangle.models.readout import body_of, run_body
 from entangle.models.rows import batch_of
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]
-FAMILIES = ["gpt2", "gpt_neox", "llama", "gemma2", "gemma3_text", "phi", "opt", "cohere", "granite"]
+FAMILIES = ["gpt2", "gpt_neox", "llama", "gemma2", "gemma3_text", "phi", "opt", "cohere"]
 
 
 def rows_of(tokenizer):
@@ -27,7 +27,7 @@ def rows_of(tokenizer):
 
 @contextmanager
 def positions_read_out(model) -> Iterator[list[int]]:
-    """How many positions the head gets at each call, and their gradients' sizes with them."""
+    """How many positions the head gets at each call."""
     sizes: list[int] = []
     handle = model.get_output_embeddings().register_forward_pre_hook(
         lambda _, args: sizes.append(args[0].shape[:-1].numel())
@@ -55,7 +55,7 @@ def test_hidden_states_and_head_make_the_logits_that_the_model_makes(family, tin
     # A plain matrix is not always all of it: some families bend or scale its result.
     with torch.no_grad():
         bare = model.get_output_embeddings()(states[1])
-    assert torch.allclose(bare, whole[1], atol=1e-3) == (family not in ("gemma2", "cohere", "granite"))
+    assert torch.allclose(bare, whole[1], atol=1e-3) == (family not in ("gemma2", "cohere"))
 
 
 def test_the_model_is_left_as_it_was_and_other_threads_may_use_it(tiny_model, tiny_tokenizer):
@@ -104,6 +104,8 @@ def test_no_more_logits_than_asked_for_are_made_at_once_and_their_number_changes
     vocabulary = model.config.vocab_size
     edit = en.AddDirection(torch.randn(32, generator=torch.Generator().manual_seed(0)), "resid_post", 1)
     bound = 5 * vocabulary
+    with positions_read_out(model) as probed:  # by `steer`, to find its way about the model
+        en.Atlas(model)
 
     def measured(logits):
         ce = cross_entropy(model, tiny_tokenizer, TEXTS, logits=logits, progress=False)
@@ -112,11 +114,10 @@ def test_no_more_logits_than_asked_for_are_made_at_once_and_their_number_changes
 
     with positions_read_out(model) as sizes:
         few = measured(bound)
-    n_rows = len(TEXTS)
-    assert max(sizes) == 5 > n_rows  # five positions, or the last one of each row
+    assert max(n for n in sizes if n not in probed) == 5  # five positions, or the last one of each of three rows
     with positions_read_out(model) as sizes:
         many = measured(2**26)
-    assert max(sizes) > 5  # the control: without a bound that matters there are more
+    assert max(n for n in sizes if n not in probed) > 5  # the control: without a bound that matters there are more
     np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-5)
     with pytest.raises(EntangleError, match="logits must be 1 or more"):
         cross_entropy(model, tiny_tokenizer, TEXTS, logits=0, progress=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,7 @@ LOGITS = 2**26
 """Logits computed at once by default: 256 MB in single precision."""
 _NEAR = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the largest logit; half types round to some hundredths
 _NEAR_HALF = 5e-2
+_WHOLE: WeakSet[nn.Module] = WeakSet()  # models whose head and body were found not to be told apart
 
 
 class Head:
@@ -31,7 +33,7 @@ class Head:
 
     Args:
         owner: The model whose forward calls the body and then the head.
-        body: The body's name in it.
+        body: The body's path in it.
         output: What the body returned.
         key: Where the hidden states are in that; None where it is the tensor itself.
     """
@@ -81,23 +83,31 @@ def run_body(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Float[Tensor,
     Returns:
         Both; None where the model has no body apart, or where the head is not confirmed.
     """
-    parts = body_of(model)
-    if parts is None:
+    owner = body_of(model)
+    if owner is None:
         return None
-    owner, name = parts
-    caught: list[Any] = []
+    caught: dict[str, list[Any]] = {path: [] for path in _bodies(owner)}
     handle, skip = Handle(), elsewhere()
 
-    def catch(_: nn.Module, __: Any, output: Any) -> None:
-        if not skip():
-            caught.append(output)
+    def catch(path: str) -> Any:
+        def after(_: nn.Module, __: Any, output: Any) -> None:
+            if not skip():
+                caught[path].append(output)
+
+        return after
 
     try:
-        handle.put(owner._modules[name], catch, after=True)  # type: ignore[arg-type]
+        for path in caught:
+            handle.put(owner.get_submodule(path), catch(path), after=True)
         output = model(**inputs, use_cache=False, logits_to_keep=1)
     finally:
         handle.remove()
-    return _split(owner, name, caught, output, inputs)
+    # The outermost that ran: some models call what is inside their base model, and not the base model itself.
+    path = next((path for path, made in caught.items() if made), None)
+    split = None if path is None else _split(owner, path, caught[path], output, inputs)
+    if split is None:
+        _WHOLE.add(owner)  # so that it is not tried again at every batch
+    return split
 
 
 def chunks(n_tokens: int, vocabulary: int, logits: int = LOGITS) -> Iterator[slice]:
@@ -117,21 +127,30 @@ def check_chunk(logits: int) -> None:
         raise EntangleError(f"logits must be 1 or more, the numbers computed at once; got {logits}: give more")
 
 
-def body_of(model: nn.Module) -> tuple[nn.Module, str] | None:
-    """The model whose forward calls body and head, and the body's name in it; None where there is no such thing."""
+def body_of(model: nn.Module) -> nn.Module | None:
+    """The model whose forward calls a body and then a head; None where there is no such thing."""
     if not takes(model, "logits_to_keep") or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return None
     for owner in model.modules():
-        name = getattr(owner, "base_model_prefix", "")
-        body = owner._modules.get(name) if isinstance(name, str) else None
-        if body is None or not hasattr(owner, "get_output_embeddings"):
+        if not hasattr(owner, "get_output_embeddings") or not hasattr(owner, "base_model_prefix"):
             continue
-        head = owner.get_output_embeddings()
-        if head is None or "forward" in vars(owner) or any(module is head for module in body.modules()):
+        if owner in _WHOLE or "forward" in vars(owner) or not _bodies(owner):
             continue
         foreign = [hook for hook in [*owner._forward_hooks.values()] if not isinstance(hook, Ours)]
-        return None if foreign else (owner, name)  # which may change the logits
+        return None if foreign else owner  # which may change the logits
     return None
+
+
+def _bodies(owner: Any) -> list[str]:
+    """Paths of what may be the body of a model with a head, the outermost first."""
+    head = owner.get_output_embeddings()
+    found = [getattr(owner, "base_model", None), owner.get_decoder() if hasattr(owner, "get_decoder") else None]
+    paths = {id(module): path for path, module in owner.named_modules()}
+    return [
+        paths[id(body)]
+        for body in dict.fromkeys(found)
+        if isinstance(body, nn.Module) and paths.get(id(body)) and head is not None and head not in [*body.modules()]
+    ]
 
 
 class _Given(nn.Module):
@@ -159,15 +178,17 @@ class _Chosen(nn.Module):
         return logits if self.bias is None else logits + self.bias[self.tokens][None, :, None]
 
 
-def _with(owner: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """A shallow copy of a module with another child in one place: same weights, nothing changed in the original."""
+def _with(owner: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """A shallow copy of a module with another part in one place: same weights, nothing changed in the original."""
+    name, _, rest = path.partition(".")
+    inner = owner._modules[name]
     other = copy.copy(owner)
-    other._modules = {**owner._modules, name: module}
+    other._modules = {**owner._modules, name: _with(inner, rest, module) if rest and inner is not None else module}
     return other
 
 
 def _split(
-    owner: nn.Module, name: str, caught: list[Any], output: Any, inputs: Mapping[str, Any]
+    owner: nn.Module, path: str, caught: list[Any], output: Any, inputs: Mapping[str, Any]
 ) -> tuple[Float[Tensor, "row pos d"], Head] | None:
     """Hidden states and the head, where the head makes of the last ones what the model made of them."""
     last = getattr(output, "logits", None)
@@ -181,7 +202,7 @@ def _split(
     states: Tensor = made if keys[0] is None else made[keys[0]]
     if states.ndim != 3 or states.shape[:2] != shape:
         return None
-    head = Head(owner, name, made, keys[0])
+    head = Head(owner, path, made, keys[0])
     with torch.no_grad():
         again = head(states[:, -1])
     last = last.detach()

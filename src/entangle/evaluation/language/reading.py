@@ -113,7 +113,7 @@ def batches(
     tokens.
     """
     check_chunk(logits)
-    budget = at_once(batch_tokens, model.device)
+    budget = at_once(batch_tokens, next(model.parameters()).device)
     if body_of(model) is None:
         budget = max(1, min(budget, logits // model.config.get_text_config().vocab_size))
     batches = token_batches([len(row) for row in rows], budget)
