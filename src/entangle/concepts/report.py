@@ -203,7 +203,7 @@ def _massive(
 ) -> tuple[tuple[int, ...], Maps]:
     """Coordinates that are massive in some data set, and what sets them aside; none where a direction has no others."""
     sets = [shared] if shared is not None else list({id(s.x): s.x for s in samples.values()}.values())
-    found = torch.cat([massive_coordinates(x.cpu()) for x in sets]).unique()
+    found = torch.unique(torch.cat([massive_coordinates(x.cpu()) for x in sets]))
     aside = without(found, vectors.shape[1])
     if not bool((aside(vectors).norm(dim=1) > 0).all()):
         found, aside = found[:0], without(found[:0], vectors.shape[1])

@@ -94,7 +94,7 @@ def _drawn(
     if not uniform.shape[1]:
         return torch.zeros(len(probabilities), 0, dtype=torch.long, device=probabilities.device)
     tokens = []
-    for p, u in zip(probabilities.split(64), uniform.split(64), strict=True):
+    for p, u in zip(torch.split(probabilities, 64), torch.split(uniform, 64), strict=True):
         cumulative = p.double().cumsum(-1)
         tokens.append(torch.searchsorted(cumulative, u * cumulative[:, -1:]))
     return torch.cat(tokens).clamp_(max=probabilities.shape[-1] - 1)

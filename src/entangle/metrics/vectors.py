@@ -72,19 +72,24 @@ def cosines(directions: DirectionsLike) -> Float[Tensor, "feature feature"]:
     return cosine
 
 
-MASSIVE = 20.0
+MASSIVE = 8.0
 """How many times the median coordinate's standard deviation a massive one has."""
+MASSIVE_SHARE = 0.05
+"""The least share of all variance that a massive coordinate has."""
 
 
-def massive_coordinates(x: Float[Tensor, "example d"], factor: float = MASSIVE) -> Int[Tensor, " massive"]:
+def massive_coordinates(
+    x: Float[Tensor, "example d"], factor: float = MASSIVE, share: float = MASSIVE_SHARE
+) -> Int[Tensor, " massive"]:
     """Coordinates that vary so much more than the others that they alone may decide every cosine.
 
     Pretrained transformers have a few (Sun, Chen, Kolter & Liu 2024, "Massive activations in large language models"):
-    the direction of any concept is long along them, and two directions that share nothing else have a cosine near one.
+    the direction of any concept is long along them, and two directions that share nothing else have a large cosine.
 
     Args:
         x: Activations at one place.
         factor: How many times the median of all coordinates' standard deviations is massive; above 1.
+        share: The least share of the variance of all coordinates together.
 
     Returns:
         Their indices, ascending; none where no coordinate stands out.
@@ -104,5 +109,8 @@ def massive_coordinates(x: Float[Tensor, "example d"], factor: float = MASSIVE) 
         raise EntangleError(f"factor must be above 1; got {factor}: give how many times the median is massive")
     spread = x.double().std(0, correction=0)
     living = spread[spread > 0]  # a coordinate that never changes says nothing of the usual one
-    found: Tensor = (spread > factor * living.median()).nonzero()[:, 0] if len(living) else spread.nonzero()[:, 0]
-    return found
+    if not len(living):
+        return spread.nonzero()[:, 0]
+    variances = spread.square()
+    massive: Tensor = (spread > factor * living.median()) & (variances > share * variances.sum())
+    return massive.nonzero()[:, 0]

@@ -38,7 +38,7 @@ class Head:
         key: Where the hidden states are in that; None where it is the tensor itself.
     """
 
-    def __init__(self, owner: nn.Module, body: str, output: Any, key: Any) -> None:
+    def __init__(self, owner: Any, body: str, output: Any, key: Any) -> None:
         # Without the hidden states themselves, which may be large and are not used.
         blank = None if key is None else replaced_in(output, key, torch.empty(0))
         self.body = _Given(blank, key)
@@ -46,7 +46,6 @@ class Head:
         found = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None
         names = [name for name, module in owner._modules.items() if module is found]
         linear = found if type(found) is nn.Linear and names else None
-        self._linear = linear
         self._chosen = None if linear is None else _Chosen(linear)
         self._narrow = None if self._chosen is None else _with(self.owner, names[0], self._chosen)
 
@@ -63,7 +62,7 @@ class Head:
         self._chosen.tokens = tokens
         return self._logits(self._narrow, states)[:, 0]
 
-    def _logits(self, owner: nn.Module, states: Float[Tensor, "token d"]) -> Float[Tensor, "token logit"]:
+    def _logits(self, owner: Any, states: Float[Tensor, "token d"]) -> Float[Tensor, "token logit"]:
         self.body.states = states[None]
         ids = torch.zeros(1, len(states), dtype=torch.long, device=states.device)
         output = owner.forward(input_ids=ids, use_cache=False)
@@ -103,8 +102,8 @@ def run_body(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Float[Tensor,
     finally:
         handle.remove()
     # The outermost that ran: some models call what is inside their base model, and not the base model itself.
-    path = next((path for path, made in caught.items() if made), None)
-    split = None if path is None else _split(owner, path, caught[path], output, inputs)
+    ran = [path for path, made in caught.items() if made]
+    split = _split(owner, ran[0], caught[ran[0]], output, inputs) if ran else None
     if split is None:
         _WHOLE.add(owner)  # so that it is not tried again at every batch
     return split

@@ -275,8 +275,9 @@ def massive_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[
     report = reports[layer]
     if not report.massive or report.entanglement_set_aside is None:
         return []
-    pairs = zip(report.names, report.entanglement.value, report.entanglement_set_aside.value, strict=True)
-    told = "; ".join(f"{name} {before:.2f} with them, {after:.2f} without" for name, before, after in pairs)
+    before, after = (torch.as_tensor(each.value) for each in (report.entanglement, report.entanglement_set_aside))
+    pairs = zip(report.names, before.tolist(), after.tolist(), strict=True)
+    told = "; ".join(f"{name} {one:.2f} with them, {other:.2f} without" for name, one, other in pairs)
     n_dims = report.settings["n_dims"]
     return [
         f"After layer {layer}, {len(report.massive)} of {n_dims} coordinates are massive, and may carry every cosine. "

@@ -100,4 +100,4 @@ def _kl_double(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"])
 def _blocks(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same rows of several tensors, few enough of them to stay in a cache."""
     size = max(1, _BLOCK // first.shape[-1])
-    yield from zip(*(x.split(size) for x in (first, *others)), strict=True)
+    yield from zip(*(torch.split(x, size) for x in (first, *others)), strict=True)

@@ -138,7 +138,7 @@ def row_nats(
     read = subject.predictions(rows, starts)
     nats = [nats_of(_finite(read.logits(part)), read.targets[part]) for part in read.parts(logits)]
     every = torch.cat(nats) if nats else torch.zeros(0, dtype=torch.float64)
-    return [float(values.sum()) for values in every.split(read.counts)]
+    return [float(values.sum()) for values in torch.split(every, read.counts)]
 
 
 def _beside(
