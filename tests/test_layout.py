@@ -35,6 +35,7 @@ FLOORS = {
     "toy": 9,
     "composition": 10,
     "report": 11,
+    "examples": 11,
     "cli": 12,
 }
 HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")

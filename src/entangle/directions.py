@@ -38,6 +38,16 @@ class Directions:
         norms: Their lengths before normalisation.
         split: The examples they were fitted on, if they were fitted.
         fingerprint: Of the model they belong to.
+
+    Example:
+        >>> pair = en.Directions.stack(tense=torch.tensor([3.0, 4.0]), sentiment=torch.tensor([1.0, 0.0]))
+        >>> pair.vectors, pair.names
+        (tensor([[0.6000, 0.8000],
+                [1.0000, 0.0000]]), ('tense', 'sentiment'))
+        >>> pair.cosine()[0, 1]
+        tensor(0.6000)
+        >>> directions["tense"].without(directions["rudeness"]).names
+        ('tense without rudeness',)
     """
 
     vectors: Float[Tensor, "direction d"]

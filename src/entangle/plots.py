@@ -81,6 +81,11 @@ def heatmap(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.heatmap(grid.accuracy, mark=grid.top(2), title="rudeness")
+        >>> ax.get_xlabel(), ax.get_ylabel(), len(ax.patches)
+        ('head', 'layer', 2)
     """
     grid = _numpy(values)
     grid = grid[:, None] if grid.ndim == 1 else grid
@@ -132,6 +137,11 @@ def distribution(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.distribution(grid.accuracy, null=[0.4, 0.5, 0.6], baseline=0.9)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['labels permuted', 'probes', 'bag of words 0.900']
     """
     shown = _numpy(values).ravel()
     shown = shown[np.isfinite(shown)]
@@ -171,6 +181,11 @@ def matrix(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.matrix(en.metrics.cosines(directions), directions.names)
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['rudeness', 'tense', 'sentiment']
     """
     grid = _numpy(values)
     columns = row_labels if column_labels is None else column_labels
@@ -216,6 +231,11 @@ def by_layer(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.by_layer([0, 1], {"rudeness": ([0.8, 0.9], [0.7, 0.8], [0.9, 1.0])}, band=(0.4, 0.6))
+        >>> ax.get_xlabel(), len(ax.lines)
+        ('layer', 1)
     """
     ax = _axes(ax, 4.6, 2.8)
     x = np.asarray(layers)
@@ -268,6 +288,13 @@ def tradeoff(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> columns = {"alpha": [0, 4], "ce": [3.6, 3.7], "ce_low": [3.5, 3.6], "ce_high": [3.7, 3.8]}
+        >>> columns |= {"toxicity": [0.5, 0.3], "toxicity_low": [0.4, 0.2], "toxicity_high": [0.6, 0.4]}
+        >>> ax = en.plots.tradeoff({"ITI": columns})
+        >>> ax.get_xlabel()
+        'cross-entropy on clean text (nats per token)'
     """
     ax = _axes(ax, 4.8, 3.4)
     for index, (name, curve) in enumerate(curves.items()):

@@ -35,6 +35,15 @@ class Activations:
         input_ids: the tokens of each example, without padding.
         fingerprint: of the model (see `entangle.models.fingerprint`).
         meta: how they were collected: JSON-able.
+
+    Example:
+        >>> acts["z"].shape, acts["resid_post"].shape
+        (torch.Size([96, 2, 4, 8]), torch.Size([96, 2, 32]))
+        >>> acts.layers("z"), acts.rows[:2].tolist()  # example and position of each row
+        ([0, 1], [[0, 19], [1, 11]])
+        >>> _ = acts.save("captured")
+        >>> en.Activations.load("captured", model=model).sites
+        ('z', 'resid_post')
     """
 
     data: Mapping[str, Float[Tensor, "row layer ..."]]

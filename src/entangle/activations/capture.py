@@ -40,6 +40,13 @@ def capture(
 
     Args:
         only: a range of examples, to run these alone; all of them by default.
+
+    Example:
+        >>> atlas = en.Atlas(model)
+        >>> examples = en.activations.read_inputs(atlas, texts[:3], tokenizer)
+        >>> selection = en.activations.select("last", examples)
+        >>> en.activations.capture(model, atlas, {"z": [1]}, examples, selection, progress=False)["z"].shape
+        torch.Size([3, 1, 4, 8])
     """
     places = {site: [atlas.place(site, layer) for layer in layers] for site, layers in wanted.items()}
     only = range(len(examples)) if only is None else only
@@ -148,5 +155,10 @@ def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where a model takes its inputs: the device of its first parameter."""
+    """Where a model takes its inputs: the device of its first parameter.
+
+    Example:
+        >>> en.activations.model_device(model)
+        device(type='cpu')
+    """
     return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))

@@ -93,6 +93,14 @@ def collect(
     Raises:
         AtlasError: a site or layer that the model does not have.
         EntangleError: input that cannot be used, or activations that are not finite; it names the text.
+
+    Example:
+        >>> acts = en.collect(model, tokenizer, texts[:3], sites=["z", "resid_post"], progress=False)
+        >>> acts["z"].shape, acts["resid_post"].shape
+        (torch.Size([3, 2, 4, 8]), torch.Size([3, 2, 32]))
+        >>> acts = en.collect(model, tokenizer, texts[:3], sites="resid_post", layers=-1, tokens="all", progress=False)
+        >>> acts["resid_post"].shape  # 48 tokens, one layer
+        torch.Size([48, 1, 32])
     """
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
@@ -150,7 +158,13 @@ def read_inputs(
     prepend_bos: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Examples:
-    """The examples in `texts`, for the blocks of this atlas; `collect` describes the arguments."""
+    """The examples in `texts`, for the blocks of this atlas; `collect` describes the arguments.
+
+    Example:
+        >>> examples = en.activations.read_inputs(en.Atlas(model), texts[:2], tokenizer)
+        >>> examples.lengths
+        [20, 12]
+    """
 
     def count(inputs: Mapping[str, Tensor]) -> int:
         place = next(atlas.place(site, layer) for site in atlas.sites for layer in atlas.layers(site))

@@ -70,6 +70,13 @@ class Labels:
         codes: The class number of each example.
         classes: What each class number stands for, in the labels' own kind.
         rule: Why class 1 is class 1, as the end of a sentence; "" for more than two classes.
+
+    Example:
+        >>> labels = en.data.read_labels(["toxic", "neutral", "toxic"])
+        >>> labels.codes, labels.names, labels.rule
+        (array([1, 0, 1]), ('neutral', 'toxic'), "'neutral' says that it is not there")
+        >>> labels.number_of("neutral")
+        0
     """
 
     codes: NDArray[np.int64]
@@ -129,6 +136,16 @@ def read_labels(
     Raises:
         EntangleError: One line: labels of another length or shape, missing, mixed or continuous ones, a name written in
             two ways, no such `positive`, or (with `two`) other than two classes.
+
+    Example:
+        >>> en.data.read_labels([True, False, True]).codes
+        array([1, 0, 1])
+        >>> en.data.read_labels(["joy", "fear", "anger"], positive="fear").codes
+        array([0, 1, 0])
+        >>> en.data.read_labels(["joy", None])
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: labels are missing (None, NaN or empty) at 1 of 2 examples, ...
     """
     values, order = _values(labels, what, places)
     if n_examples is not None and len(values) != n_examples:
@@ -161,7 +178,12 @@ def read_labels(
 
 
 def plain(value: Any) -> str:
-    """A label as text: true and false in small letters, 1.0 as 1."""
+    """A label as text: true and false in small letters, 1.0 as 1.
+
+    Example:
+        >>> en.data.plain(True), en.data.plain(1.0), en.data.plain(" rude ")
+        ('true', '1', 'rude')
+    """
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -174,6 +196,14 @@ def same_index(**columns: Any) -> None:
 
     Raises:
         EntangleError: Two of them have the same index, shuffled.
+
+    Example:
+        >>> import pandas as pd
+        >>> text, label = pd.Series(["a", "b"], index=[0, 1]), pd.Series([0, 1], index=[1, 0])
+        >>> en.data.same_index(text=text, label=label)
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: text and label have the same index in different orders, and are ...
     """
     indexed = [(name, column.index) for name, column in columns.items() if isinstance(column, pd.Series | pd.DataFrame)]
     for (first, a), (second, b) in pairwise(indexed):

@@ -27,7 +27,7 @@ def load_labelled(
     drop_duplicates: bool = False,
     positive: str | None = None,
 ) -> LabelledTexts:
-    """Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
+    r"""Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
 
     Labels may be numbers, true and false, or names; which of the two becomes 1 is decided by the rules of
     `entangle.data.labels` unless `positive` says it, and the result tells (`label_names`, `rule`). Where rows have a
@@ -47,6 +47,13 @@ def load_labelled(
 
     Raises:
         EntangleError: one line that names file and row, for anything that cannot be used.
+
+    Example:
+        >>> rows = '{"text": "you gem", "label": "polite"} {"text": "you turnip", "label": "rude"}'
+        >>> _ = Path("rows.jsonl").write_text(rows.replace("} {", "}\n{"))
+        >>> data = en.data.load_labelled("rows.jsonl", positive="rude")
+        >>> data.texts, data.labels, data.label_names
+        (['you gem', 'you turnip'], array([0, 1]), ('polite', 'rude'))
     """
     texts: list[str] = []
     raw: list[Any] = []
@@ -99,6 +106,11 @@ def load_texts(
 
     Raises:
         EntangleError: one line that names file and row, for anything that cannot be used.
+
+    Example:
+        >>> _ = Path("clean.jsonl").write_text('{"text": "a gem"}')
+        >>> en.data.load_texts("clean.jsonl")
+        ['a gem']
     """
     return [text for text, _ in load_described(source, limit=limit, field=field, where=where, at_most=at_most)]
 
@@ -125,6 +137,11 @@ def load_described(
 
     Raises:
         EntangleError: as `load_texts`, and where a row lacks one of the columns or has nothing in it.
+
+    Example:
+        >>> _ = Path("rows.jsonl").write_text('{"text": "a gem", "topic": "praise"}')
+        >>> en.data.load_described("rows.jsonl", ["topic"])
+        [('a gem', {'topic': 'praise'})]
     """
     if limit is not None and limit < 1:
         raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
@@ -155,6 +172,11 @@ def load_pairs(
     Raises:
         EntangleError: one line that names file and row: a side that is missing, empty or no text, or two sides that
             are the same.
+
+    Example:
+        >>> _ = Path("pairs.jsonl").write_text('{"chosen": "you gem", "rejected": "you turnip"}')
+        >>> en.data.load_pairs("pairs.jsonl")
+        [('you gem', 'you turnip')]
     """
     pairs: list[tuple[str, str]] = []
     for place, fields in rows(source):

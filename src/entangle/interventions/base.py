@@ -102,6 +102,14 @@ def finite_vector(values: Any, what: str) -> Float[Tensor, " d"]:
 
     Raises:
         EntangleError: if it is no vector, is empty or holds NaN or infinity.
+
+    Example:
+        >>> en.interventions.finite_vector([1, 2], "the direction")
+        tensor([1., 2.])
+        >>> en.interventions.finite_vector([1.0, float("nan")], "the direction")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: the direction holds NaN or infinity: drop those rows or fit again
     """
     vector = finite(values, what)
     if vector.ndim != 1 or not len(vector):

@@ -33,6 +33,11 @@ class Form(ABC):
         head: one head of site `z`; `None` for the whole width.
         of_layers: how many layers the model was taken to have, where `layer` is but an index into all of them; `None`
             where the layer is known by name.
+
+    Example:
+        >>> forms = en.Clamp(torch.tensor([1.0, 0.0]), high=1.0, layer=1).forms(alpha=1.0)
+        >>> isinstance(forms[0], en.interventions.Form), forms[0].site, forms[0].layer
+        (True, 'resid_post', 1)
     """
 
     site: str
@@ -61,6 +66,14 @@ class FunctionForm(Form):
             all.
         width: the width of the tensor it acts on, where it is known.
         edits: False for a form that only looks.
+
+    Example:
+        >>> def double(device, dtype):
+        ...     return lambda x: 2 * x
+        ...
+        >>> form = en.interventions.FunctionForm("resid_post", 1, make=double)
+        >>> form.prepare(torch.device("cpu"), torch.float32)(torch.ones(2))
+        tensor([2., 2.])
     """
 
     make: Callable[[torch.device, torch.dtype], Function] = lambda device, dtype: lambda x: x
@@ -90,6 +103,11 @@ class AffineForm(Form):
 
     Raises:
         EntangleError: if shapes do not agree or a number is not finite.
+
+    Example:
+        >>> form = en.interventions.AffineForm("resid_post", 1, bias=torch.tensor([1.0, 0.0]))
+        >>> form.scaled(3.0)(torch.tensor([[0.0, 5.0]])), form.is_constant
+        (tensor([[3., 5.]]), True)
     """
 
     mean: Float[Tensor, " d"] | None = None
@@ -222,6 +240,12 @@ def merged(forms: Sequence[Form], *, head_size: int | None, n_heads: int | None)
 
     Returns:
         As few forms with the same effect: one, unless a form that is not affine stands among them.
+
+    Example:
+        >>> edits = en.AddDirection(torch.ones(2), layer=1), en.Ablate(torch.tensor([1.0, 0.0]), layer=1)
+        >>> forms = [form for edit in edits for form in edit.forms()]
+        >>> len(forms), len(en.interventions.merged(forms, head_size=None, n_heads=None))
+        (2, 1)
     """
     result: list[Form] = []
     for form in _constants_summed(forms, head_size, n_heads):

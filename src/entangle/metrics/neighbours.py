@@ -27,7 +27,13 @@ _ROWS = 4096  # handled together where a copy of all would take memory
 
 
 class Partners(NamedTuple):
-    """The features most aligned with each feature, nearest first: which they are, and the signed cosine."""
+    """The features most aligned with each feature, nearest first: which they are, and the signed cosine.
+
+    Example:
+        >>> partners = en.metrics.nearest_partners(torch.tensor([[1.0, 0.0], [-0.6, 0.8], [0.0, 1.0]]))
+        >>> partners.feature[:, 0], partners.cosine[:, 0]
+        (tensor([1, 2, 1]), tensor([-0.6000,  0.8000,  0.8000]))
+    """
 
     cosine: Float[Tensor, "feature k"]
     feature: Int[Tensor, "feature k"]
@@ -51,6 +57,17 @@ def nearest_partners(directions: DirectionsLike, k: int = 1, *, max_bytes: int |
 
     Raises:
         EntangleError: Fewer than two directions, or `k` out of range.
+
+    Example:
+        >>> cosine, feature = en.metrics.nearest_partners(torch.tensor([[1.0, 0.0], [-0.6, 0.8], [0.0, 1.0]]), k=2)
+        >>> feature  # who the partners are, nearest first
+        tensor([[1, 2],
+                [2, 0],
+                [1, 0]])
+        >>> cosine
+        tensor([[-0.6000,  0.0000],
+                [ 0.8000, -0.6000],
+                [ 0.8000,  0.0000]])
     """
     unit = unit_vectors(directions, at_least=2)
     n = len(unit)

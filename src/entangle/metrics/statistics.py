@@ -68,6 +68,12 @@ def bootstrap_counts(
 
     Raises:
         EntangleError: Fewer than one example or resample, or groups of another length.
+
+    Example:
+        >>> en.metrics.bootstrap_counts(5, 3)
+        tensor([[1., 0., 0., 2., 2.],
+                [0., 0., 2., 2., 1.],
+                [0., 3., 0., 1., 1.]])
     """
     return torch.cat([block.float() for block in _count_blocks(n, n_resamples, seed=seed, groups=groups)])
 
@@ -104,6 +110,12 @@ def bootstrap_mean(
 
     Raises:
         EntangleError: Fewer than two examples or groups, or values that are not finite or out of bounds.
+
+    Example:
+        >>> en.metrics.bootstrap_mean([2.0, 3.0, 5.0, 7.0, 11.0])
+        Estimate(value=5.6, low=1.158, high=10.042)
+        >>> en.metrics.bootstrap_mean([0.0] * 20, bounds=(0.0, 1.0))  # all equal, and still an interval
+        Estimate(value=0.0, low=0.0, high=0.161)
     """
     x = finite(values, "values")
     sums, sizes = by_group(x, groups)
@@ -140,6 +152,11 @@ def bootstrap_ratio(
 
     Raises:
         EntangleError: Fewer than two rows, values that are not finite or out of bounds, or no sizes above 0.
+
+    Example:
+        >>> nats, tokens = [20.0, 33.0, 12.0], [10.0, 15.0, 5.0]
+        >>> en.metrics.bootstrap_ratio(nats, tokens)  # nats per token
+        Estimate(value=2.167, low=1.811, high=2.522)
     """
     x, n = finite(sums, "sums"), finite(sizes, "sizes")
     if n.shape != x.shape[:1] or bool((n < 0).any()):
@@ -210,6 +227,14 @@ def bias_corrected_interval(
 
     Returns:
         Tensors shaped like `value`.
+
+    Example:
+        >>> values = torch.arange(50.0)
+        >>> counts = en.metrics.bootstrap_counts(50, 1000)
+        >>> draws = counts @ values / 50
+        >>> estimate = en.metrics.bias_corrected_interval(values.mean(), draws)
+        >>> bool(estimate.low < estimate.value < estimate.high)
+        True
     """
     check_level(level)
     flat = value.reshape(-1).double(), draws.reshape(len(draws), -1).double()
@@ -235,6 +260,10 @@ def paired_difference(
 
     Raises:
         EntangleError: Conditions of different shapes, or anything `bootstrap_mean` refuses.
+
+    Example:
+        >>> en.metrics.paired_difference([3.0, 9.0, 6.0, 5.0], [2.0, 7.0, 5.0, 4.0])
+        Estimate(value=1.25, low=0.454, high=2.046)
     """
     return bootstrap_mean(
         _paired(a, b), n_resamples=n_resamples, level=level, seed=seed, groups=groups, method=method, bounds=bounds
@@ -261,6 +290,10 @@ def paired_permutation_test(
 
     Returns:
         `(1 + number of swaps at least as extreme) / (1 + n_permutations)` (Phipson & Smyth 2010), never 0.
+
+    Example:
+        >>> en.metrics.paired_permutation_test([3.0, 9.0, 6.0, 5.0], [2.0, 7.0, 5.0, 4.0])  # 2 of 16 swaps
+        0.125
     """
     difference = _paired(a, b)
     if difference.ndim != 1:
@@ -288,6 +321,10 @@ def holm(p_values: Float[Tensor, "*test"] | ArrayLike) -> Float[Tensor, "*test"]
 
     Returns:
         Adjusted p-values of the same shape, in float64.
+
+    Example:
+        >>> en.metrics.holm([0.01, 0.04, 0.03])
+        tensor([0.0300, 0.0600, 0.0600], dtype=torch.float64)
     """
     p = finite(p_values, "p_values")
     if bool(((p < 0) | (p > 1)).any()):
@@ -311,6 +348,11 @@ def max_statistic_p(
 
     Returns:
         Adjusted p-values shaped like `observed`, in float64, at least `1 / (permutations + 1)`.
+
+    Example:
+        >>> null = torch.linspace(0.4, 0.6, 99)[:, None].expand(99, 2)
+        >>> en.metrics.max_statistic_p(torch.tensor([0.5, 0.9]), null)
+        tensor([0.5100, 0.0100], dtype=torch.float64)
     """
     x, draws = finite(observed, "observed"), finite(null, "null")
     if draws.shape[1:] != x.shape or len(draws) == 0:

@@ -32,6 +32,10 @@ def as_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tensor
 
     Raises:
         EntangleError: Another shape, too few features, or values that are not finite.
+
+    Example:
+        >>> en.metrics.as_vectors(directions).shape, en.metrics.as_vectors(np.eye(2)).dtype
+        (torch.Size([3, 32]), torch.float64)
     """
     found = directions.vectors if isinstance(directions, HasVectors) else directions
     vectors = found if isinstance(found, Tensor) else torch.as_tensor(np.asarray(found))
@@ -52,6 +56,10 @@ def unit_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tens
 
     Raises:
         EntangleError: A row of zeros, which has no direction, or anything `as_vectors` refuses.
+
+    Example:
+        >>> en.metrics.unit_vectors(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
     """
     vectors = as_vectors(directions, at_least=at_least)
     largest = torch.maximum(vectors.amax(1, keepdim=True), -vectors.amin(1, keepdim=True))
@@ -65,7 +73,13 @@ def unit_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tens
 
 
 def cosines(directions: DirectionsLike) -> Float[Tensor, "feature feature"]:
-    """Cosine of every pair of directions, in [-1, 1], with exactly 1 on the diagonal."""
+    """Cosine of every pair of directions, in [-1, 1], with exactly 1 on the diagonal.
+
+    Example:
+        >>> en.metrics.cosines(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
+        tensor([[1.0000, 0.6000],
+                [0.6000, 1.0000]])
+    """
     unit = unit_vectors(directions)
     gram = (unit @ unit.T).clamp(-1, 1)
     cosine: Tensor = gram.masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), 1)

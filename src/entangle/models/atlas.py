@@ -43,7 +43,12 @@ ADDED_NAMES = {"hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out"}
 
 
 def hook_name(site: str, layer: int) -> str:
-    """The name that a TransformerLens bridge has for a site of a layer."""
+    """The name that a TransformerLens bridge has for a site of a layer.
+
+    Example:
+        >>> en.models.hook_name("z", 3), en.models.hook_name("resid_post", 0)
+        ('blocks.3.attn.hook_z', 'blocks.0.hook_resid_post')
+    """
     return f"blocks.{layer}.{next(name for name, other in HOOK_NAMES.items() if other == site)}"
 
 
@@ -87,6 +92,15 @@ class Atlas:
     Raises:
         AtlasError: no list of blocks, or none or several of that name.
         EntangleError: a compiled model, or one whose inputs are not known.
+
+    Example:
+        >>> atlas = en.Atlas(model)
+        >>> atlas.n_layers, atlas.d_model, atlas.n_heads(0), atlas.d_head(0)
+        (2, 32, 4, 8)
+        >>> atlas.path("z", 1), atlas.place("z", 1).side
+        ('model.layers.1.self_attn.o_proj', 'input')
+        >>> atlas.resolve("blocks.1.attn.hook_z")
+        ('z', 1)
     """
 
     def __init__(

@@ -38,7 +38,17 @@ def nothing(*_: Any, **__: Any) -> None:
 
 
 class Handle:
-    """Hooks that one owner put on modules, to be taken away with `remove()`."""
+    """Hooks that one owner put on modules, to be taken away with `remove()`.
+
+    Example:
+        >>> atlas, lengths = en.Atlas(model), []
+        >>> handle = en.models.attach(atlas.place("z", 0), lambda z: lengths.append(z.shape[1]))
+        >>> _ = model(torch.tensor([[1, 2, 3]]))
+        >>> handle.remove()
+        >>> _ = model(torch.tensor([[1, 2, 3, 4]]))  # no longer seen
+        >>> lengths
+        [3]
+    """
 
     def __init__(self) -> None:
         self._put: list[tuple[nn.Module, int]] = []
@@ -102,13 +112,29 @@ class Handle:
 
 
 def tell(hook: Any, content: Callable[[], Any] | None) -> Any:
-    """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing."""
+    """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing.
+
+    Example:
+        >>> hook = en.models.tell(lambda *_: None, lambda: ("z", 0))
+        >>> hook.content()
+        ('z', 0)
+    """
     hook.content = content
     return hook
 
 
 def elsewhere() -> Skip:
-    """What tells, at a later call, that it is made by another thread or asyncio task than the one that asks now."""
+    """What tells, at a later call, that it is made by another thread or asyncio task than the one that asks now.
+
+    Example:
+        >>> from threading import Thread
+        >>> not_here, answers = en.models.elsewhere(), []
+        >>> other = Thread(target=lambda: answers.append(not_here()))
+        >>> other.start()
+        >>> other.join()
+        >>> not_here(), answers
+        (False, [True])
+    """
     thread, mine = get_ident(), task()
     if mine is None:
         return lambda: get_ident() != thread
@@ -116,7 +142,12 @@ def elsewhere() -> Skip:
 
 
 def task() -> object:
-    """The asyncio task that runs in this thread, if one does."""
+    """The asyncio task that runs in this thread, if one does.
+
+    Example:
+        >>> en.models.task() is None  # no asyncio task runs here
+        True
+    """
     try:
         return asyncio.current_task()
     except RuntimeError:  # no event loop runs in this thread
@@ -148,6 +179,17 @@ def attach(
     Raises:
         EntangleError: when the model runs, if the module is called without a tensor of the place's size, `fn` returns
             one of another shape, or a module that is several layers is called where its turn is not known.
+
+    Example:
+        >>> place = en.Atlas(model).place("resid_post", 0)
+        >>> ids = torch.tensor([[1, 2, 3]])
+        >>> before = model(ids).logits
+        >>> handle = en.models.attach(place, lambda x: torch.zeros_like(x))
+        >>> bool(torch.allclose(model(ids).logits, before))
+        False
+        >>> handle.remove()
+        >>> bool(torch.allclose(model(ids).logits, before))
+        True
     """
     handle = Handle() if handle is None else handle
     apply = _laid_out(place, fn, handle, skip)
@@ -177,6 +219,13 @@ def on_input(
 
     Raises:
         EntangleError: if there is no such tensor.
+
+    Example:
+        >>> place = en.Atlas(model).place("z", 0)
+        >>> x = torch.ones(1, 2, 32)
+        >>> args, kwargs = en.models.on_input(lambda z: 2 * z, place, (x,), {})
+        >>> args[0].mean()
+        tensor(2.)
     """
     if args and _is_it(args[0], place):
         new = fn(args[0])
@@ -195,6 +244,13 @@ def on_output(fn: HookFunction, place: Place, output: Any) -> Any:
 
     Raises:
         EntangleError: if there is no such tensor.
+
+    Example:
+        >>> place = en.Atlas(model).place("resid_post", 0)
+        >>> x = torch.ones(1, 2, 32)
+        >>> hidden, cache = en.models.on_output(lambda x: 2 * x, place, (x, None))
+        >>> hidden.mean(), cache
+        (tensor(2.), None)
     """
     if isinstance(output, Tensor):
         return fn(output)
@@ -210,6 +266,14 @@ def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool =
     Args:
         places_and_fns: places and what to do there.
         mine: whether to leave alone what other threads and asyncio tasks run meanwhile.
+
+    Example:
+        >>> place, norms = en.Atlas(model).place("resid_post", 1), []
+        >>> with en.models.hooked([(place, lambda x: norms.append(x.norm(dim=-1)))]):
+        ...     _ = model(torch.tensor([[1, 2, 3]]))
+        ...
+        >>> norms[0].shape, en.models.is_hooked(model)
+        (torch.Size([1, 3]), False)
     """
     handle = Handle()
     try:
@@ -225,7 +289,15 @@ def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool =
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Raise an `EntangleError` if the model, or a part of it, is `torch.compile`d: hooks added later would not run."""
+    """Raise an `EntangleError` if the model, or a part of it, is `torch.compile`d: hooks added later would not run.
+
+    Example:
+        >>> en.models.refuse_compiled(model)
+        >>> en.models.refuse_compiled(torch.compile(model))
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: hooks need an uncompiled model, but the model is torch.compile'd ...
+    """
     for name, module in model.named_modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             part = f"its part {name}" if name else "the model"

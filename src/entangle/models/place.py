@@ -11,7 +11,16 @@ from entangle.models.sites import Layout, Side
 
 
 class AtlasError(EntangleError):
-    """A site that this model does not have, or a model that has no blocks to find."""
+    """A site that this model does not have, or a model that has no blocks to find.
+
+    Example:
+        >>> try:
+        ...     en.Atlas(model).place("z", 2)
+        ... except en.AtlasError as error:
+        ...     print(error)
+        ...
+        layer 2 was asked for, but model.layers has layers 0 to 1
+    """
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,11 @@ class Place:
         within: the innermost module one call of which runs all these layers.
         block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
         root: the model.
+
+    Example:
+        >>> place = en.Atlas(model).place("z", 0)
+        >>> place.shape, place.side, place.path
+        ((4, 8), 'input', 'model.layers.0.self_attn.o_proj')
     """
 
     site: str

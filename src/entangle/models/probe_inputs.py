@@ -18,6 +18,10 @@ def probe_inputs(model: nn.Module) -> dict[str, Tensor]:
 
     Raises:
         EntangleError: the model does not say what it takes, or takes something else.
+
+    Example:
+        >>> en.models.probe_inputs(model)["input_ids"].shape
+        torch.Size([2, 7])
     """
     name = getattr(model, "main_input_name", None)
     config = getattr(model, "config", None)

@@ -136,6 +136,15 @@ _EVALUATING: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off for the length of the block; each module's own training flag comes back when the last block that
     asked, in whatever thread, has ended.
+
+    Example:
+        >>> layer = torch.nn.Dropout(0.5).train()
+        >>> with en.models.evaluating(layer):
+        ...     layer(torch.ones(3))
+        ...
+        tensor([1., 1., 1.])
+        >>> layer.training
+        True
     """
     me, mine = object(), [module for module in model.modules() if module.training or module in _EVALUATING]
     try:
@@ -216,7 +225,12 @@ def _entered(x: Any, call: Call) -> Any:
 
 
 def floating_tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors in a module's arguments or result: alone, or in a tuple, list or mapping."""
+    """The floating-point tensors in a module's arguments or result: alone, or in a tuple, list or mapping.
+
+    Example:
+        >>> [x.shape for x in en.models.floating_tensors((torch.zeros(2), None, torch.zeros(3, dtype=torch.long)))]
+        [torch.Size([2])]
+    """
     if isinstance(value, Tensor):
         value = [value]
     elif isinstance(value, Mapping):

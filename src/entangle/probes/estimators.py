@@ -44,6 +44,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
         classes_: The labels, sorted.
         converged_: Whether the tolerance was reached, shaped like the grid.
         n_iter_: Steps taken.
+
+    Example:
+        >>> probe = en.probes.make_probe("ridge").fit(acts["z"], labels)
+        >>> isinstance(probe, en.probes.LinearProbe), probe.score(acts["z"], labels).shape
+        (True, (2, 4))
     """
 
     @abstractmethod
@@ -214,6 +219,13 @@ class LogisticProbe(_ByInverseStrength):
         tol: How far the mean log-loss may be above its minimum, as the preconditioned gradient estimates it; by default
             as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
+
+    Example:
+        >>> probe = en.LogisticProbe(C=1.0).fit(acts["resid_post"], labels)
+        >>> probe.coef_.shape, probe.intercept_.shape  # [layer, d_model] and [layer]
+        ((2, 32), (2,))
+        >>> probe.predict_proba(acts["resid_post"][:1]).shape  # [example, layer, class]
+        (1, 2, 2)
     """
 
     def _objective(self, n_classes: int) -> tuple[Loss, float]:
@@ -237,6 +249,11 @@ class LinearSVMProbe(_ByInverseStrength):
         tol: How far the mean loss may be above its minimum, as the preconditioned gradient estimates it; by default
             as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
+
+    Example:
+        >>> probe = en.LinearSVMProbe(C=0.1).fit(acts["resid_post"][:, -1], labels)
+        >>> probe.predict(acts["resid_post"][:4, -1])
+        array([0, 1, 0, 1])
     """
 
     def _objective(self, n_classes: int) -> tuple[Loss, float]:
@@ -253,6 +270,11 @@ class RidgeProbe(_Minimiser):
         tol: How far the mean squared error may be above its minimum, as the preconditioned gradient estimates it; by
             default as near as the data's precision allows (`solvers.TOLERANCE`).
         max_iter: Steps after which a cell counts as not converged.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
+        >>> en.RidgeProbe(alpha=0.1).fit(x, [0, 0, 1, 1]).coef_.round(2)
+        array([[0.66, 0.  ]])
     """
 
     def __init__(
@@ -272,6 +294,11 @@ class LDAProbe(LinearProbe):
 
     Args:
         shrinkage: "oas" (Chen et al. 2010), or a number from 0 to 1 as in scikit-learn.
+
+    Example:
+        >>> probe = en.LDAProbe().fit(acts["resid_post"], labels)
+        >>> probe.coef_.shape  # [layer, d_model]
+        (2, 32)
     """
 
     def __init__(self, shrinkage: float | str = "oas") -> None:
@@ -291,6 +318,11 @@ class MeanDifferenceProbe(LinearProbe):
     """The difference of the class means, threshold half way: the "mass mean" direction of inference-time intervention.
 
     More than two classes: the nearest class mean.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [0.0, 2.0], [3.0, 0.0], [3.0, 2.0]])
+        >>> en.MeanDifferenceProbe().fit(x, [0, 0, 1, 1]).coef_
+        array([[3., 0.]])
     """
 
     def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
@@ -360,6 +392,14 @@ def make_probe(probe: str | Any, **parameters: Any) -> LinearProbe | CellByCell:
 
     Raises:
         EntangleError: No such probe or parameter.
+
+    Example:
+        >>> en.probes.make_probe("logistic", C=0.1)
+        LogisticProbe(C=0.1)
+        >>> en.probes.make_probe("forest")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: probe must be one of logistic, mean_difference, lda, ridge, svm ...
     """
     if not isinstance(probe, str):
         if isinstance(probe, type) or not hasattr(probe, "fit"):

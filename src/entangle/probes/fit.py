@@ -83,6 +83,13 @@ def fit_probes(
     Raises:
         EntangleError: Activations that are not finite, labels of one class, a class missing from a part of the split,
             or a group on both sides of it.
+
+    Example:
+        >>> grid = en.fit_probes(acts["z"], labels, layers=acts.layers("z"), progress=False)
+        >>> grid.accuracy.shape  # [layer, head], on a fifth of the texts that chose nothing
+        torch.Size([2, 4])
+        >>> float(grid.accuracy.max()) > float(grid.null.max(0).values.median())
+        True
     """
     if metric not in METRICS:
         raise EntangleError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")

@@ -31,7 +31,12 @@ VERSIONED = frozenset(("accelerate", "bitsandbytes", "entangle", "peft", "torch"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside `DataParallel`, `DistributedDataParallel` or `torch.compile`; any other itself."""
+    """The module inside `DataParallel`, `DistributedDataParallel` or `torch.compile`; any other itself.
+
+    Example:
+        >>> en.storage.unwrapped(torch.nn.DataParallel(model)) is model
+        True
+    """
     while isinstance(inner := getattr(module, WRAPPERS.get(type(module).__name__, ""), None), nn.Module):
         module = inner
     return module
@@ -57,7 +62,13 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
 
 
 def settings_of(module: nn.Module) -> dict[str, Any]:
-    """The class and the plain settings of every part by its path: numbers, names, functions and lists of these."""
+    """The class and the plain settings of every part by its path: numbers, names, functions and lists of these.
+
+    Example:
+        >>> settings = en.storage.settings_of(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(0.5)))
+        >>> settings["1"][0], settings["1"][2]["p"]
+        ('Dropout', 0.5)
+    """
     return {
         path: (type(part).__qualname__, _code(type(part).forward), attributes(part))
         for path, part in unwrapped(module).named_modules(remove_duplicate=False)

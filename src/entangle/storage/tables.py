@@ -26,6 +26,14 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
 
     Raises:
         EntangleError: where a name is unknown or missing, or a value is of another kind.
+
+    Example:
+        >>> en.storage.build(en.composition.Training, {"epochs": 2.0}, "training").epochs
+        2.0
+        >>> en.storage.build(en.composition.Training, {"epoch": 2.0}, "training")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: unknown key 'epoch' in training: it has epochs, batch_size, ...
     """
     if not isinstance(fields, Mapping):
         raise EntangleError(f"{what!r} in {file} is a table, not {fields!r}")
@@ -45,7 +53,12 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as values that JSON can hold."""
+    """A dataclass as values that JSON can hold.
+
+    Example:
+        >>> en.storage.plain(en.composition.Training(batch_size=8))["batch_size"]
+        8
+    """
     found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
     return found
 

@@ -1,5 +1,6 @@
 """One concept in one model, end to end, as one typed result."""
 
+from entangle.study.foretelling import to_foretell
 from entangle.study.measure import measure, run, study
 from entangle.study.numbers import plain
 from entangle.study.page import Drawing, Panel, Table, draw, forecast_table, limit_panel, render, template
@@ -40,4 +41,5 @@ __all__ = [
     "spread",
     "study",
     "template",
+    "to_foretell",
 ]

@@ -32,6 +32,14 @@ class Turn:
         part: `"content"`: the message's own text; every token that overlaps it. `"turn"`: the header and end mark that
             the template puts around it as well. `"generated"`: what the template marks with `{% generation %}` as
             written by the assistant, which most often is the content and the end mark.
+
+    Example:
+        >>> en.Turn(role="assistant", tokens="mean")
+        Turn(index=-1, role='assistant', tokens='mean', part='content')
+        >>> en.Turn(part="middle")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: the part of a turn must be one of content, turn, generated, but ...
     """
 
     index: int = -1

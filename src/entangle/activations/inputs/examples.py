@@ -28,6 +28,12 @@ class Examples:
         source: what the tokens were read from, where that is text: strings, or conversations and their template.
         added: how many tokens before and after each text its tokenizer's template, or `prepend_bos`, put there.
         special: ids that stand for no text wherever they are (see `entangle.models.tokens.special_ids`).
+
+    Example:
+        >>> examples = en.activations.Examples([[5, 6, 7], [8, 9]], pad_id=0)
+        >>> examples.lengths, examples.batch([0, 1], model, torch.device("cpu"))["attention_mask"]
+        ([3, 2], tensor([[1, 1, 1],
+                [1, 1, 0]]))
     """
 
     ids: list[list[int]]
@@ -125,6 +131,12 @@ class SignalExamples(Examples):
 
     Attributes:
         positions: how many positions the model makes of each example.
+
+    Example:
+        >>> pixels = [torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]
+        >>> images = en.activations.SignalExamples([[], []], 0, beside={"pixel_values": pixels}, positions=[5, 5])
+        >>> images.lengths, images.batch([0, 1], model, torch.device("cpu"))["pixel_values"].shape
+        ([5, 5], torch.Size([2, 3, 8, 8]))
     """
 
     positions: list[int] = field(default_factory=list)

@@ -79,7 +79,12 @@ def examples_from(
 
 
 def reads_decoder(model: nn.Module, block: nn.Module) -> bool:
-    """Whether a block of an encoder-decoder is the decoder's."""
+    """Whether a block of an encoder-decoder is the decoder's.
+
+    Example:
+        >>> en.activations.reads_decoder(model, en.Atlas(model).blocks[0])  # it has no encoder
+        False
+    """
     inner = model
     while (base := getattr(inner, "get_base_model", None)) is not None and base() is not inner:  # PEFT's wrappers
         inner = base()

@@ -96,6 +96,13 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None, special
 
     Raises:
         EntangleError: a selection that no rule above covers, or one that leaves an example without a token.
+
+    Example:
+        >>> examples = en.activations.read_inputs(en.Atlas(model), texts[:2], tokenizer)
+        >>> en.activations.select(-1, examples).rows, en.activations.select("mean", examples).rows
+        (tensor([[ 0, 19],
+                [ 1, 11]]), tensor([[ 0, -1],
+                [ 1, -1]]))
     """
     if isinstance(tokens, str | int) and not isinstance(tokens, bool):
         whole = [(0, n) for n in examples.lengths]

@@ -26,6 +26,11 @@ class AddDirection(Edit):
         site: a site name, or a full name such as `"blocks.3.hook_resid_post"` together with `layer=None`.
         layer: the layer, counted from 0.
         head: one head of site `z`; `None` for the whole width.
+
+    Example:
+        >>> edit = en.AddDirection(torch.tensor([0.0, 1.0]), layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0]]), alpha=2.0)
+        tensor([[3., 6.]])
     """
 
     vector: Float[Tensor, " d"]
@@ -118,6 +123,11 @@ class Ablate(Edit):
         layer: as for `AddDirection`.
         head: as for `AddDirection`.
         mean: `[d]`, what the component is set to; 0 where `None`.
+
+    Example:
+        >>> edit = en.Ablate(torch.tensor([1.0, 0.0]))
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[0., 4.]])
     """
 
     directions: Float[Tensor, "k d"]
@@ -149,6 +159,11 @@ class Scale(Edit):
         layer: as for `AddDirection`.
         head: as for `AddDirection`.
         mean: `[d]`, the point that scaling leaves where it is; 0 where `None`.
+
+    Example:
+        >>> edit = en.Scale(torch.tensor([1.0, 0.0]), factor=0.5)
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[1.5000, 4.0000]])
     """
 
     direction: Float[Tensor, " d"]
@@ -181,6 +196,11 @@ class Set(Edit):
         site: as for `AddDirection`.
         layer: as for `AddDirection`.
         head: as for `AddDirection`.
+
+    Example:
+        >>> edit = en.Set(torch.tensor([1.0, 0.0]), value=7.0)
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[7., 4.]])
     """
 
     direction: Float[Tensor, " d"]
@@ -212,6 +232,12 @@ class Clamp(Edit):
         site: as for `AddDirection`.
         layer: as for `AddDirection`.
         head: as for `AddDirection`.
+
+    Example:
+        >>> edit = en.Clamp(torch.tensor([1.0, 0.0]), high=1.0)
+        >>> edit(torch.tensor([[3.0, 4.0], [-3.0, 4.0]]))
+        tensor([[ 1.,  4.],
+                [-3.,  4.]])
     """
 
     direction: Float[Tensor, " d"]
@@ -258,6 +284,11 @@ class Affine(Edit):
         left: `[d, r]` or `None`.
         right: `[r, d]` or `None`.
         bias: `[d]` or `None`.
+
+    Example:
+        >>> edit = en.Affine(left=torch.tensor([[1.0], [0.0]]), right=torch.tensor([[0.0, 1.0]]))
+        >>> edit(torch.tensor([[3.0, 4.0]]))  # the first coordinate is added to the second
+        tensor([[3., 7.]])
     """
 
     site: str = "resid_post"
@@ -286,6 +317,12 @@ class Compose(Edit):
 
     Attributes:
         edits: the edits.
+
+    Example:
+        >>> first = torch.tensor([1.0, 0.0])
+        >>> edit = en.Compose([en.AddDirection(first), en.Scale(first, factor=2.0)])
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[8., 4.]])
     """
 
     edits: Sequence[Edit]

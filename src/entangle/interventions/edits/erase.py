@@ -35,6 +35,13 @@ class Erase(Edit):
         site: as for `AddDirection`.
         layer: as for `AddDirection`.
         head: as for `AddDirection`.
+
+    Example:
+        >>> erase = en.Erase.fit(acts["resid_post"][:, -1], labels, layer=1)
+        >>> x = erase(acts["resid_post"][:, -1])
+        >>> means = x[labels == 1].mean(0), x[labels == 0].mean(0)
+        >>> bool(torch.allclose(*means, atol=1e-4))  # nothing linear is left
+        True
     """
 
     mean: Float[Tensor, " d"]
@@ -107,6 +114,12 @@ class OracleErase(Edit):
         site: as for `AddDirection`.
         layer: as for `AddDirection`.
         head: as for `AddDirection`.
+
+    Example:
+        >>> erase = en.OracleErase.fit(acts["resid_post"][:, -1], labels, layer=1)
+        >>> x = erase.given(labels)(acts["resid_post"][:, -1])
+        >>> bool(torch.allclose(x[labels == 1].mean(0), x[labels == 0].mean(0), atol=1e-4))
+        True
     """
 
     coefficient: Float[Tensor, "d k"]

@@ -49,6 +49,17 @@ class ITI(Edit):
         label_names: what classes 0 and 1 were called; `None` where that is not known.
         of_layers: how many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
             then it fits a model of that many layers alone.
+
+    Example:
+        >>> iti = en.ITI.fit(acts, labels, top_k=2)
+        >>> len(iti.heads), iti.directions.shape  # two (layer, head), and a direction in each
+        (2, torch.Size([2, 8]))
+        >>> prompt = tokenizer(prompts[:1], return_tensors="pt")["input_ids"]
+        >>> with en.steer(model, iti, alpha=8):
+        ...     steered = model(prompt).logits
+        ...
+        >>> bool(torch.allclose(steered, iti.bake(model, alpha=8)(prompt).logits, atol=1e-4))
+        True
     """
 
     heads: Sequence[Head]

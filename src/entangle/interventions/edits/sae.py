@@ -41,6 +41,17 @@ class SAEFeature(Edit):
         site: where the autoencoder reads.
         layer: the layer it reads.
         head: the head, at site `z`.
+
+    Example:
+        >>> class Doubling:  # an autoencoder of one feature per coordinate
+        ...     def encode(self, x):
+        ...         return 2 * x
+        ...     def decode(self, features):
+        ...         return features / 2
+        ...
+        >>> edit = en.SAEFeature(Doubling(), feature=0, value=0.0, layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[0., 4.]])
     """
 
     sae: SparseAutoencoder

@@ -31,6 +31,13 @@ class When(Edit):
         head: the head it reads, at site `z`.
         intercept: the probe's.
         side: `"above"` or `"below"`.
+
+    Example:
+        >>> nothing = en.Scale(torch.tensor([1.0, 0.0]), factor=0.0, layer=1)
+        >>> edit = en.When(nothing, probe=torch.tensor([0.0, 1.0]), layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0], [3.0, -4.0]]))  # only where the second coordinate is above 0
+        tensor([[ 0.,  4.],
+                [ 3., -4.]])
     """
 
     edit: Edit

@@ -61,6 +61,16 @@ def steer(
     Raises:
         EntangleError: if alpha is not finite, an edit was made for another model, its size, layer, head or site is not
             there, or the model is compiled or partly offloaded. The model is left as it was.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6, 7]])
+        >>> plain = model(ids).logits
+        >>> with en.steer(model, iti, alpha=8):
+        ...     bool(torch.allclose(model(ids).logits, plain))
+        ...
+        False
+        >>> bool(torch.allclose(model(ids).logits, plain))  # untouched outside the block
+        True
     """
     several = isinstance(edit_or_edits, Iterable) and not isinstance(edit_or_edits, BaseEdit)
     edits: list[BaseEdit] = list(edit_or_edits) if several else [edit_or_edits]  # type: ignore[arg-type, list-item]
@@ -214,6 +224,13 @@ class Steering:
         model: the model.
         elsewhere: tells whether a call comes from another thread or task than the one that opened the block.
         attached: what was put where, for gradient checkpointing to repeat: place, function, and whether it goes first.
+
+    Example:
+        >>> with en.steer(model, iti, alpha=4) as steering:
+        ...     _ = model(torch.tensor([[5, 6, 7]]))
+        ...
+        >>> steering.counts  # tokens that each edit changed
+        [3]
     """
 
     elsewhere: Skip

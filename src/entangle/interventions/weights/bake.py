@@ -63,6 +63,16 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
     Raises:
         EntangleError: if the edit is not affine, was made for another model or does not fit, or if the model is being
             steered or carries an edit already.
+
+    Example:
+        >>> edit = en.AddDirection(directions.vectors[0], layer=1)
+        >>> baked = en.interventions.bake(model, edit, alpha=2.0)
+        >>> ids = torch.tensor([[5, 6, 7]])
+        >>> with en.steer(model, edit, alpha=2.0):
+        ...     same = torch.allclose(model(ids).logits, baked(ids).logits, atol=1e-4)
+        ...
+        >>> same
+        True
     """
     refuse_compiled(model)
     if Timeline.running(model) is not None:

@@ -249,6 +249,15 @@ def load_baked(path: str | Path, *, device: torch.device | str | None = None) ->
 
     Raises:
         EntangleError: if there is no baked model, or its model and its edit do not belong together.
+
+    Example:
+        >>> iti.bake(model, alpha=8).save_pretrained("steered")
+        >>> again = en.load_baked("steered")
+        >>> ids = torch.tensor([[5, 6, 7]])
+        >>> with en.steer(model, iti, alpha=8):
+        ...     bool(torch.allclose(model(ids).logits, again(ids).logits, atol=1e-4))
+        ...
+        True
     """
     place = Path(path)
     if not os.path.lexists(place / SETTINGS):

@@ -39,6 +39,11 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
 
     Raises:
         EntangleError: if the format is unknown or cannot say what the edit does, or a file of another kind is there.
+
+    Example:
+        >>> _ = en.interventions.export(iti, "steer.pt", format="lm-eval", model=model, alpha=8.0)
+        >>> {name.split(".", 2)[2] for name in torch.load("steer.pt", weights_only=True)}
+        {'self_attn.o_proj'}
     """
     writers = {"lm-eval": _lm_eval, "gguf": _gguf}
     if format not in writers:
@@ -120,6 +125,11 @@ def transformer_lens_hooks(
 
     Returns:
         (hook name, function) pairs; at `attn.hook_z` the functions take `[batch pos n_heads d_head]`.
+
+    Example:
+        >>> hooks = en.interventions.transformer_lens_hooks(iti, model, alpha=8.0)
+        >>> {name.split(".", 2)[2] for name, function in hooks}
+        {'attn.hook_z'}
     """
     hooks: list[tuple[str, Callable[..., Tensor]]] = []
     for stop in planned(Atlas(model), [edit.forms(edit.strength(alpha))]):

@@ -16,7 +16,15 @@ from entangle.errors import EntangleError
 
 
 class Estimate(NamedTuple):
-    """A value and the interval around it: three floats, or three tensors of one shape."""
+    """A value and the interval around it: three floats, or three tensors of one shape.
+
+    Example:
+        >>> estimate = en.metrics.Estimate(0.5, 0.4, 0.6)
+        >>> estimate.columns("accuracy")
+        {'accuracy': 0.5, 'accuracy_low': 0.4, 'accuracy_high': 0.6}
+        >>> en.metrics.Estimate.of({"ce": 2.6, "ce_low": 2.5, "ce_high": 2.7}, "ce")
+        Estimate(value=2.6, low=2.5, high=2.7)
+    """
 
     value: float | Tensor
     low: float | Tensor

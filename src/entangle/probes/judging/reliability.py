@@ -44,6 +44,11 @@ def split_half(
     Returns:
         The mean cosine over the divisions and their quantiles, each shaped like the grid. A warning counts probes that
         did not converge.
+
+    Example:
+        >>> cosine = en.probes.split_half(acts["resid_post"], labels, n_splits=10)
+        >>> cosine.value.shape, bool((cosine.value > 0.5).all())
+        (torch.Size([2]), True)
     """
     cells = Cells(x)
     codes, classes = encode_labels(y, cells.n_examples)

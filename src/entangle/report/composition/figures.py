@@ -71,7 +71,7 @@ def head_distributions(accuracies: Mapping[str, Array], *, baseline: float, ax: 
 def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 4: cross-entropy on clean text."""
     frame = found.capability
-    series = {"cross-entropy": _columns(frame, "ce")}
+    series = {"cross-entropy": columns_of(frame, "ce")}
     drawing = Drawing(
         draw(
             over_shares,
@@ -137,7 +137,7 @@ def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     for prompts in found.prompt_sets:
         column = "toxicity" if prompts == ALL else prompts
         series = {
-            "not steered" if method == PLAIN else f"alpha {alpha:g}": _columns(frame, column)
+            "not steered" if method == PLAIN else f"alpha {alpha:g}": columns_of(frame, column)
             for (method, alpha), frame in _by_condition(found)
         }
         shown = draw(
@@ -150,7 +150,7 @@ def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
 def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """What a nat of cross-entropy buys at each share."""
     series = {
-        f"alpha {alpha:g}": _columns(frame, "removed_per_nat")
+        f"alpha {alpha:g}": columns_of(frame, "removed_per_nat")
         for (method, alpha), frame in _by_condition(found)
         if method != PLAIN
     }
@@ -230,6 +230,7 @@ def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFra
     return groups
 
 
-def _columns(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+def columns_of(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+    """Value, low and high of a quantity, row by row."""
     value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
     return value, low, high

@@ -16,11 +16,13 @@ from entangle.composition.comparing.attacks import attacks, attacks_by_share
 from entangle.composition.comparing.claims import claims
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.displacement import displacement
+from entangle.composition.comparing.foretold import foretold_by_share
 from entangle.composition.training.processes import Processes
 from entangle.errors import EntangleError
 from entangle.models import fingerprint, load
 from entangle.report.composition import figures
 from entangle.report.composition.attacks import red_teaming
+from entangle.report.composition.foretold import foretold
 from entangle.report.composition.posttraining import posttraining
 from entangle.report.write import NAMES, write_pages
 from entangle.study.numbers import plain
@@ -45,6 +47,11 @@ SECTIONS = (
         figures.price,
         "The price",
         "At one strength two models are not moved equally far: what counts is what is removed for what is paid.",
+    ),
+    (
+        foretold,
+        "The price, foretold",
+        "What a constant shift buys of each concept at most and what it costs at least, from gradients alone.",
     ),
     (figures.table_one, "Every method", "The paper's Table 1."),
     (
@@ -113,6 +120,7 @@ def write_comparison(composition: Composition, comparison: Comparison, out: Path
             ("probes", comparison.probes),
             ("steering", comparison.steering),
             ("entanglement", comparison.entanglement),
+            ("foretold", foretold_by_share(comparison)),
             ("posttraining", displacement(composition.models)),
             ("attacks", attacks(composition.models)),
             ("attacks_by_share", attacks_by_share(comparison)),
