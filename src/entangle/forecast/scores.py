@@ -21,7 +21,7 @@ from entangle.errors import EntangleError
 from entangle.forecast.slopes import as_it_is, mixed, state_slopes
 from entangle.forecast.span import Span
 from entangle.models.hooks import hooked
-from entangle.models.readout import LOGITS, body_of, check_chunk, run_body
+from entangle.models.readout import LOGITS, body_of, check_logits, run_body
 from entangle.models.rows import accepts, at_once, pad, pad_id, token_batches
 
 
@@ -105,7 +105,7 @@ def row_scores(
     Raises:
         EntangleError: The model cannot be differentiated.
     """
-    check_chunk(logits)
+    check_logits(logits)
     budget = at_once(batch_tokens, span.device)
     if body_of(model) is None:  # all logits of a batch are there at once
         vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.models.readout import chunks
+from entangle.models.readout import logit_chunks
 
 
 def as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
@@ -49,7 +49,7 @@ def state_slopes(
     with torch.no_grad():
         vocabulary = head(states[:1].detach()).shape[-1]
     slopes = torch.empty(1 + draws, *states.shape, device=states.device)
-    for part in chunks(len(states), vocabulary, logits):
+    for part in logit_chunks(len(states), vocabulary, logits):
         x = states[part].detach().requires_grad_()
         said = head(x)
         probabilities = said.detach().float().softmax(-1)

@@ -114,7 +114,7 @@ def massive_coordinates(
     Example:
         >>> x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
         >>> x[:, 3] *= 300
-        >>> massive_coordinates(x)
+        >>> en.metrics.massive_coordinates(x)
         tensor([3])
     """
     if x.ndim != 2 or not len(x):

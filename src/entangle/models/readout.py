@@ -81,6 +81,12 @@ def run_body(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Float[Tensor,
 
     Returns:
         Both; None where the model has no body apart, or where the head is not confirmed.
+
+    Example:
+        >>> batch = en.models.batch_of(model, tokenizer, [[5, 6, 7], [8, 9]])
+        >>> states, head = en.models.run_body(model, batch)
+        >>> states.shape, head(states[0, :2]).shape
+        (torch.Size([2, 3, 32]), torch.Size([2, 512]))
     """
     owner = body_of(model)
     if owner is None:
@@ -109,25 +115,40 @@ def run_body(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Float[Tensor,
     return split
 
 
-def chunks(n_tokens: int, vocabulary: int, logits: int = LOGITS) -> Iterator[slice]:
-    """Slices of positions whose logits are at most `logits` numbers, one position or more each."""
+def logit_chunks(n_tokens: int, vocabulary: int, logits: int = LOGITS) -> Iterator[slice]:
+    """Slices of positions whose logits are at most `logits` numbers, one position or more each.
+
+    Example:
+        >>> list(en.models.logit_chunks(5, vocabulary=512, logits=1024))
+        [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
     size = max(1, logits // vocabulary)
     for start in range(0, n_tokens, size):
         yield slice(start, min(start + size, n_tokens))
 
 
-def check_chunk(logits: int) -> None:
+def check_logits(logits: int) -> None:
     """Refuse a bound that is none.
 
     Raises:
         EntangleError: It is below 1.
+
+    Example:
+        >>> en.models.check_logits(0)
+        Traceback (most recent call last):
+        entangle.errors.EntangleError: logits must be 1 or more, the numbers computed at once; got 0: give more
     """
     if logits < 1:
         raise EntangleError(f"logits must be 1 or more, the numbers computed at once; got {logits}: give more")
 
 
 def body_of(model: nn.Module) -> nn.Module | None:
-    """The model whose forward calls a body and then a head; None where there is no such thing."""
+    """The model whose forward calls a body and then a head; None where there is no such thing.
+
+    Example:
+        >>> en.models.body_of(model) is model, en.models.body_of(model.base_model) is None
+        (True, True)
+    """
     if not takes(model, "logits_to_keep") or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return None
     for owner in model.modules():

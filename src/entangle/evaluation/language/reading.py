@@ -16,7 +16,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.divergence import compared, nats_of
 from entangle.evaluation.language.subject import Method, Predictions, Subject, applied, check_finite
 from entangle.interventions import Edit
-from entangle.models.readout import LOGITS, body_of, check_chunk
+from entangle.models.readout import LOGITS, body_of, check_logits
 from entangle.models.rows import at_once, token_batches
 
 
@@ -68,7 +68,7 @@ class PlainReading:
         cache_bytes: int = 2**31,
         owners: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        check_chunk(logits)
+        check_logits(logits)
         self.subject, self.rows, self.batch_tokens, self.logits = Subject(model, tokenizer), rows, batch_tokens, logits
         whose = [[i] * len(row) for i, row in enumerate(rows)] if owners is None else owners
         self._owners = [np.array(row[1:]) for row in whose]  # of each predicted token
@@ -112,7 +112,7 @@ def batches(
     A model whose head cannot be taken from its body makes all logits of a batch at once, so its batches have fewer
     tokens.
     """
-    check_chunk(logits)
+    check_logits(logits)
     budget = at_once(batch_tokens, next(model.parameters()).device)
     if body_of(model) is None:
         budget = max(1, min(budget, logits // model.config.get_text_config().vocab_size))

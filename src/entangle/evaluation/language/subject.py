@@ -20,7 +20,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
-from entangle.models.readout import chunks, run_body
+from entangle.models.readout import logit_chunks, run_body
 from entangle.models.rows import batch_of, context_length, encode, frame
 from entangle.models.trace import evaluating
 
@@ -60,7 +60,7 @@ class Predictions:
 
     def parts(self, logits: int) -> Iterator[slice]:
         """Slices of the tokens whose logits are at most so many numbers, one token or more each."""
-        return chunks(len(self.states), self.vocabulary, logits)
+        return logit_chunks(len(self.states), self.vocabulary, logits)
 
     def logits(self, part: slice) -> Float[Tensor, "token vocab"]:
         """The logits of some tokens."""

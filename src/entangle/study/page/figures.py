@@ -189,8 +189,8 @@ def entanglement_tables(study: Numbers) -> list[Table]:
             f"After layer {table['best_layer']}. The percentile of E among random directions, uniform and with the "
             "covariance of each concept's own texts. Split-half: the cosine r of a concept's own directions on two "
             "halves of its texts; noise shrinks cosines with others by about 2r / (1 + r). Massive coordinates vary 8 "
-            "times as much as the median one and hold a twentieth of all variance or more, so that they may carry every "
-            "cosine: E without them stands beside it.",
+            "times as much as the median one and hold a twentieth of all variance or more, so that they may carry "
+            "every cosine: E without them stands beside it.",
         )
     ]
 
