@@ -53,7 +53,7 @@ def report(examples):
 def test_coordinates_that_stand_out_are_found_whatever_the_unit_and_no_others_are():
     x = torch.randn(400, 60, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.5, 4, 60)
     assert massive_coordinates(x).tolist() == []
-    x[:, [3, 40]] *= 300
+    x[:, [3, 40]] *= torch.tensor([1200.0, 300.0])
     x[:, 7] = 5e4  # large, but it never changes: no direction is long along it
     x[:, 8] = 0  # dead
     for unit in (1.0, 1e-6, 1e6):
