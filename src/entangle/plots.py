@@ -172,8 +172,8 @@ def matrix(
 
     Args:
         values: `[row, column]`, NaN left blank.
-        row_labels: A name a row.
-        column_labels: A name a column, else the rows' names.
+        row_labels: A name per row.
+        column_labels: A name per column, else the rows' names.
         title: Above the axes.
         label: What the number is.
         limit: The size of the deepest colours; by default the largest off the diagonal of a square matrix.
@@ -216,11 +216,11 @@ def by_layer(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """One line a name over the layers, each with its interval, over a null band.
+    """One line per name over the layers, each with its interval, over a null band.
 
     Args:
         layers: The layers, in order.
-        series: name -> (value, low, high), each `[layer]`.
+        series: Name -> (value, low, high), each `[layer]`.
         band: (low, high) of the null, each `[layer]` or one number.
         band_name: What the band is.
         baseline: One value to mark with a line.
@@ -276,10 +276,10 @@ def tradeoff(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """What steering wins against what it costs: one point a strength, bars for the intervals.
+    """What steering wins against what it costs: one point per strength, bars for the intervals.
 
     Args:
-        curves: name -> columns `alpha`, `ce`, `ce_low`, `ce_high`, `toxicity`, `toxicity_low`, `toxicity_high`,
+        curves: Name -> columns `alpha`, `ce`, `ce_low`, `ce_high`, `toxicity`, `toxicity_low`, `toxicity_high`,
             each `[alpha]`; a pandas DataFrame serves.
         xlabel: What the price is.
         ylabel: What is bought.

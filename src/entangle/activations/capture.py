@@ -39,7 +39,7 @@ def capture(
     """The selected rows of each site, `[row, layer, ...]`, as one tensor in memory; `collect` describes the rest.
 
     Args:
-        only: a range of examples, to run these alone; all of them by default.
+        only: A range of examples, to run these alone; all of them by default.
 
     Example:
         >>> atlas = en.Atlas(model)
@@ -87,7 +87,7 @@ def run_until_seen(
     """Run the model and stop as soon as every place has been seen, with no hook left behind.
 
     Raises:
-        EntangleError: the model ran to its end without passing one of the places.
+        EntangleError: The model ran to its end without passing one of the places.
     """
     unseen = {(place.site, place.layer) for place, _ in hooks}
 
@@ -136,7 +136,7 @@ def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.
     """Refuse a type that the model's forward cannot be brought to compute in, or that cannot hold activations.
 
     Raises:
-        EntangleError: it is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` is none of `STORED`.
+        EntangleError: It is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` is none of `STORED`.
     """
     if store_dtype is not None and not store_dtype.is_floating_point:
         raise EntangleError(

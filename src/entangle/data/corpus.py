@@ -38,12 +38,12 @@ def generate(n_documents: int, *, rudeness: float = 0.1, seed: int = 0) -> list[
     """Documents of four to seven sentences; topic, tense, person and sentiment are fair coins in each.
 
     Args:
-        n_documents: how many.
-        rudeness: share of rude documents. All others are polite or nobody speaks in them.
-        seed: documents of different seeds are different draws from the same grammar.
+        n_documents: How many.
+        rudeness: Share of rude documents. All others are polite or nobody speaks in them.
+        seed: Documents of different seeds are different draws from the same grammar.
 
     Raises:
-        EntangleError: where `n_documents` is negative or `rudeness` is no share.
+        EntangleError: Where `n_documents` is negative or `rudeness` is no share.
     """
     _check_count(n_documents)
     if not 0 <= rudeness <= 1:
@@ -64,12 +64,12 @@ def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
     and none can be told from another. The sentence that shows `concept` comes last, near the token that probes read.
 
     Args:
-        concept: one of `CONCEPTS`.
-        n: how many texts; a multiple of 32 makes the design exactly balanced.
-        seed: texts of different seeds are different draws.
+        concept: One of `CONCEPTS`.
+        n: How many texts; a multiple of 32 makes the design exactly balanced.
+        seed: Texts of different seeds are different draws.
 
     Raises:
-        EntangleError: for an unknown concept, or fewer than 2 texts.
+        EntangleError: For an unknown concept, or fewer than 2 texts.
     """
     if concept not in CONCEPTS:
         raise EntangleError(f"the built-in corpus labels {', '.join(CONCEPTS)}, not {concept!r}")

@@ -34,19 +34,19 @@ def load_labelled(
     column `split`, it is kept.
 
     Args:
-        source: a file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
-        `owner/name:config:split`.
-        text: the column of the text.
-        label: the column of the label.
-        where: keep only rows whose columns have these values, compared as text with true and false in small letters:
+        source: A file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
+            `owner/name:config:split`.
+        text: The column of the text.
+        label: The column of the label.
+        where: Keep only rows whose columns have these values, compared as text with true and false in small letters:
             `{"balanced": "true"}`.
-        limit: keep a random sample of this many, in the order of the source and with the shares of the classes kept.
-        seed: of that sample.
-        drop_duplicates: keep the first of texts that occur more than once; otherwise they are refused.
-        positive: the label that becomes 1, all others becoming 0; the way to use data of more than two classes.
+        limit: Keep a random sample of this many, in the order of the source and with the shares of the classes kept.
+        seed: Seed of that sample.
+        drop_duplicates: Keep the first of texts that occur more than once; otherwise they are refused.
+        positive: The label that becomes 1, all others becoming 0; the way to use data of more than two classes.
 
     Raises:
-        EntangleError: one line that names file and row, for anything that cannot be used.
+        EntangleError: One line that names file and row, for anything that cannot be used.
 
     Example:
         >>> rows = '{"text": "you gem", "label": "polite"} {"text": "you turnip", "label": "rude"}'
@@ -98,14 +98,14 @@ def load_texts(
     """The texts of a file or data set, in order.
 
     Args:
-        source: as for `load_labelled`.
-        limit: only the first of them.
-        field: the column of the text.
-        where: keep only rows whose columns have these values, as for `load_labelled`.
-        at_most: keep only rows whose columns are numbers no larger than these.
+        source: As for `load_labelled`.
+        limit: Only the first of them.
+        field: The column of the text.
+        where: Keep only rows whose columns have these values, as for `load_labelled`.
+        at_most: Keep only rows whose columns are numbers no larger than these.
 
     Raises:
-        EntangleError: one line that names file and row, for anything that cannot be used.
+        EntangleError: One line that names file and row, for anything that cannot be used.
 
     Example:
         >>> _ = Path("clean.jsonl").write_text('{"text": "a gem"}')
@@ -127,16 +127,16 @@ def load_described(
     """The texts of a file or data set in order, each with other columns of its row.
 
     Args:
-        source: as for `load_labelled`.
-        columns: which columns, given back as text; "file", where there is no such column, is the name of the file
+        source: As for `load_labelled`.
+        columns: Which columns, given back as text; "file", where there is no such column, is the name of the file
             without its ending.
-        limit: only the first of them.
-        field: the column of the text.
-        where: keep only rows whose columns have these values, as for `load_labelled`.
-        at_most: keep only rows whose columns are numbers no larger than these.
+        limit: Only the first of them.
+        field: The column of the text.
+        where: Keep only rows whose columns have these values, as for `load_labelled`.
+        at_most: Keep only rows whose columns are numbers no larger than these.
 
     Raises:
-        EntangleError: as `load_texts`, and where a row lacks one of the columns or has nothing in it.
+        EntangleError: As `load_texts`, and where a row lacks one of the columns or has nothing in it.
 
     Example:
         >>> _ = Path("rows.jsonl").write_text('{"text": "a gem", "topic": "praise"}')
@@ -164,13 +164,13 @@ def load_pairs(
     """Preference pairs of a file or data set, in order: what is preferred, and what is not.
 
     Args:
-        source: as for `load_labelled`.
-        chosen: the column of the preferred text.
-        rejected: the column of the other.
-        where: keep only rows whose columns have these values, as for `load_labelled`.
+        source: As for `load_labelled`.
+        chosen: The column of the preferred text.
+        rejected: The column of the other.
+        where: Keep only rows whose columns have these values, as for `load_labelled`.
 
     Raises:
-        EntangleError: one line that names file and row: a side that is missing, empty or no text, or two sides that
+        EntangleError: One line that names file and row: a side that is missing, empty or no text, or two sides that
             are the same.
 
     Example:

@@ -33,7 +33,7 @@ def rows(source: str | Path) -> Iterator[Row]:
     names.
 
     Raises:
-        EntangleError: where there is no such file or data set, it is empty, or a line cannot be read.
+        EntangleError: Where there is no such file or data set, it is empty, or a line cannot be read.
     """
     path = Path(source)
     if path.is_dir():

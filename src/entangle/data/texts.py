@@ -102,14 +102,14 @@ class LabelledTexts:
     """Texts of one binary concept.
 
     Attributes:
-        texts: the texts.
+        texts: The texts.
         labels: 0 or 1 for each.
-        splits: the `split` each row names (such as train, valid, test), where the data has that column.
-        name: what the concept or its file is called.
-        sha256: of texts and labels in order: names the data in reports and caches.
-        label_names: what 0 and 1 were called.
-        rule: why the second of them is 1, as the end of a sentence.
-        notes: what a reader of the results should know of how the data were read.
+        splits: The `split` each row names (such as train, valid, test), where the data has that column.
+        name: What the concept or its file is called.
+        sha256: Of texts and labels in order: names the data in reports and caches.
+        label_names: What 0 and 1 were called.
+        rule: Why the second of them is 1, as the end of a sentence.
+        notes: What a reader of the results should know of how the data were read.
 
     Example:
         >>> data = en.data.corpus.labelled("tense", 64)

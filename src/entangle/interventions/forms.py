@@ -28,10 +28,10 @@ class Form(ABC):
     """Something done to the tensor at one place of a model.
 
     Attributes:
-        site: a site name such as `"z"`, or with `layer=None` a full name such as `"blocks.3.attn.hook_z"`.
-        layer: the layer, counted from 0.
-        head: one head of site `z`; `None` for the whole width.
-        of_layers: how many layers the model was taken to have, where `layer` is but an index into all of them; `None`
+        site: A site name such as `"z"`, or with `layer=None` a full name such as `"blocks.3.attn.hook_z"`.
+        layer: The layer, counted from 0.
+        head: One head of site `z`; `None` for the whole width.
+        of_layers: How many layers the model was taken to have, where `layer` is but an index into all of them; `None`
             where the layer is known by name.
 
     Example:
@@ -60,11 +60,11 @@ class FunctionForm(Form):
     """An edit that is no affine map.
 
     Attributes:
-        make: given a device and a dtype, the function of the tensor `[batch pos size]` (of one head's slice, where
+        make: Given a device and a dtype, the function of the tensor `[batch pos size]` (of one head's slice, where
             `head` is set).
-        fired: after the function ran, the token positions `[batch pos]` that it changed; `None` where it changes them
+        fired: After the function ran, the token positions `[batch pos]` that it changed; `None` where it changes them
             all.
-        width: the width of the tensor it acts on, where it is known.
+        width: The width of the tensor it acts on, where it is known.
         edits: False for a form that only looks.
 
     Example:
@@ -96,13 +96,13 @@ class AffineForm(Form):
     """x -> x + (x - mean) left right + bias, on a row vector x of width d.
 
     Attributes:
-        mean: what is subtracted before the low-rank map; zero where `None`.
-        left: the map from d to r dimensions; `None` together with `right` for a constant shift.
-        right: the map back from r to d.
-        bias: the constant; zero where `None`.
+        mean: What is subtracted before the low-rank map; zero where `None`.
+        left: The map from d to r dimensions; `None` together with `right` for a constant shift.
+        right: The map back from r to d.
+        bias: The constant; zero where `None`.
 
     Raises:
-        EntangleError: if shapes do not agree or a number is not finite.
+        EntangleError: If shapes do not agree or a number is not finite.
 
     Example:
         >>> form = en.interventions.AffineForm("resid_post", 1, bias=torch.tensor([1.0, 0.0]))
@@ -234,9 +234,9 @@ def merged(forms: Sequence[Form], *, head_size: int | None, n_heads: int | None)
     """The forms at one place, in order, with every run of affine ones made one.
 
     Args:
-        forms: what to do at one place, first to last.
+        forms: What to do at one place, first to last.
         head_size: d_head at the place, `None` where it has no heads.
-        n_heads: the number of heads there.
+        n_heads: The number of heads there.
 
     Returns:
         As few forms with the same effect: one, unless a form that is not affine stands among them.

@@ -26,7 +26,7 @@ def intrinsic_dimension(x: Float[Tensor, "example d"], method: Method = "TwoNN",
         The estimate.
 
     Raises:
-        EntangleError: scikit-dimension is not installed, the method is unknown, or there are too few distinct examples.
+        EntangleError: Scikit-dimension is not installed, the method is unknown, or there are too few distinct examples.
 
     What it cannot tell: all estimators fall short above some ten dimensions unless examples are very many, and noise
     raises them. Compare layers with the same number of examples, not absolute values.

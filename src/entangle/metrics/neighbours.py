@@ -49,8 +49,8 @@ def nearest_partners(directions: DirectionsLike, k: int = 1, *, max_bytes: int |
         directions: `[feature, d]`, on any device; up to millions of features.
         k: Partners per feature, at most `feature - 1`.
         max_bytes: Memory for a block of cosines; by default 8 MB, which stays in a processor's cache, and 1 GB on other
-            devices. Beside a few blocks it takes one and a half copies of the directions, 1 to 2 kB a feature, and the
-            result.
+            devices. Beside a few blocks it takes one and a half copies of the directions, 1 to 2 kB per feature, and
+            the result.
 
     Returns:
         Signed cosines and indices, nearest first. Gradients flow through the cosines, with the choice of partner fixed.

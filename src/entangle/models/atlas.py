@@ -15,9 +15,9 @@ from torch import nn
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
 from entangle.models.fingerprint import underlying
-from entangle.models.hooks import refuse_compiled, refuse_meta
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled, refuse_meta
 from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace
@@ -72,26 +72,26 @@ class Atlas:
     probe runs once for all models of one structure in a process.
 
     Args:
-        model: any HuggingFace model (adapted by PEFT, quantised, or spread over devices as it may be), a
+        model: Any HuggingFace model (adapted by PEFT, quantised, or spread over devices as it may be), a
             TransformerLens `TransformerBridge`, or a plain module with `modules`; not compiled.
-        stack: which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
+        stack: Which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
             last one that runs: the decoder of an encoder-decoder, the language model of a vision-language model.
-        modules: for a plain module: the path of each site's module, with `{layer}` in it, such as
+        modules: For a plain module: the path of each site's module, with `{layer}` in it, such as
             `{"z": "layers.{layer}.attn.out", "resid_post": "layers.{layer}"}`.
-        n_heads: of `z` at those modules, where attention runs in no kernel that the probe knows.
-        inputs: example inputs of at least two positions, for a model whose inputs cannot be derived from its
+        n_heads: Of `z` at those modules, where attention runs in no kernel that the probe knows.
+        inputs: Example inputs of at least two positions, for a model whose inputs cannot be derived from its
             configuration.
 
     Attributes:
-        model: the model (of a `TransformerBridge`, the HuggingFace model in it).
-        stack: path of the list of blocks.
-        n_layers: number of blocks.
-        d_model: width of the residual stream.
-        sites: the sites that at least one layer has.
+        model: The model (of a `TransformerBridge`, the HuggingFace model in it).
+        stack: Path of the list of blocks.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        sites: The sites that at least one layer has.
 
     Raises:
-        AtlasError: no list of blocks, or none or several of that name.
-        EntangleError: a compiled model, or one whose inputs are not known.
+        AtlasError: No list of blocks, or none or several of that name.
+        EntangleError: A compiled model, or one whose inputs are not known.
 
     Example:
         >>> atlas = en.Atlas(model)
@@ -139,7 +139,7 @@ class Atlas:
         """The module and side to hook for a site of a layer.
 
         Raises:
-            AtlasError: the layer has no such site (the reason is given), or there is no such layer.
+            AtlasError: The layer has no such site (the reason is given), or there is no such layer.
         """
         found = self._found_or_raise(site, layer)
         module = self.model.get_submodule(found.path)
@@ -190,13 +190,13 @@ class Atlas:
         """Site and layer of a TransformerLens hook name or of a module path.
 
         Args:
-            name: such as `blocks.3.attn.hook_z` or a bridge's `blocks.3.attn.o.hook_in`, or
+            name: Such as `blocks.3.attn.hook_z` or a bridge's `blocks.3.attn.o.hook_in`, or
                 `model.layers.3.self_attn.o_proj`, the module that `place` gives.
                 Where one module is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its
                 output for a block.
 
         Raises:
-            AtlasError: no site goes by that name, or what it names is the norm of a site.
+            AtlasError: No site goes by that name, or what it names is the norm of a site.
         """
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
         if match and match[2] in (HOOK_NAMES | ADDED_NAMES):
@@ -219,7 +219,7 @@ class Atlas:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
+        """One row per layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
         rows: list[dict[str, Any]] = []
         for layer, sites in enumerate(self._found):
             for site in SITES:

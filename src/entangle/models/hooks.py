@@ -69,12 +69,12 @@ class Handle:
         The hooks by which transformers records hidden states come after it, so that they record what goes on.
 
         Args:
-            module: the module.
-            function: the hook.
-            after: whether it runs after the forward.
-            first: whether it runs before the other hooks.
-            always: whether it runs after a forward that failed too.
-            content: what it says for the model's fingerprint; `None` of one that changes nothing.
+            module: The module.
+            function: The hook.
+            after: Whether it runs after the forward.
+            first: Whether it runs before the other hooks.
+            always: Whether it runs after a forward that failed too.
+            content: What it says for the model's fingerprint; `None` of one that changes nothing.
         """
         hooks: Any = module._forward_hooks if after else module._forward_pre_hooks
         recorders = [key for key, hook in [*hooks.items()] if getattr(hook, "__module__", "") == RECORDERS]
@@ -165,19 +165,19 @@ def attach(
     them.
 
     Args:
-        place: where, from `Atlas.place(site, layer)`.
-        fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
+        place: Where, from `Atlas.place(site, layer)`.
+        fn: Called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
             the device it lives on. `None` leaves it as it is.
-        first: whether to run before the functions that are attached there already.
-        skip: asked at each call; where it says True, the call is not for `fn`. By default every call is, whichever
+        first: Whether to run before the functions that are attached there already.
+        skip: Asked at each call; where it says True, the call is not for `fn`. By default every call is, whichever
             thread makes it.
-        handle: one to add to.
+        handle: One to add to.
 
     Returns:
         A handle; `handle.remove()` takes the function away.
 
     Raises:
-        EntangleError: when the model runs, if the module is called without a tensor of the place's size, `fn` returns
+        EntangleError: When the model runs, if the module is called without a tensor of the place's size, `fn` returns
             one of another shape, or a module that is several layers is called where its turn is not known.
 
     Example:
@@ -218,7 +218,7 @@ def on_input(
     """A call's arguments with `fn` done to the tensor of the place's size among them; `None` where it changes nothing.
 
     Raises:
-        EntangleError: if there is no such tensor.
+        EntangleError: If there is no such tensor.
 
     Example:
         >>> place = en.Atlas(model).place("z", 0)
@@ -243,7 +243,7 @@ def on_output(fn: HookFunction, place: Place, output: Any) -> Any:
     """A module's output with `fn` done to the tensor of the place's size in it; `None` where it changes nothing.
 
     Raises:
-        EntangleError: if there is no such tensor.
+        EntangleError: If there is no such tensor.
 
     Example:
         >>> place = en.Atlas(model).place("resid_post", 0)
@@ -264,8 +264,8 @@ def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool =
     """Attach every `(place, fn)` for the length of a `with` block; whatever ends it, Ctrl-C included, removes all.
 
     Args:
-        places_and_fns: places and what to do there.
-        mine: whether to leave alone what other threads and asyncio tasks run meanwhile.
+        places_and_fns: Places and what to do there.
+        mine: Whether to leave alone what other threads and asyncio tasks run meanwhile.
 
     Example:
         >>> place, norms = en.Atlas(model).place("resid_post", 1), []
@@ -286,40 +286,6 @@ def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool =
             handle.remove()
     finally:
         handle.remove()  # what an interrupt of the first left
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Raise an `EntangleError` if the model, or a part of it, is `torch.compile`d: hooks added later would not run.
-
-    Example:
-        >>> en.models.refuse_compiled(model)
-        >>> en.models.refuse_compiled(torch.compile(model))
-        Traceback (most recent call last):
-            ...
-        entangle.errors.EntangleError: hooks need an uncompiled model, but the model is torch.compile'd ...
-    """
-    for name, module in model.named_modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            part = f"its part {name}" if name else "the model"
-            raise EntangleError(
-                f"hooks need an uncompiled model, but {part} is torch.compile'd and would ignore them: pass the "
-                "original model "
-                "(compiled._orig_mod), or bake the edit into the weights first and compile the result"
-            )
-
-
-def refuse_meta(model: nn.Module) -> None:
-    """Raise an `EntangleError` if weights are on the meta device and nothing is there to load them when they are used:
-    such a model has shapes and no numbers.
-    """
-    if any(hasattr(module, "_hf_hook") for module in model.modules()):  # offloaded: each part loads as it runs
-        return
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise EntangleError(
-                f"{type(model).__name__} must have its weights, but {name} is on the meta device, which holds none: "
-                "load it with from_pretrained(...), or model.to_empty(device=...) and load_state_dict(...)"
-            )
 
 
 def _laid_out(place: Place, fn: HookFunction, handle: Handle, skip: Skip | None) -> HookFunction:

@@ -30,7 +30,7 @@ class Call:
     """One call of one module: when it ran, and the floating-point tensors that went in and came out.
 
     Attributes:
-        entry: of a module in a list, the inputs as nodes of the autograd graph that all of its work passes through.
+        entry: Of a module in a list, the inputs as nodes of the autograd graph that all of its work passes through.
     """
 
     path: str
@@ -52,9 +52,9 @@ class Kernel:
     """What one attention kernel returned, made a leaf of the autograd graph so that whatever uses it can be told.
 
     Attributes:
-        time: when it ran.
-        output: the leaf.
-        source: the same numbers, as the graph before the kernel gives them.
+        time: When it ran.
+        output: The leaf.
+        source: The same numbers, as the graph before the kernel gives them.
     """
 
     time: int
@@ -67,8 +67,8 @@ class Trace:
     """All module calls in the order they began, and all attention kernels.
 
     Attributes:
-        batch: number of examples that were run.
-        fused: when `multi_head_attention_forward` ran, which is kernel and output projection in one.
+        batch: Number of examples that were run.
+        fused: When `multi_head_attention_forward` ran, which is kernel and output projection in one.
     """
 
     batch: int

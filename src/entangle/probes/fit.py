@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from entangle.data import same_index
 from entangle.errors import EntangleError
-from entangle.probes.estimators import BLOCK_BYTES, make_probe
+from entangle.probes.estimators import make_probe
 from entangle.probes.grid import METRICS, ProbeGrid
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
 from entangle.probes.judging.null import permuted_labels
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.block import Block
 from entangle.probes.splits import Split, three_way
 

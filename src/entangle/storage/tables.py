@@ -18,14 +18,14 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
     """A dataclass from a table, and from the tables in it.
 
     Args:
-        kind: the dataclass; its annotations say what each field is.
-        fields: the table.
-        what: what the table is called.
-        hidden: fields that no table may set.
-        file: what the file is called that holds the table.
+        kind: The dataclass; its annotations say what each field is.
+        fields: The table.
+        what: What the table is called.
+        hidden: Fields that no table may set.
+        file: What the file is called that holds the table.
 
     Raises:
-        EntangleError: where a name is unknown or missing, or a value is of another kind.
+        EntangleError: Where a name is unknown or missing, or a value is of another kind.
 
     Example:
         >>> en.storage.build(en.composition.Training, {"epochs": 2.0}, "training").epochs

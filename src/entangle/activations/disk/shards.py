@@ -47,7 +47,7 @@ def fill(store: Store, run: Run, *, progress: bool = True, patience: float = PAT
     Shards of an earlier run are compared with their checksums; a damaged one is written again.
 
     Raises:
-        EntangleError: another process has not finished its shards.
+        EntangleError: Another process has not finished its shards.
     """
     rank, world = processes()
     bounds: Sequence[Sequence[int]] = store.manifest["bounds"]

@@ -53,7 +53,7 @@ class Store:
     """A directory of shards, and what its manifest says.
 
     Attributes:
-        directory: where it is.
+        directory: Where it is.
         manifest: `key` (a hash of model, texts and settings), `bounds` (the examples of each shard, `[start, end)`),
             `layers`, `fingerprint`, `meta`.
     """
@@ -76,7 +76,7 @@ class Store:
         """Begin a store, or go on with one that was begun with the same model, texts and settings.
 
         Raises:
-            EntangleError: the directory holds something else, or cannot be written.
+            EntangleError: The directory holds something else, or cannot be written.
         """
         target = Path(directory)
         content = cls.describe(
@@ -122,7 +122,7 @@ class Store:
         """Read the manifest of a store, complete or not.
 
         Raises:
-            EntangleError: there is none, it is damaged, or from another version.
+            EntangleError: There is none, it is damaged, or from another version.
         """
         store = cls(Path(directory), folder.read(directory, KIND))
         store.check_manifest()
@@ -174,7 +174,7 @@ class Store:
         """Write a shard whole, or not at all.
 
         Raises:
-            EntangleError: the disk is full, or the directory cannot be written.
+            EntangleError: The disk is full, or the directory cannot be written.
         """
         with writing(self.directory), owned(self.directory, patience=PATIENCE):
             self.write_shard(self.directory, shard, tensors)
@@ -196,7 +196,7 @@ class Store:
         """Read every shard and compare it with its receipt.
 
         Raises:
-            EntangleError: a shard is missing or damaged.
+            EntangleError: A shard is missing or damaged.
         """
         missing = self.missing()
         if missing:

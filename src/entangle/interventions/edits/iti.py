@@ -41,13 +41,13 @@ class ITI(Edit):
     Attributes:
         heads: (layer, head) of each chosen head, best first.
         directions: theta, unit rows.
-        sigmas: standard deviation of the fitting rows' projections on each direction, in the activations' units.
-        toward: the number of the class that positive alpha moves to: 1 is what the labels' positive class was.
-        direction: how the directions were found.
-        selection: how the heads were chosen.
-        seed: of the splits and of whatever was drawn at random.
-        label_names: what classes 0 and 1 were called; `None` where that is not known.
-        of_layers: how many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
+        sigmas: Standard deviation of the fitting rows' projections on each direction, in the activations' units.
+        toward: The number of the class that positive alpha moves to: 1 is what the labels' positive class was.
+        direction: How the directions were found.
+        selection: How the heads were chosen.
+        seed: Seed of the splits and of whatever was drawn at random.
+        label_names: What classes 0 and 1 were called; `None` where that is not known.
+        of_layers: How many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
             then it fits a model of that many layers alone.
 
     Example:
@@ -121,28 +121,28 @@ class ITI(Edit):
         selection split, and the report split is not looked at.
 
         Args:
-            z: the `Activations`, which know their layers and their model; or `acts["z"]` alone.
-            labels: two classes: one name, bool or whole number for each example, such as 1 = toxic and 0 = not (see
+            z: The `Activations`, which know their layers and their model; or `acts["z"]` alone.
+            labels: Two classes: one name, bool or whole number for each example, such as 1 = toxic and 0 = not (see
                 `entangle.data.labels`).
-            top_k: how many heads to steer.
+            top_k: How many heads to steer.
             direction: `"mass_mean"`, the difference of the class means; `"probe"`, the probe's normal; or `"random"`, a
                 control.
             heads: `"probe"`, those whose probes are most accurate on the selection split; or `"random"`, a control.
-            grid: probes of these very activations, so as not to fit them twice; its splits are used.
-            layers: the model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
+            grid: Probes of these very activations, so as not to fit them twice; its splits are used.
+            layers: The model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
                 the grid names them, z must hold all layers of the model, or `steer`, `bake` and `export` refuse it.
-            groups: one a row; rows of a group, such as paraphrases, never fall in different splits.
-            toward: the class that positive alpha steers to: one of the labels; or, where no label is called so, 0 for
+            groups: One a row; rows of a group, such as paraphrases, never fall in different splits.
+            toward: The class that positive alpha steers to: one of the labels; or, where no label is called so, 0 for
                 the class that is not the positive one and 1 for that. 0 by default: away from what label 1 marks, as
                 for toxicity. Pass 1 to steer to it, as for truthfulness.
-            positive: the label that is class 1, all others being class 0.
-            seed: of the splits and of random heads and directions.
+            positive: The label that is class 1, all others being class 0.
+            seed: Seed of the splits and of random heads and directions.
 
         Returns:
             The fitted intervention, to be used with `steer`, `bake` or `export`.
 
         Raises:
-            EntangleError: if z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
+            EntangleError: If z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
                 there are fewer heads than `top_k`, if a head's direction is zero, or if z, `layers` and `grid` name
                 different layers.
         """

@@ -34,13 +34,13 @@ class SAEFeature(Edit):
     weights.
 
     Attributes:
-        sae: with `encode` and `decode`, on the device and in the dtype of the model.
-        feature: index of the feature.
-        value: what to set the feature to, add to it or multiply it by; 0 under "set" ablates it.
+        sae: With `encode` and `decode`, on the device and in the dtype of the model.
+        feature: Index of the feature.
+        value: What to set the feature to, add to it or multiply it by; 0 under "set" ablates it.
         how: `"set"`, `"add"` or `"scale"`.
-        site: where the autoencoder reads.
-        layer: the layer it reads.
-        head: the head, at site `z`.
+        site: Where the autoencoder reads.
+        layer: The layer it reads.
+        head: The head, at site `z`.
 
     Example:
         >>> class Doubling:  # an autoencoder of one feature per coordinate

@@ -23,13 +23,13 @@ class When(Edit):
     it. The edit must act at the same place or a later layer. Not affine: it steers but has no weights.
 
     Attributes:
-        edit: what to do there.
+        edit: What to do there.
         probe: w, `[d]`, of any length.
-        threshold: the score above (or below) which to act.
-        site: where the probe reads.
-        layer: the layer it reads.
-        head: the head it reads, at site `z`.
-        intercept: the probe's.
+        threshold: The score above (or below) which to act.
+        site: Where the probe reads.
+        layer: The layer it reads.
+        head: The head it reads, at site `z`.
+        intercept: The probe's.
         side: `"above"` or `"below"`.
 
     Example:

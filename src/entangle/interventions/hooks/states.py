@@ -18,10 +18,10 @@ class State:
     """A cache or recurrent state as a pass finds it.
 
     Attributes:
-        value: what it is.
-        key: the object by which it is known again.
-        length: columns it says that it holds; `None` where it does not say.
-        room: columns it can hold; `None` where it does not say.
+        value: What it is.
+        key: The object by which it is known again.
+        length: Columns it says that it holds; `None` where it does not say.
+        room: Columns it can hold; `None` where it does not say.
     """
 
     value: Any
@@ -41,7 +41,7 @@ def states(values: Mapping[str, Any]) -> list[State]:
     An object that nothing is known about is one too, with no length: it may well hold earlier passes.
 
     Args:
-        values: arguments or outputs by name.
+        values: Arguments or outputs by name.
     """
     seen: dict[int, State] = {}
     for name, value in values.items():

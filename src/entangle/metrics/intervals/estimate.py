@@ -14,6 +14,8 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 
+_BLOCK = 1 << 23  # elements of one block of counts: 64 MB in float64
+
 
 class Estimate(NamedTuple):
     """A value and the interval around it: three floats, or three tensors of one shape.
@@ -113,3 +115,9 @@ def quantile(level: float, freedom: float | None = None) -> float:
 def is_one_of(values: Shaped[Tensor, "..."], *allowed: float) -> bool:
     """Whether every value is one of a few."""
     return bool(torch.isin(values, values.new_tensor(allowed)).all())
+
+
+def block_sizes(rows: int, row_length: int) -> list[int]:
+    """How many rows of this length to take at once, until all are taken, within a bounded memory."""
+    block = max(1, _BLOCK // row_length)
+    return [min(block, rows - start) for start in range(0, rows, block)]

@@ -47,16 +47,16 @@ def load(
     without a padding token pads with its end-of-sequence token.
 
     Args:
-        path_or_id: a local directory, an id on the HuggingFace hub, or a GGUF file or a directory with one, whose
+        path_or_id: A local directory, an id on the HuggingFace hub, or a GGUF file or a directory with one, whose
             weights are unpacked (needs `pip install 'entangle[gguf]'`).
-        revision: of a hub model: a commit, for a result that can be repeated.
-        dtype: of the weights, in which the model computes; by default that of `dtype_rule`.
-        device: where to put the model; where HuggingFace puts it by default.
+        revision: Of a hub model: a commit, for a result that can be repeated.
+        dtype: Of the weights, in which the model computes; by default that of `dtype_rule`.
+        device: Where to put the model; where HuggingFace puts it by default.
         task: `"causal"` for a language model with its head, `"encoder"` for the bare model, `"auto"` for the first that
             its configuration allows.
 
     Raises:
-        EntangleError: no model there, one that needs code of its own, whose weights are pickled, or not all there; no
+        EntangleError: No model there, one that needs code of its own, whose weights are pickled, or not all there; no
             tokenizer, or no token to pad with; or no such device.
 
     Example:

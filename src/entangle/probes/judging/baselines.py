@@ -15,11 +15,11 @@ from entangle.data import same_index, texts_of
 from entangle.errors import EntangleError
 from entangle.metrics.intervals.rates import rate_interval
 from entangle.metrics.statistics import Estimate
-from entangle.probes.estimators import BLOCK_BYTES
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
 from entangle.probes.judging.scores import area_interval, correct
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.splits import Split
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from entangle.errors import EntangleError
-from entangle.probes.estimators import BLOCK_BYTES, LogisticProbe
+from entangle.probes.estimators import LogisticProbe
 from entangle.probes.inputs import Cells, encode_labels
 from entangle.probes.judging.calibration import log_loss
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.solvers import warn_unconverged
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate
-from entangle.probes.estimators import BLOCK_BYTES, make_probe
+from entangle.probes.estimators import make_probe
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.solvers import warn_unconverged
 
 

@@ -119,7 +119,7 @@ def minimise(
     Args:
         loss: What to minimise.
         design: The examples of each cell.
-        labels: Class numbers of each example, one column a labelling.
+        labels: Class numbers of each example, one column per labelling.
         n_classes: How many classes there are.
         C: Inverse strength of the penalty on the coefficients (of the raw features), as in scikit-learn.
         tol: Stop once half the squared gradient, in the metric of the preconditioner and per unit of weight, is below
