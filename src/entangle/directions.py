@@ -96,10 +96,10 @@ class Directions:
             raise EntangleError(f"directions of one place have one size, but these have {sizes}")
         placed = [part for part in parts if any(getattr(part, key) is not None for key in PLACE)]
         for key in PLACE:
-            found = {getattr(part, key) for part in placed}
-            if len(found) > 1:
+            places = {getattr(part, key) for part in placed}
+            if len(places) > 1:
                 raise EntangleError(
-                    f"directions of one place are needed, but their {key} differs: {sorted(map(str, found))}"
+                    f"directions of one place are needed, but their {key} differs: {sorted(map(str, places))}"
                 )
         names = [
             name if len(part) == 1 else f"{name}.{theirs}"

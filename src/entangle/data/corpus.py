@@ -91,25 +91,25 @@ def prompts(n: int, *, seed: int = 0) -> list[str]:
     again, you`."""
     _check_count(n)
     rng = Random(f"prompts {seed}")
-    found: dict[str, None] = {}
-    while len(found) < n:
+    beginnings: dict[str, None] = {}
+    while len(beginnings) < n:
         scene = Scene({concept: int(rng.random() < 0.5) for concept in CONCEPTS}, rng, quarrel=1.0)
-        found[f"{scene.narration()} {scene.unfinished_remark()}"] = None
-    return list(found)
+        beginnings[f"{scene.narration()} {scene.unfinished_remark()}"] = None
+    return list(beginnings)
 
 
 def pairs(n: int, *, seed: int = 0) -> list[tuple[str, str]]:
     """Quarrels that end politely and rudely, otherwise word for word the same: (polite, rude)."""
     _check_count(n)
     rng = Random(f"pairs {seed}")
-    found: dict[tuple[str, str], None] = {}
-    while len(found) < n:
+    quarrels: dict[tuple[str, str], None] = {}
+    while len(quarrels) < n:
         state = rng.getrandbits(64)
         labels = {concept: int(rng.random() < 0.5) for concept in CONCEPTS}
         scenes = (Scene({**labels, "rudeness": rude}, Random(state), quarrel=1.0) for rude in (0, 1))
         polite, rude = (f"{scene.narration()} {scene.remark()}" for scene in scenes)
-        found[polite, rude] = None
-    return list(found)
+        quarrels[polite, rude] = None
+    return list(quarrels)
 
 
 def _document(labels: Mapping[str, int], rng: Random) -> Document:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data.labels import plain, read_labels
+from entangle.data.labels import as_text, read_labels
 from entangle.data.sources import rows
 from entangle.data.texts import LabelledTexts, refuse_half_characters
 from entangle.errors import EntangleError
@@ -68,11 +68,11 @@ def load_labelled(
         places.append(place)
     if not texts:
         raise EntangleError(f"no row of {source} has {_condition(where)}")
-    found = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
-    names = (found.names[0], found.names[1])
-    keep = _without_duplicates(texts, found.codes, places, names, drop=drop_duplicates)
+    labels_read = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
+    names = (labels_read.names[0], labels_read.names[1])
+    keep = _without_duplicates(texts, labels_read.codes, places, names, drop=drop_duplicates)
     notes = _duplicates_note(texts, keep, splits, str(source))
-    labels = found.codes[keep]
+    labels = labels_read.codes[keep]
     if limit is not None:
         sampled = _stratified(labels, limit, seed, str(source))
         keep, labels = keep[sampled], labels[sampled]
@@ -82,7 +82,7 @@ def load_labelled(
         name=_name(source),
         label_names=names,
         splits=[splits[i] for i in keep] if any(splits) else None,
-        rule=found.rule,
+        rule=labels_read.rule,
         notes=notes,
     )
 
@@ -146,16 +146,16 @@ def load_described(
     if limit is not None and limit < 1:
         raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
     name = _name(source)
-    found: list[tuple[str, dict[str, str]]] = []
+    described: list[tuple[str, dict[str, str]]] = []
     for place, fields in rows(source):
         if _selected(fields, where, place) and _small(fields, at_most, place):
             known = {column: _known({"file": name, **fields}, column, place) for column in columns}
-            found.append((_text(fields, field, place), known))
-            if len(found) == limit:
+            described.append((_text(fields, field, place), known))
+            if len(described) == limit:
                 break
-    if not found:
+    if not described:
         raise EntangleError(f"no row of {source} has {_condition(where, at_most)}")
-    return found
+    return described
 
 
 def load_pairs(
@@ -197,7 +197,7 @@ def _name(source: str | Path) -> str:
 
 
 def _condition(where: Mapping[str, Any] | None, at_most: Mapping[str, float] | None = None) -> str:
-    conditions = [f"{key} = {plain(value)}" for key, value in (where or {}).items()]
+    conditions = [f"{key} = {as_text(value)}" for key, value in (where or {}).items()]
     conditions += [f"{key} <= {limit}" for key, limit in (at_most or {}).items()]
     return " and ".join(conditions) or "a text"
 
@@ -212,7 +212,7 @@ def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
 
 def _selected(fields: Mapping[str, Any], where: Mapping[str, Any] | None, place: str) -> bool:
     return all(
-        plain(_column(fields, key, place)).lower() == plain(value).lower() for key, value in (where or {}).items()
+        as_text(_column(fields, key, place)).lower() == as_text(value).lower() for key, value in (where or {}).items()
     )
 
 
@@ -241,7 +241,7 @@ def _known(fields: Mapping[str, Any], column: str, place: str) -> str:
     value = _column(fields, column, place)
     if value is None or not str(value).strip():
         raise EntangleError(f"{place} has nothing in {column!r}: fill it in, or drop the row")
-    return plain(value)
+    return as_text(value)
 
 
 def _label(fields: Mapping[str, Any], column: str, place: str) -> Any:

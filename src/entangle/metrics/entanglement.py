@@ -121,12 +121,12 @@ def clusters(directions: DirectionsLike, threshold: float, *, block: int = 4096)
         raise EntangleError(f"threshold is an absolute cosine in [0, 1), not {threshold}")
     unit = unit_vectors(directions).detach()
     n = len(unit)
-    found = [
+    blocks = [
         ((unit[i : i + block] @ unit[j : j + block].T).abs() > threshold).nonzero().cpu() + torch.tensor([i, j])
         for i in range(0, n, block)
         for j in range(i, n, block)
     ]
-    pairs = torch.cat(found).numpy()
+    pairs = torch.cat(blocks).numpy()
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     _, group = connected_components(graph, directed=False)
     by_size = np.argsort(-np.bincount(group), kind="stable")

@@ -168,11 +168,11 @@ def subspace_overlap(first: Float[Tensor, "a d"], second: Float[Tensor, "b d"]) 
 
 def _basis(rows: Tensor) -> Float[Tensor, "rank d"]:
     """Orthonormal rows with the same span."""
-    found = torch.linalg.svd(as_vectors(rows).double(), full_matrices=False)
-    kept = found.S.max() * max(rows.shape) * torch.finfo(torch.float32).eps < found.S
-    if float(found.S.max()) == 0:
+    decomposition = torch.linalg.svd(as_vectors(rows).double(), full_matrices=False)
+    kept = decomposition.S.max() * max(rows.shape) * torch.finfo(torch.float32).eps < decomposition.S
+    if float(decomposition.S.max()) == 0:
         raise EntangleError("a subspace needs a row that is not zero")
-    basis: Tensor = found.Vh[kept]
+    basis: Tensor = decomposition.Vh[kept]
     return basis
 
 

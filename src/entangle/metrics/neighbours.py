@@ -103,13 +103,13 @@ class _Screen(NamedTuple):
 
 def _search(unit: Float[Tensor, "feature d"], k: int, max_bytes: int) -> Int[Tensor, "feature k"]:
     n = len(unit)
-    found = torch.empty(n, k, dtype=torch.long, device=unit.device)
+    partners = torch.empty(n, k, dtype=torch.long, device=unit.device)
     size = max(_SMALLEST_GROUP, math.ceil(n / _GROUPS))
     at_once = max(1, max_bytes // (n * unit.element_size()))
     if 4 * k > n / size:  # most groups hold a partner
         for rows in torch.split(torch.arange(n, device=unit.device), at_once):
-            found[rows] = _among_all(unit, rows, k)
-        return found
+            partners[rows] = _among_all(unit, rows, k)
+        return partners
     screen = _screened(unit, k, size, max_bytes)
     counts = torch.cat([screen.wanted(slice(i, i + _ROWS)).sum(1) for i in range(0, n, _ROWS)])
     order = counts.argsort(descending=True)  # features with equally many groups to look at are looked at together
@@ -118,12 +118,12 @@ def _search(unit: Float[Tensor, "feature d"], k: int, max_bytes: int) -> Int[Ten
         most = int(counts[order[start]])
         if 2 * most * size > n:
             rows = order[start : start + at_once]
-            found[rows] = _among_all(unit, rows, k)
+            partners[rows] = _among_all(unit, rows, k)
         else:
             rows = order[start : start + max(1, 4 * max_bytes // (most * size * unit.element_size()))]
-            found[rows] = _among_groups(unit, rows, k, screen.wanted(rows), size)
+            partners[rows] = _among_groups(unit, rows, k, screen.wanted(rows), size)
         start += len(rows)
-    return found
+    return partners
 
 
 def _screened(unit: Float[Tensor, "feature d"], k: int, size: int, max_bytes: int) -> _Screen:

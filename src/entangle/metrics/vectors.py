@@ -37,8 +37,8 @@ def as_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tensor
         >>> en.metrics.as_vectors(directions).shape, en.metrics.as_vectors(np.eye(2)).dtype
         (torch.Size([3, 32]), torch.float64)
     """
-    found = directions.vectors if isinstance(directions, HasVectors) else directions
-    vectors = found if isinstance(found, Tensor) else torch.as_tensor(np.asarray(found))
+    matrix = directions.vectors if isinstance(directions, HasVectors) else directions
+    vectors = matrix if isinstance(matrix, Tensor) else torch.as_tensor(np.asarray(matrix))
     if vectors.ndim != 2 or vectors.shape[1] == 0:
         raise EntangleError(f"directions must be [feature, d], not {tuple(vectors.shape)}")
     if len(vectors) < at_least:

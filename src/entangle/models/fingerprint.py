@@ -175,8 +175,8 @@ def _words(tokenizer: Any) -> Any:
     if backend is not None:
         # Before its tokens it says how the last call padded and truncated, which is no part of it. Reading a vocabulary
         # of 262,144 as JSON to leave that out would take seconds.
-        said = str(backend.to_str())
-        return said[max(0, said.find('"added_tokens":')) :]
+        json_text = str(backend.to_str())
+        return json_text[max(0, json_text.find('"added_tokens":')) :]
     pieces = getattr(tokenizer, "sp_model", None)
     model = None if pieces is None else pieces.serialized_model_proto()
     merges = getattr(tokenizer, "bpe_ranks", None)
@@ -230,7 +230,7 @@ def is_hooked(model: nn.Module) -> bool:
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Every hook and every forward put in another's place, with the path of its module, but those of libraries."""
-    found: list[tuple[str, str, Any]] = [
+    hooks: list[tuple[str, str, Any]] = [
         ("everywhere", kind, hook)
         for kind, registered in (
             ("before", torch_module._global_forward_pre_hooks),
@@ -239,14 +239,14 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         for hook in registered.values()
     ]
     for path, module in model.named_modules():
-        found += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
-        found += [(path, "after", hook) for hook in module._forward_hooks.values()]
+        hooks += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
+        hooks += [(path, "after", hook) for hook in module._forward_hooks.values()]
         forward = vars(module).get("forward")
         # PEFT puts a module's own back; accelerate's runs it.
         own = forward is None or forward == MethodType(type(module).forward, module)
         if not own and not hasattr(module, "_hf_hook"):
             yield path, "instead", forward
-    for path, kind, hook in found:
+    for path, kind, hook in hooks:
         inner = hook
         while isinstance(inner, partial):
             inner = inner.func

@@ -160,10 +160,10 @@ class _Block:
 
     def _branch(self, call: Call) -> Found | Missing:
         """The output of a branch, and what changes it on its way to the residual stream."""
-        found, y = self._place(call, "output", call.outputs[0]), call.outputs[0]
+        site, y = self._place(call, "output", call.outputs[0]), call.outputs[0]
         after = (c for c in self.calls if c.start > call.end and c.inputs and c.outputs and _same(c.inputs[0], y))
         norm = next((c for c in after if not _has_matrices(c.module) and not _same(c.outputs[0], y)), None)
-        return replace(found, followed=norm.path) if isinstance(found, Found) and norm is not None else found
+        return replace(site, followed=norm.path) if isinstance(site, Found) and norm is not None else site
 
     def _place(self, call: Call, side: Side, x: Tensor, projection: Projection | None = None) -> Found | Missing:
         layout = self._layout(x)

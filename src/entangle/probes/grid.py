@@ -98,6 +98,11 @@ class ProbeGrid:
         return cells
 
     @property
+    def broken(self) -> dict[tuple[int, ...], str]:
+        """Cells that have no probe, since their activations were not finite, and why (`fit_probes(broken="mark")`)."""
+        return {tuple(cell): reason for cell, reason in self.settings.get("broken_cells", [])}
+
+    @property
     def n_classes(self) -> int:
         """How many classes there are."""
         return len(self.classes_)

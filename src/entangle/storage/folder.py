@@ -211,8 +211,8 @@ def _prepare(
     """Write the files and the manifest of a folder; the names of what is there now, the manifest last."""
     new.mkdir()
     fill(new)
-    found = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-    names = [name for name in found if name not in without and name != kind.manifest]
+    written = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
+    names = [name for name in written if name not in without and name != kind.manifest]
     entries = {name: _entry(new / name) for name in names if not re.fullmatch(kind.receipted, name)}
     (new / kind.manifest).write_text(sealed({**kind.marks(), **content, FILES: entries}))
     flush(new)

@@ -52,15 +52,15 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
     return kind(**{name: _value(hints[name], value, name, what, file) for name, value in fields.items()})
 
 
-def plain(value: Any) -> dict[str, Any]:
+def as_json(value: Any) -> dict[str, Any]:
     """A dataclass as values that JSON can hold.
 
     Example:
-        >>> en.storage.plain(en.composition.Training(batch_size=8))["batch_size"]
+        >>> en.storage.as_json(en.composition.Training(batch_size=8))["batch_size"]
         8
     """
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
-    return found
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
+    return values
 
 
 def _value(hint: Any, value: Any, name: str, what: str, file: str) -> Any:

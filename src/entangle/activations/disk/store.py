@@ -138,9 +138,11 @@ class Store:
         with decoding(self.directory / MANIFEST, "the manifest of activations", remedy=KIND.remedy):
             bounds = [(int(start), int(end)) for start, end in manifest["bounds"]]
             starts, ends = [start for start, _ in bounds], [end for _, end in bounds]
-            whole = bounds and starts == [0, *ends[:-1]] and all(start <= end for start, end in bounds)
+            is_partition = bounds and starts == [0, *ends[:-1]] and all(start <= end for start, end in bounds)
             kept = isinstance(manifest["layers"], dict) and manifest["layers"]
-            if not (whole and kept and all(isinstance(manifest[name], dict) for name in ("fingerprint", "meta"))):
+            if not (
+                is_partition and kept and all(isinstance(manifest[name], dict) for name in ("fingerprint", "meta"))
+            ):
                 raise ValueError("bounds, layers, fingerprint or meta are not what they should be")
             str(manifest["key"])
 
@@ -232,10 +234,10 @@ class Store:
             size, _ = int(receipt["size"]), str(receipt["sha256"])
             # Older versions wrote neither its number nor whose it is.
             mine = (receipt.get("shard", shard), receipt.get("key", self.manifest["key"]))
-            whole = mine == (shard, self.manifest["key"]) and path.stat().st_size == size
+            is_ours = mine == (shard, self.manifest["key"]) and path.stat().st_size == size
         except (EntangleError, OSError, KeyError, TypeError, ValueError):
             return None
-        return receipt if whole else None
+        return receipt if is_ours else None
 
 
 class ShardedData(Mapping[str, Tensor]):

@@ -105,10 +105,10 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None, special
                 [ 1, -1]]))
     """
     if isinstance(tokens, str | int) and not isinstance(tokens, bool):
-        whole = [(0, n) for n in examples.lengths]
+        extents = [(0, n) for n in examples.lengths]
         if tokens in POOLED and not special_tokens:
-            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(whole)])
-        return _within(whole, tokens, "text")
+            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(extents)])
+        return _within(extents, tokens, "text")
     if isinstance(tokens, Turn):
         return _within(_turns(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
     if isinstance(tokens, Tensor):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from entangle.data import plain, read_labels
+from entangle.data import as_text, read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite
 from entangle.interventions.edit import Edit
@@ -162,7 +162,7 @@ class OracleErase(Edit):
                     self.coefficient.dtype
                 ),
             )
-        read, known = read_labels(labels), [plain(value) for value in self.classes]
+        read, known = read_labels(labels), [as_text(value) for value in self.classes]
         unknown = [name for name in read.names if name not in known]
         if unknown:
             raise EntangleError(

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entangle.activations import Activations
-from entangle.data import Labels, plain, read_labels
+from entangle.data import Labels, as_text, read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite, unit
 from entangle.interventions.edit import Edit
@@ -184,12 +184,12 @@ class ITI(Edit):
                 )
 
         if direction == "mass_mean":
-            found = rows[target].mean(0) - rows[~target].mean(0)
+            vectors = rows[target].mean(0) - rows[~target].mean(0)
         elif grid is not None and direction == "probe":
-            found = grid.directions.double() * (1 if read.names[number] == plain(grid.classes_[1]) else -1)
+            vectors = grid.directions.double() * (1 if read.names[number] == as_text(grid.classes_[1]) else -1)
         else:
-            found = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
-        theta = [unit(found[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
+            vectors = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
+        theta = [unit(vectors[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
         sigma = [(rows[:, i, j] @ v).std(correction=0) for (i, j), v in zip(chosen, theta, strict=True)]
         return cls(
             [(layers[i], j) for i, j in chosen],
@@ -223,8 +223,8 @@ def _unpacked(
         if len(theirs) != z.shape[1]:
             raise EntangleError(f"{who} names {len(theirs)} layers but z has {z.shape[1]}: name one for each")
     if len({tuple(theirs) for theirs in known.values()}) > 1:
-        said = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
-        raise EntangleError(f"z has one layer at each index, but they are named differently ({said}): name them once")
+        names = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
+        raise EntangleError(f"z has one layer at each index, but they are named differently ({names}): name them once")
     return fingerprint, next(iter(known.values()), None), z
 
 
@@ -234,7 +234,7 @@ def _check_grid(grid: ProbeGrid, z: Tensor, labels: Labels) -> None:
         raise EntangleError(
             f"grid has {list(grid.shape)} cells but z has {z.shape[1]} layers x {z.shape[2]} heads: pass its own"
         )
-    classes = [plain(value) for value in np.asarray(grid.classes_).tolist()]
+    classes = [as_text(value) for value in np.asarray(grid.classes_).tolist()]
     same = [classes[code] for code in grid.labels.tolist()] == [labels.names[code] for code in labels.codes.tolist()]
     if not same:
         raise EntangleError("grid was fitted with other labels than the ones given: pass the probes of these very rows")

@@ -103,18 +103,18 @@ class Generation:
         Returns:
             The columns; `None` where the sources disagree.
         """
-        whole = said.columns + self.embedded + self.held
+        n_columns = said.columns + self.embedded + self.held
         if before is None:
-            start = whole - said.size
-            return whole if start <= 0 or not self.text or start == self.text else None
+            start = n_columns - said.size
+            return n_columns if start <= 0 or not self.text or start == self.text else None
         if self.virtual is None:
-            self.virtual = 0 if self.cached else before + said.size - whole
+            self.virtual = 0 if self.cached else before + said.size - n_columns
         end = before + said.size - self.virtual
         if self.virtual < 0:
             return None
-        if not counted and not self.virtual and end > whole > said.size:
-            return whole
-        if end in (whole, said.columns):
+        if not counted and not self.virtual and end > n_columns > said.size:
+            return n_columns
+        if end in (n_columns, said.columns):
             return end
         return end if said.columns == said.size and end <= self.columns else None  # a chunk of the prompt
 

@@ -115,8 +115,8 @@ def _recurrent(cache: Any) -> bool | None:
     """Whether a recurrent state is in it; `None` where it keeps none that it tells of."""
     answer = getattr(cache, "has_previous_state", None)
     layers = getattr(cache, "layers", None)
-    told = [_any(getattr(layer, "has_previous_state", None)) for layer in layers] if isinstance(layers, list) else []
-    known = [one for one in told if one is not None]
+    answers = [_any(getattr(layer, "has_previous_state", None)) for layer in layers] if isinstance(layers, list) else []
+    known = [one for one in answers if one is not None]
     if known:
         return any(known)
     if callable(answer):

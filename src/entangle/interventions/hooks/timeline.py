@@ -277,8 +277,8 @@ class Timeline:
         added = size - given if record is not None or not empty else before + size - given
         if added == 0:
             return known, None
-        told = _virtual_tokens(self.model)
-        if record is None and empty and added == told:
+        n_virtual = _virtual_tokens(self.model)
+        if record is None and empty and added == n_virtual:
             return added, None
         return (
             0,

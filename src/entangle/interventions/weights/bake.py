@@ -139,11 +139,11 @@ def _writers(atlas: Atlas, site: str, layer: int, module: nn.Module) -> Iterator
         site, layer = "resid_post", layer - 1
     for other in ("mlp_post",) if site == "mlp_out" else WRITERS.get(site, ()):
         try:
-            found = atlas.module(other, layer)
+            projection = atlas.module(other, layer)
         except AtlasError:
             continue
-        if _is_projection(found):
-            yield found
+        if _is_projection(projection):
+            yield projection
 
 
 def _is_projection(module: nn.Module) -> bool:
@@ -272,7 +272,7 @@ def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Plac
     Raises:
         EntangleError: If the edit has a map, or acts before something that is no projection.
     """
-    found: dict[Place, Tensor] = {}
+    results: dict[Place, Tensor] = {}
     for stop in planned(Atlas(model), [edit.affine(alpha)]):
         form, place = stop.forms[0], stop.place
         where = f"{place.site} in layer {place.layer}"
@@ -286,5 +286,5 @@ def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Plac
                 )
             weight, _ = _read(place.module)
             vector = weight @ vector.to(weight.device, weight.dtype)
-        found[place] = vector.float().cpu()
-    return found
+        results[place] = vector.float().cpu()
+    return results
