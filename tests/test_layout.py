@@ -18,6 +18,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
 FLOORS = {
     "errors": 0,
     "moved": 0,
+    "progress": 0,
     "storage": 1,
     "metrics": 1,
     "plots": 1,

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from entangle.errors import EntangleError
 from entangle.forecast.slopes import as_it_is, mixed, state_slopes
@@ -23,6 +22,7 @@ from entangle.forecast.span import Span
 from entangle.models.hooks import hooked
 from entangle.models.readout import LOGITS, body_of, check_logits, run_body
 from entangle.models.rows import accepts, at_once, pad, pad_id, token_batches
+from entangle.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def row_scores(
         budget = max(1, min(budget, logits // vocabulary))
     batches = token_batches([len(row.ids) for row in rows], budget)
     with torch.inference_mode(False), torch.enable_grad():
-        for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
+        for batch in progress_bar(batches, desc=what, unit="batch", disable=not progress):
             drawn_by = [(seed, i) for i in batch]
             chosen = [rows[i] for i in batch]
             yield from zip(

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
@@ -18,6 +17,7 @@ from entangle.evaluation.language.subject import Method, Predictions, Subject, a
 from entangle.interventions import Edit
 from entangle.models.readout import LOGITS, body_of, check_logits
 from entangle.models.rows import at_once, token_batches
+from entangle.progress import progress_bar
 
 
 class LanguageShift(NamedTuple):
@@ -117,7 +117,8 @@ def batches(
     if body_of(model) is None:
         budget = max(1, min(budget, logits // model.config.get_text_config().vocab_size))
     batches = token_batches([len(row) for row in rows], budget)
-    return tqdm(batches, desc="cross-entropy", unit="batch", disable=not progress)
+    shown: Iterable[list[int]] = progress_bar(batches, desc="cross-entropy", unit="batch", disable=not progress)
+    return shown
 
 
 @torch.no_grad()
