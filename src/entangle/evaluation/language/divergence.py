@@ -54,9 +54,15 @@ def compared(
         targets: The tokens that came.
     """
     parts: list[list[Tensor]] = [[], [], [], []]
-    for p, q, ids in _blocks(plain, changed, targets):
-        values = (nats_of(q, ids), nats_of(p, ids), kl_of(p, q), (p.argmax(-1) == q.argmax(-1)).double())
-        for part, value in zip(parts, values, strict=True):
+    for first, second, ids in _blocks(plain, changed, targets):
+        p, q = first.float(), second.float()
+        sums = p.logsumexp(-1, keepdim=True), q.logsumexp(-1, keepdim=True)
+        nats = (
+            total[:, 0].double() - logits.gather(-1, ids[:, None])[:, 0].double()
+            for logits, total in ((q, sums[1]), (p, sums[0]))
+        )
+        same = (p.argmax(-1) == q.argmax(-1)).double()
+        for part, value in zip(parts, (*nats, _kl(p, q, *sums), same), strict=True):
             part.append(value)
     return Compared(*(torch.cat(part) if part else torch.zeros(0, dtype=torch.float64) for part in parts))
 
@@ -81,15 +87,20 @@ def kl_of(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> F
     values = []
     for first, second in _blocks(p, q):
         one, other = first.float(), second.float()
-        base = one.logsumexp(-1, keepdim=True)
-        d = (other - one).sub_(other.logsumexp(-1, keepdim=True) - base)
-        if not bool((d.amax(-1).abs() < _FAR).all()) or not bool(torch.isfinite(d.amin())):
-            values.append(_kl_double(first, second))
-            continue
-        weights = (one - base).exp_()
-        x = d.sub_((weights * d).sum(-1, keepdim=True))
-        values.append((torch.expm1(x).sub_(x).clamp_(min=0).mul_(weights)).sum(-1).double().log1p())
+        values.append(_kl(one, other, one.logsumexp(-1, keepdim=True), other.logsumexp(-1, keepdim=True)))
     return torch.cat(values)
+
+
+def _kl(
+    p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"], p_sum: Float[Tensor, "token 1"], q_sum: Tensor
+) -> Float[Tensor, " token"]:
+    """The same of rows that stay in a cache, with the logarithms of their sums."""
+    d = (q - p).sub_(q_sum - p_sum)
+    if not bool((d.amax(-1).abs() < _FAR).all()) or not bool(torch.isfinite(d.amin())):
+        return _kl_double(p, q)
+    weights = (p - p_sum).exp_()
+    x = d.sub_((weights * d).sum(-1, keepdim=True))
+    return torch.expm1(x).sub_(x).clamp_(min=0).mul_(weights).sum(-1).double().log1p()
 
 
 def _kl_double(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:
