@@ -12,7 +12,7 @@ from entangle.evaluation.language.fluency import continuation_nats
 from entangle.evaluation.language.generation import Sampling, prompt_rows, sample
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError, Subject, applied
-from entangle.evaluation.price.conditions import Condition, Place
+from entangle.evaluation.price.conditions import Condition, Location
 from entangle.interventions import Edit
 
 Change: TypeAlias = Method | Edit | Sequence[Edit]
@@ -64,7 +64,7 @@ class Bench:
         return nats.tolist(), tokens.tolist()
 
 
-def places(change: Any) -> list[Place]:
+def places(change: Any) -> list[Location]:
     """Site, layer and head of everything an edit touches; nothing for a method that is no edit of activations."""
     inner = getattr(change, "edit", change)  # `AtStrengths` and such
     edits = inner if isinstance(inner, Sequence) else [inner]

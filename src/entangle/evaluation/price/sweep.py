@@ -17,7 +17,7 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.bench import Bench, Change
-from entangle.evaluation.price.conditions import Store
+from entangle.evaluation.price.conditions import ConditionStore
 from entangle.evaluation.price.result import Tradeoff
 from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
@@ -160,7 +160,7 @@ def tradeoff(
         # The width of a batch changes nothing that is measured.
         **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
     }
-    store = Store(save_to, settings)
+    store = ConditionStore(save_to, settings)
 
     keys = [(name, alpha) for name, alpha, cost in grid if cost is None]  # and of those solved, as they are solved
 
