@@ -33,6 +33,7 @@ def at_hand() -> dict[str, Any]:
         **names,
         "en": en,
         "np": np,
+        "Path": Path,
         "torch": torch,
         "acts": acts,
         "grid": grid,

@@ -18,7 +18,7 @@ def arrow_rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]
     """The rows of a Parquet, Arrow or Feather file.
 
     Raises:
-        EntangleError: where the file is not what its name says.
+        EntangleError: Where the file is not what its name says.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -34,11 +34,16 @@ def arrow_rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EntangleError(f"{path} is no whole {kind[1:]} file ({reason[:120]}): write it again") from None
+    yield from table_rows(table, f"{path} row")
+
+
+def table_rows(table: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table of pyarrow, each with its number after the words `where`."""
     names = class_names(_features(table.schema))
     number = 0
     for batch in table.to_batches():
         for fields in batch.to_pylist():
-            yield f"{path} row {number}", named(fields, names)
+            yield f"{where} {number}", named(fields, names)
             number += 1
 
 
@@ -48,12 +53,12 @@ def dataset_rows(
     """The rows of a HuggingFace data set, in a folder or on the hub.
 
     Args:
-        name: the folder or the id.
-        config: which of its configurations.
-        split: which split; by default all of them.
+        name: The folder or the id.
+        config: Which of its configurations.
+        split: Which split; by default all of them.
 
     Raises:
-        EntangleError: where it cannot be had, whatever `datasets` says of it.
+        EntangleError: Where it cannot be had, whatever `datasets` says of it.
     """
     from datasets import IterableDatasetDict, load_dataset
 
@@ -98,8 +103,8 @@ def named(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Ma
     """A row with the names of its class labels; a label below 0 is a missing one."""
     if not names:
         return fields
-    given = {column: fields[column] for column in names if isinstance(fields.get(column), int)}
-    return {**fields, **{column: ClassName.of(names[column], number) for column, number in given.items()}}
+    codes = {column: fields[column] for column in names if isinstance(fields.get(column), int)}
+    return {**fields, **{column: ClassName.of(names[column], number) for column, number in codes.items()}}
 
 
 def _features(schema: Any) -> Mapping[str, Any] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from entangle.data.arrow import ARROW_SUFFIXES, arrow_rows, dataset_rows
+from entangle.data.frames import frame_rows, is_table
 from entangle.errors import EntangleError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -23,8 +24,8 @@ SUFFIXES = (*TEXT_SUFFIXES, *ARROW_SUFFIXES)
 _PART = re.compile(r"(?:^|[^a-z])(train|valid|validation|val|dev|test)(?:ing)?(?![a-z])", re.IGNORECASE)
 
 
-def rows(source: str | Path) -> Iterator[Row]:
-    """The rows of a file, a folder or a HuggingFace data set.
+def rows(source: Any) -> Iterator[Row]:
+    """The rows of a file, a folder, a HuggingFace data set or a table in memory.
 
     A file is JSON lines, a JSON list of objects, CSV, TSV, Parquet, Arrow or Feather, each also as .gz. A folder is
     what `save_to_disk` wrote, of which only the data that it names are read, or one of such files, whose names say
@@ -33,8 +34,15 @@ def rows(source: str | Path) -> Iterator[Row]:
     names.
 
     Raises:
-        EntangleError: where there is no such file or data set, it is empty, or a line cannot be read.
+        EntangleError: Where there is no such file or data set, it is empty, or a line cannot be read.
     """
+    if not isinstance(source, str | Path):
+        if is_table(source):
+            return frame_rows(source)
+        raise EntangleError(
+            f"data are a file, a folder, the id of a data set, or a table (pandas, polars, pyarrow, datasets, a list "
+            f"of dicts), but a {type(source).__name__} arrived"
+        )
     path = Path(source)
     if path.is_dir():
         plain = _plain_files(path)
@@ -78,10 +86,10 @@ def _file_rows(path: Path) -> Iterator[Row]:
     kind = _kind(path)
     if kind not in SUFFIXES:
         raise EntangleError(f"{path} must end in one of {', '.join(SUFFIXES)} (or that and .gz) to say what it is")
-    found = False
+    has_rows = False
     try:
         for row in _rows_of(path, kind):
-            found = True
+            has_rows = True
             yield row
     except UnicodeDecodeError as error:
         raise EntangleError(f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}): save it as UTF-8") from None
@@ -89,7 +97,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise EntangleError(f"{path} ends in .gz but is no whole gzip file ({error}): compress it again") from None
     except OSError as error:
         raise EntangleError(f"cannot read {path}: {error.strerror or error}") from None
-    if not found:
+    if not has_rows:
         raise EntangleError(f"{path} holds no rows")
 
 

@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
 from entangle.models.loading.gguf import is_marked
+from entangle.models.loading.held import TRACER, held, is_traced, underlying
 from entangle.storage.digest import digest, weights_hash
 from entangle.storage.modules import settings_of, unwrapped
 
@@ -28,10 +29,12 @@ NOT_COMPUTED = frozenset(
 )
 TOKENIZER_SETTINGS = (
     *("special_tokens_map", "chat_template", "padding_side", "truncation_side", "model_max_length"),
-    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token"),
-    *("add_prefix_space", "legacy"),
+    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens"),
 )
-LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # hooks of theirs are part of how a model is run
+# What a slow tokenizer goes by; a fast one keeps them as remarks, which a saved one may have lost, and goes by its
+# backend's own template and normaliser.
+SLOW_SETTINGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", TRACER)  # hooks of theirs are part of how a model is run
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
@@ -41,8 +44,8 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     goes unnoticed, by whatever way it was made.
 
     Args:
-        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel` or a
-            TransformerLens `TransformerBridge` the model itself is marked.
+        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel`, a
+            TransformerLens `TransformerBridge`, an nnsight model or a pipeline the model itself is marked.
 
     Returns:
         `version` of the mark; `architecture`, `model_type`, the sizes its configuration names, `n_parameters` and
@@ -54,8 +57,15 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
     Raises:
         EntangleError: A weight that is not there (on the meta device) or cannot be read.
+
+    Example:
+        >>> mark = en.models.fingerprint(model)
+        >>> mark["architecture"], mark["n_parameters"]
+        ('LlamaForCausalLM', 53408)
+        >>> mark == en.models.fingerprint(model)
+        True
     """
-    model = underlying(unwrapped(model))
+    model = underlying(unwrapped(held(model)))
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
@@ -82,12 +92,29 @@ def check_fingerprint(saved: Mapping[str, Any], model: nn.Module, *, what: str, 
         model: The model it is about to be used with.
         what: Named in the message, such as "these activations".
         active: Whether what is hooked on the model must be the same too; not for an edit, which may act after others.
+
+    Example:
+        >>> saved = en.models.fingerprint(model)
+        >>> en.models.check_fingerprint(saved, model, what="these activations")
+        >>> en.models.check_fingerprint({**saved, "weights": "others"}, model, what="these activations")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: these activations came from another model (weights others there, ...
     """
     check_same(saved, fingerprint(model), what=what, active=active)
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, active: bool = True) -> None:
-    """`check_fingerprint` with the model's mark in its place."""
+    """`check_fingerprint` with the model's mark in its place.
+
+    Example:
+        >>> mark = en.models.fingerprint(model)
+        >>> en.models.check_same(mark, mark, what="these probes")
+        >>> en.models.check_same({**mark, "n_parameters": 7}, mark, what="these probes")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: these probes came from another model (n_parameters 7 there, ...
+    """
     different = [name for name in now if saved.get(name) != now[name] and (active or name != "active")]
     if not different:
         return
@@ -110,12 +137,6 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, a
     )
 
 
-def underlying(model: nn.Module) -> nn.Module:
-    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself."""
-    original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
-    return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
-
-
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of all that decides how texts become tokens and tokens texts: the same wherever it was loaded from.
 
@@ -125,10 +146,16 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Returns:
         32 hexadecimal digits: of the vocabulary, merges, normaliser, template of special tokens and decoder, the
         special tokens, the chat template, the sides and the length that it pads and truncates at.
+
+    Example:
+        >>> len(en.models.tokenizer_fingerprint(tokenizer))
+        32
     """
     if tokenizer is None or not hasattr(tokenizer, "special_tokens_map"):
         return digest(tokenizer)
-    settings = {name: getattr(tokenizer, name, None) for name in TOKENIZER_SETTINGS}
+    is_slow = getattr(tokenizer, "backend_tokenizer", None) is None
+    names = (*TOKENIZER_SETTINGS, *SLOW_SETTINGS) if is_slow else TOKENIZER_SETTINGS
+    settings = {name: getattr(tokenizer, name, None) for name in names}
     return digest([type(tokenizer).__name__, _words(tokenizer), settings])
 
 
@@ -138,8 +165,8 @@ def _words(tokenizer: Any) -> Any:
     if backend is not None:
         # Before its tokens it says how the last call padded and truncated, which is no part of it. Reading a vocabulary
         # of 262,144 as JSON to leave that out would take seconds.
-        said = str(backend.to_str())
-        return said[max(0, said.find('"added_tokens":')) :]
+        json_text = str(backend.to_str())
+        return json_text[max(0, json_text.find('"added_tokens":')) :]
     pieces = getattr(tokenizer, "sp_model", None)
     model = None if pieces is None else pieces.serialized_model_proto()
     merges = getattr(tokenizer, "bpe_ranks", None)
@@ -179,13 +206,21 @@ def is_hooked(model: nn.Module) -> bool:
 
     Args:
         model: The model.
+
+    Example:
+        >>> with en.steer(model, iti):
+        ...     en.models.is_hooked(model)
+        ...
+        True
+        >>> en.models.is_hooked(model)
+        False
     """
     return next(_hooks(model), None) is not None
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Every hook and every forward put in another's place, with the path of its module, but those of libraries."""
-    found: list[tuple[str, str, Any]] = [
+    hooks: list[tuple[str, str, Any]] = [
         ("everywhere", kind, hook)
         for kind, registered in (
             ("before", torch_module._global_forward_pre_hooks),
@@ -194,14 +229,14 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         for hook in registered.values()
     ]
     for path, module in model.named_modules():
-        found += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
-        found += [(path, "after", hook) for hook in module._forward_hooks.values()]
+        hooks += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
+        hooks += [(path, "after", hook) for hook in module._forward_hooks.values()]
         forward = vars(module).get("forward")
         # PEFT puts a module's own back; accelerate's runs it.
-        own = forward is None or forward == MethodType(type(module).forward, module)
+        own = forward is None or forward == MethodType(type(module).forward, module) or is_traced(module)
         if not own and not hasattr(module, "_hf_hook"):
             yield path, "instead", forward
-    for path, kind, hook in found:
+    for path, kind, hook in hooks:
         inner = hook
         while isinstance(inner, partial):
             inner = inner.func

@@ -3,13 +3,13 @@
 from entangle.probes.estimators import (
     PROBES,
     LDAProbe,
-    LinearProbe,
     LinearSVMProbe,
     LogisticProbe,
     MeanDifferenceProbe,
     RidgeProbe,
     make_probe,
 )
+from entangle.probes.exporting import FittedProbe
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.judging.baselines import (
@@ -19,12 +19,13 @@ from entangle.probes.judging.baselines import (
     mean_embeddings,
     random_direction,
 )
-from entangle.probes.judging.compare import Comparison, compare
+from entangle.probes.judging.compare import GridComparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.null import permuted_within
 from entangle.probes.judging.reliability import split_half
 from entangle.probes.judging.scores import correct
+from entangle.probes.linear import LinearProbe
 from entangle.probes.solving.losses import LogisticLoss
 from entangle.probes.solving.solvers import Design, minimise, warn_unconverged
 from entangle.probes.splits import Split, named_split, three_way
@@ -33,8 +34,9 @@ __all__ = [
     "PROBES",
     "BaselineResult",
     "CodeLength",
-    "Comparison",
     "Design",
+    "FittedProbe",
+    "GridComparison",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",

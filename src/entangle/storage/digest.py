@@ -45,6 +45,14 @@ def digest(value: Any) -> str:
 
     Raises:
         EntangleError: Something inside has no content that can be compared, such as an open file.
+
+    Example:
+        >>> en.storage.digest({"layers": [0, 1]}) == en.storage.digest({"layers": [0, 1]})
+        True
+        >>> en.storage.digest(lambda x: x + 1) == en.storage.digest(lambda x: x + 2)
+        False
+        >>> len(en.storage.digest(torch.zeros(2)))
+        32
     """
     try:
         return hashlib.sha256(_bytes(value, ())).hexdigest()[:32]
@@ -103,7 +111,13 @@ def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:  # noqa: PLR0912 (a ca
 
 
 def folder_digest(folder: str | os.PathLike[str]) -> str:
-    """The digest of a model's folder: of every byte of its weights, its configuration and its tokenizer."""
+    """The digest of a model's folder: of every byte of its weights, its configuration and its tokenizer.
+
+    Example:
+        >>> model.save_pretrained("saved")
+        >>> en.storage.folder_digest("saved") == en.storage.folder_digest("saved")
+        True
+    """
     files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin", ".gguf"))
     files += [path for name in MODEL_FILES if (path := Path(folder) / name).is_file()]
     parts = {}
@@ -117,14 +131,20 @@ def folder_digest(folder: str | os.PathLike[str]) -> str:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """A hash of every bit that `tensors_of` finds in a module, each tensor read once however many names it has."""
-    known: dict[Any, str] = {}
+    """A hash of every bit that `tensors_of` finds in a module, each tensor read once however many names it has.
+
+    Example:
+        >>> before = en.storage.weights_hash(model)
+        >>> before == en.storage.weights_hash(model), len(before)
+        (True, 32)
+    """
+    hashes: dict[Any, str] = {}
     parts = {}
     for name, x in tensors_of(module).items():
         key = _where(x)
-        parts[name] = known.get(key) or digest(x() if isinstance(x, partial) else x)
+        parts[name] = hashes.get(key) or digest(x() if isinstance(x, partial) else x)
         if key is not None:
-            known[key] = parts[name]
+            hashes[key] = parts[name]
     return digest(parts)
 
 
@@ -149,11 +169,11 @@ def _function(function: types.FunctionType, part: Callable[[Any], bytes]) -> byt
             closure.append(cell.cell_contents)
         except ValueError:  # not yet filled
             closure.append(None)
-    known = {} if str(function.__module__).partition(".")[0] in VERSIONED else function.__globals__
+    namespace = {} if str(function.__module__).partition(".")[0] in VERSIONED else function.__globals__
     named = {
-        name: known[name]
+        name: namespace[name]
         for name in sorted(_names(function.__code__))
-        if name in known and _is_own(known[name], function.__module__)
+        if name in namespace and _is_own(namespace[name], function.__module__)
     }
     settings = (function.__defaults__, function.__kwdefaults__, closure, named)
     return f"{function.__module__}.{function.__qualname__}".encode() + _code(function.__code__, part) + part(settings)

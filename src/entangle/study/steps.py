@@ -28,7 +28,7 @@ from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
-from entangle.models import Atlas, fingerprint, is_hooked
+from entangle.models import Atlas, fingerprint, frame, is_hooked
 from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
@@ -116,40 +116,30 @@ class StudiedModel:
 
 def probe(
     site: str, activations: Activations, labels: Any, split: Split, studied: StudiedModel
-) -> tuple[ProbeGrid | None, dict[int, str]]:
+) -> tuple[ProbeGrid | None, dict[str, str]]:
     """A logistic probe in every cell of a site.
 
     Returns:
-        The probes of every layer where all could be fitted (None where there is no such layer), and the other layers
-        with the reason.
+        The probes, None where no cell could be fitted; and where cells could not be, with the reason.
     """
-    layers, unfitted = activations.layers(site), {}
-    x = activations[site]
-
-    def fit(kept: Sequence[int]) -> ProbeGrid:
-        rows = x if list(kept) == layers else x[:, [layers.index(layer) for layer in kept]]
-        return fit_probes(
-            rows,
+    layers = activations.layers(site)
+    try:
+        grid = fit_probes(
+            activations[site],
             labels,
             split=split,
-            layers=list(kept),
+            layers=layers,
             fingerprint=activations.fingerprint,
             n_permutations=studied.question.n_permutations,
             n_resamples=studied.question.n_resamples,
             seed=studied.question.seed,
+            broken="mark",
             progress=studied.progress,
         )
-
-    try:
-        return fit(layers), {}
-    except EntangleError:
-        for layer in layers:
-            try:
-                fit([layer])
-            except EntangleError as error:
-                unfitted[layer] = str(error)
-    fitted = [layer for layer in layers if layer not in unfitted]
-    return (fit(fitted) if fitted else None), unfitted
+    except EntangleError as error:
+        return None, {site: str(error)}
+    names = (f"{site} in layer {layers[layer]}" + "".join(f", head {i}" for i in head) for layer, *head in grid.broken)
+    return grid, dict(zip(names, grid.broken.values(), strict=True))
 
 
 def fitting_rows(data: LabelledTexts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -270,11 +260,27 @@ def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[st
     ]
 
 
+def massive_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[str]:
+    """Says what E would be without the coordinates that alone may carry every cosine."""
+    report = reports[layer]
+    if not report.massive or report.entanglement_set_aside is None:
+        return []
+    before, after = (torch.as_tensor(each.value) for each in (report.entanglement, report.entanglement_set_aside))
+    pairs = zip(report.names, before.tolist(), after.tolist(), strict=True)
+    told = "; ".join(f"{name} {one:.2f} with them, {other:.2f} without" for name, one, other in pairs)
+    n_dims = report.settings["n_dims"]
+    return [
+        f"After layer {layer}, {len(report.massive)} of {n_dims} coordinates are massive, and may carry every cosine. "
+        f"E: {told}."
+    ]
+
+
 def bos_note(clean: Sequence[str], studied: StudiedModel) -> list[str]:
     """A warning when the model reads clean text clearly better with a beginning-of-text token that it was not given."""
     question = studied.question
-    if question.prepend_bos or studied.tokenizer.bos_token_id is None or not clean:
-        return []
+    begin = studied.tokenizer.bos_token_id
+    if question.prepend_bos or begin is None or not clean or begin in frame(studied.tokenizer).opening:
+        return []  # with it, or both ways the same
     some = list(clean[:BOS_DOCUMENTS])
     options: dict[str, Any] = {"max_length": question.max_length, "progress": False}
     without, with_bos = (

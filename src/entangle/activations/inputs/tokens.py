@@ -36,9 +36,9 @@ class Selection:
     """Rows of the result, in order of example and position.
 
     Attributes:
-        rows: example and position (counted from the example's own first token; `-1` for a mean) of each row of the
+        rows: Example and position (counted from the example's own first token; `-1` for a mean) of each row of the
             result.
-        starts: the first row of each example, and the number of rows at the end.
+        starts: The first row of each example, and the number of rows at the end.
     """
 
     rows: Int[Tensor, "row 2"]
@@ -62,10 +62,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class MeanSelection(Selection):
-    """One row an example: the mean over some of its tokens.
+    """One row per example: the mean over some of its tokens.
 
     Attributes:
-        parts: the positions averaged in each example.
+        parts: The positions averaged in each example.
     """
 
     parts: list[Sequence[int]]
@@ -88,20 +88,27 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None, special
             bool mask `[example pos]` in the columns of the tensors given, or of each text's own tokens; one character
             span `(start, end)`, or a list of spans, for each text: every token that overlaps it; or a `Turn` of each
             conversation.
-        examples: what will be run.
-        tokenizer: a fast tokenizer, for spans and turns.
-        special_tokens: whether `"mean"` and `"all"` take in what stands for no text: what the tokenizer's template and
+        examples: What will be run.
+        tokenizer: A fast tokenizer, for spans and turns.
+        special_tokens: Whether `"mean"` and `"all"` take in what stands for no text: what the tokenizer's template and
             `prepend_bos` added, and beginning, end, separator and padding wherever they are written. All else is taken
             literally: masks, spans, turns, integers, `"last"` and `"first"`.
 
     Raises:
-        EntangleError: a selection that no rule above covers, or one that leaves an example without a token.
+        EntangleError: A selection that no rule above covers, or one that leaves an example without a token.
+
+    Example:
+        >>> examples = en.activations.read_inputs(en.Atlas(model), texts[:2], tokenizer)
+        >>> en.activations.select(-1, examples).rows, en.activations.select("mean", examples).rows
+        (tensor([[ 0, 19],
+                [ 1, 11]]), tensor([[ 0, -1],
+                [ 1, -1]]))
     """
     if isinstance(tokens, str | int) and not isinstance(tokens, bool):
-        whole = [(0, n) for n in examples.lengths]
+        extents = [(0, n) for n in examples.lengths]
         if tokens in POOLED and not special_tokens:
-            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(whole)])
-        return _within(whole, tokens, "text")
+            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(extents)])
+        return _within(extents, tokens, "text")
     if isinstance(tokens, Turn):
         return _within(_turns(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
     if isinstance(tokens, Tensor):
@@ -165,16 +172,16 @@ def _from_mask(mask: Tensor, examples: Examples) -> list[list[int]]:
         raise EntangleError(f"a token mask must be bool [example pos] for {len(examples)} examples, but is {what}")
     positions = []
     for i, (row, n, first) in enumerate(zip(mask, examples.lengths, examples.first, strict=True)):
-        chosen = [int(column) - first for column in row.nonzero().flatten()]
-        if not chosen:
+        columns = [int(column) - first for column in row.nonzero().flatten()]
+        if not columns:
             raise EntangleError(
                 f"the token mask selects no token of example {i}: select at least one, or remove the example"
             )
-        if chosen[0] < 0 or chosen[-1] >= n:
+        if columns[0] < 0 or columns[-1] >= n:
             raise EntangleError(
                 f"the token mask selects padding of example {i}, which has {n} tokens from column {first}"
             )
-        positions.append(chosen)
+        positions.append(columns)
     return positions
 
 
@@ -194,10 +201,10 @@ def _from_spans(spans: Sequence[Any], examples: Examples, tokenizer: Any) -> lis
             raise EntangleError(
                 f"the spans of text {i} must lie within its {len(texts[i])} characters, but are {list(pairs)}"
             )
-        chosen = [p for p, (a, b) in offsets[i] if any(a < end and start < b for start, end in pairs)]
-        if not chosen:
+        overlapping = [p for p, (a, b) in offsets[i] if any(a < end and start < b for start, end in pairs)]
+        if not overlapping:
             raise EntangleError(f"the spans of text {i} touch none of its {len(examples.ids[i])} tokens: {list(pairs)}")
-        positions.append(chosen)
+        positions.append(overlapping)
     return positions
 
 
@@ -214,10 +221,10 @@ def _turns(turn: Turn, examples: Examples, tokenizer: Any) -> list[Span]:
             within = start >= 0 and end <= len(examples.ids[i])
         else:
             a, b = turn_span(turn, source, i, tokenizer)
-            here = [p for p, (start, end) in tokens if start < b and a < end]
+            overlapping = [p for p, (start, end) in tokens if start < b and a < end]
             covered = [span for _, span in tokens]
-            within = bool(here) and min(covered)[0] <= a and max(end for _, end in covered) >= b
-            start, end = (here[0], here[-1] + 1) if here else (0, 0)
+            within = bool(overlapping) and min(covered)[0] <= a and max(end for _, end in covered) >= b
+            start, end = (overlapping[0], overlapping[-1] + 1) if overlapping else (0, 0)
         if not within:
             raise EntangleError(
                 f"{turn} of conversation {i} lies beyond its {len(examples.ids[i])} tokens: raise max_length"

@@ -13,6 +13,7 @@ from entangle.errors import EntangleError
 from entangle.interventions.base import finite_vector
 from entangle.interventions.edit import Edit
 from entangle.interventions.forms import Form, Function, FunctionForm
+from entangle.models.atlas import place_named
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,14 +24,21 @@ class When(Edit):
     it. The edit must act at the same place or a later layer. Not affine: it steers but has no weights.
 
     Attributes:
-        edit: what to do there.
+        edit: What to do there.
         probe: w, `[d]`, of any length.
-        threshold: the score above (or below) which to act.
-        site: where the probe reads.
-        layer: the layer it reads.
-        head: the head it reads, at site `z`.
-        intercept: the probe's.
+        threshold: The score above (or below) which to act.
+        site: Where the probe reads; a TransformerLens name says the layer too.
+        layer: The layer it reads.
+        head: The head it reads, at site `z`.
+        intercept: The probe's.
         side: `"above"` or `"below"`.
+
+    Example:
+        >>> nothing = en.Scale(torch.tensor([1.0, 0.0]), factor=0.0, layer=1)
+        >>> edit = en.When(nothing, probe=torch.tensor([0.0, 1.0]), layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0], [3.0, -4.0]]))  # only where the second coordinate is above 0
+        tensor([[ 0.,  4.],
+                [ 3., -4.]])
     """
 
     edit: Edit
@@ -44,6 +52,10 @@ class When(Edit):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probe", finite_vector(self.probe, "the probe of When"))
+        named = place_named(self.site)
+        if named is not None:
+            object.__setattr__(self, "site", named[0])
+            object.__setattr__(self, "layer", named[1])
         if self.side not in ("above", "below"):
             raise EntangleError(f'side must be "above" or "below", got {self.side!r}')
 
@@ -65,10 +77,11 @@ class When(Edit):
         return [look, *(self._gated(form, fired) for form in self.edit.forms(alpha))]
 
     def _gated(self, form: Form, fired: list[Tensor]) -> Form:
-        if form.layer is None or form.layer < self.layer or (form.layer == self.layer and form.site != self.site):
+        site, layer = (place_named(form.site) if form.layer is None else None) or (form.site, form.layer)
+        if layer is None or layer < self.layer or (layer == self.layer and site != self.site):
             raise EntangleError(
                 f"When reads {self.site} in layer {self.layer}, so its edit must act there or in a later layer, not at "
-                f"{form.site} in layer {form.layer}"
+                f"{site} in layer {layer}"
             )
 
         def make(device: torch.device, dtype: torch.dtype) -> Function:
@@ -76,5 +89,5 @@ class When(Edit):
             return lambda x: torch.where(fired[0].to(x.device)[..., None], edit(x), x)
 
         return FunctionForm(
-            form.site, form.layer, form.head, make, width=form.size, fired=lambda: fired[0], of_layers=form.of_layers
+            site, layer, form.head, make, width=form.size, fired=lambda: fired[0], of_layers=form.of_layers
         )

@@ -18,8 +18,8 @@ from entangle.interventions.hooks.passes import Pass
 from entangle.interventions.hooks.post import Post
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
-from entangle.models.fingerprint import underlying
 from entangle.models.hooks import Handle, elsewhere
+from entangle.models.loading.held import underlying
 
 
 @dataclass
@@ -27,11 +27,11 @@ class _Record:
     """What is known of a cache that earlier passes filled.
 
     Attributes:
-        columns: that it holds, virtual ones among them.
-        virtual: how many of them are virtual.
-        prompt: columns of the prompt of its text.
-        honest: whether it said so itself after the pass.
-        aside: whether its text is another than the one that `generate` goes on with.
+        columns: That it holds, virtual ones among them.
+        virtual: How many of them are virtual.
+        prompt: Columns of the prompt of its text.
+        honest: Whether it said so itself after the pass.
+        aside: Whether its text is another than the one that `generate` goes on with.
     """
 
     columns: int
@@ -64,7 +64,7 @@ class Timeline:
         self.checks: dict[object, Callable[[], None]] = {}
         self.now: Pass | None = None
         self._generation: Generation | None = None
-        self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens a row, states
+        self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens, states
         self._held: list[State] = []
         self._pending: _Record | None = None
         self._records: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -87,8 +87,8 @@ class Timeline:
         """The model's timeline in this thread, or a new one, which watches nothing before somebody joins.
 
         Args:
-            model: the model.
-            inside: a module of it that is edited; what is watched is the language model around it.
+            model: The model.
+            inside: A module of it that is edited; what is watched is the language model around it.
         """
         decoder, speaker = around(underlying(model), inside)
         mine = cls._running.setdefault(decoder, Post()).mine()
@@ -98,9 +98,9 @@ class Timeline:
         """Count a member, and watch.
 
         Args:
-            member: who joins, and leaves.
-            by_column: whether it needs to know the columns of every pass, or padding alone.
-            check: what it asks of each pass that is watched, the first of every `generate` among them.
+            member: Who joins, and leaves.
+            by_column: Whether it needs to know the columns of every pass, or padding alone.
+            check: What it asks of each pass that is watched, the first of every `generate` among them.
         """
         self.members[member] = by_column
         self.checks[member] = check
@@ -143,9 +143,9 @@ class Timeline:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         if kwargs is None or self.elsewhere():
             return
-        given = {**{str(index): value for index, value in enumerate(args)}, **kwargs}
-        tokens = tokens_of(given)
-        self._given = None if tokens is None else (tokens.shape[1], states(given))
+        arguments = {**{str(index): value for index, value in enumerate(args)}, **kwargs}
+        tokens = tokens_of(arguments)
+        self._given = None if tokens is None else (tokens.shape[1], states(arguments))
 
     def _exit(self, *_: Any) -> None:
         if not self.elsewhere():
@@ -180,9 +180,9 @@ class Timeline:
             return None
         self._held = states(inputs)
         size, mask, generation = tokens.shape[1], mask_of(inputs, tokens), self._generation
-        said = None if generation is None else generation.take(size)
-        if generation is not None and said is not None:
-            return self._announced(generation, said, positions_of(inputs, tokens))
+        announcement = None if generation is None else generation.take(size)
+        if generation is not None and announcement is not None:
+            return self._announced(generation, announcement, positions_of(inputs, tokens))
         return self._unannounced(size, mask, positions_of(inputs, tokens))
 
     def _before_now(self) -> tuple[int | None, _Record | None, bool]:
@@ -277,8 +277,8 @@ class Timeline:
         added = size - given if record is not None or not empty else before + size - given
         if added == 0:
             return known, None
-        told = _virtual_tokens(self.model)
-        if record is None and empty and added == told:
+        n_virtual = _virtual_tokens(self.model)
+        if record is None and empty and added == n_virtual:
             return added, None
         return (
             0,

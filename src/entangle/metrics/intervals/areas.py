@@ -47,6 +47,11 @@ def auroc_interval(
 
     Raises:
         EntangleError: A class without examples, labels of another length, or fewer than two groups.
+
+    Example:
+        >>> scores, labels = torch.arange(20.0), torch.arange(20) >= 10
+        >>> en.metrics.auroc_interval(scores, labels)  # a perfect order of twenty is not yet an AUROC of 1
+        Estimate(value=1.0, low=0.800, high=1.0)
     """
     check_level(level)
     x, y = finite(scores, "scores").numpy(), np.asarray(labels)
@@ -102,8 +107,8 @@ def _spread(area: Array, variance: Array, m: float, n: float, worst: float) -> C
     wrong = 2 * np.minimum(area, 1 - area) * min(m, n) / worst
     trust = wrong / (wrong + _DOUBT)
     expected = model(area)
-    known = (expected > 0) & (variance > 0)
-    ratio = np.where(known, variance / np.where(known, expected, 1), worst)
+    has_variance = (expected > 0) & (variance > 0)
+    ratio = np.where(has_variance, variance / np.where(has_variance, expected, 1), worst)
     scale = ratio**trust * worst ** (1 - trust)
     return lambda a: scale * model(a)
 

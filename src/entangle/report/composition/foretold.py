@@ -9,7 +9,7 @@ import pandas as pd
 from entangle import plots
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
-from entangle.report.composition.figures import SIZE, columns_of, over_shares
+from entangle.report.composition.figures import SIZE, columns_of, drawing_over_shares
 from entangle.study.page import Drawing, Table, draw
 from entangle.study.wording import percent, spread
 
@@ -28,22 +28,18 @@ def foretold(found: Comparison) -> tuple[list[Drawing], list[Table]]:
 
 def _by_concept(found: Comparison, table: pd.DataFrame) -> Drawing:
     frames = dict(list(table.groupby("concept", sort=False)))
-    shown = draw(
-        over_shares,
-        found.shares,
+    return drawing_over_shares(
+        found,
         {str(name): columns_of(frame, "limit") for name, frame in frames.items()},
         points={str(name): frame["seeds"].tolist() for name, frame in frames.items()},
         ylabel=YLABEL,
-        size=SIZE,
         name="foretold",
+        title="The most that any shift can buy",
+        caption="The most contrast, in nats per token, that a constant shift of the residual stream buys per square "
+        "root of twice its price, at the layer where it buys most: chosen on half of a concept's texts, told by the "
+        "other half, and averaged over both ways. Higher is cheaper. Intervals are for other seeds and other texts; a "
+        "cross for each seed.",
     )
-    caption = (
-        "The most contrast, in nats per token, that a constant shift of the residual stream buys per square root of "
-        "twice its price, at the layer where it buys most: chosen on half of a concept's texts, told by the other "
-        "half, and averaged over both ways. Higher is cheaper. Intervals are for other seeds and other texts; a cross "
-        "for each seed."
-    )
-    return Drawing(shown, caption)
 
 
 def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
