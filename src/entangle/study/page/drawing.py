@@ -252,7 +252,7 @@ def _overlay(ax: Any, spots: Sequence[Spot], name: str, size: tuple[float, float
         shapes.append(
             Markup(f'<a href="#{name}-{spot.row}" tabindex="-1">') + shape + Markup("</a>") if linked else shape
         )
-    opening = Markup(f'<svg class="spots" viewBox="0 0 {width:g} {height:g}" aria-hidden="true">')
+    opening = Markup(f'<svg class="spots" fill="transparent" viewBox="0 0 {width:g} {height:g}" aria-hidden="true">')
     return opening + Markup("").join(shapes) + Markup("</svg>")
 
 
