@@ -39,7 +39,10 @@ FLOORS = {
     "examples": 11,
     "cli": 12,
 }
-HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")
+HEAVY = (
+    *("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft", "gguf", "nnsight", "nnterp", "sae_lens"),
+    *("steering_vectors", "repeng", "onnx", "skl2onnx", "polars", "vllm"),
+)
 
 
 def imports(path: Path) -> set[str]:

@@ -25,6 +25,7 @@ from entangle.activations.inputs.tokens import select
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
 from entangle.models.hooks import hooked
+from entangle.models.loading.held import held, own_tokenizer
 from entangle.models.place import Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.refusals import refuse_compiled
@@ -120,7 +121,7 @@ class VerifyReport:
 
 
 def verify(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     *,
     texts: Inputs = TEXTS,
@@ -130,8 +131,8 @@ def verify(
     """Check capture and editing on this model, with these texts; takes a few dozen forwards of short texts.
 
     Args:
-        model: any HuggingFace model.
-        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors.
+        model: any HuggingFace model, or what holds one, as for `collect`.
+        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors, or where the model's holder keeps it.
         texts: at least two, of different lengths, as for `collect`; four English sentences by default, or for a model
             that reads no text two random images or sounds.
         atlas: as for `collect`.
@@ -143,7 +144,8 @@ def verify(
     Raises:
         EntangleError: a check failed (unless `raises` is false), or the model is compiled.
     """
-    refuse_compiled(model)
+    refuse_compiled(held(model))
+    tokenizer = own_tokenizer(model, tokenizer)
     atlas = atlas or Atlas(model)
     model = atlas.model
     examples = _our_own(atlas, tokenizer) if texts is TEXTS else read_inputs(atlas, texts, tokenizer)

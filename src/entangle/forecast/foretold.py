@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.activations import collect
 from entangle.errors import EntangleError
@@ -20,6 +20,7 @@ from entangle.forecast.metric import ShiftMetric
 from entangle.forecast.span import Key
 from entangle.interventions import ITI, AddDirection, Edit
 from entangle.models import Atlas
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import context_length
 
 UNIT = 0.1
@@ -107,7 +108,7 @@ class Forecast:
 
 
 def foretell(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     concepts: Mapping[str, tuple[Sequence[str], Sequence[int]]],
     clean: Sequence[str],
@@ -151,6 +152,7 @@ def foretell(
     Raises:
         EntangleError: No concept or clean text, too few texts of a class, or anything that the metric refuses.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not concepts:
         raise EntangleError("a forecast needs a concept: give name -> (texts, labels); got none")
     atlas = Atlas(model)

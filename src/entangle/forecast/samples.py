@@ -13,6 +13,7 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.forecast.span import Key, slices
 from entangle.forecast.spectrum import Spectrum
+from entangle.models import place_named
 
 WIDE = ("scores", "observed", "means", "local_scores", "local_activations")
 PER_TEXT = (*WIDE, "counted", "shifted", "squares")
@@ -86,8 +87,11 @@ class Samples:
             EntangleError: None of its places is meant.
         """
         names = None if sites is None else [sites] if isinstance(sites, str) else list(sites)
+        exact = {place_named(name) for name in names or ()}
         chosen = [
-            key for key in self.keys if (names is None or key[0] in names) and (layers is None or key[1] in layers)
+            key
+            for key in self.keys
+            if key in exact or ((names is None or key[0] in names) and (layers is None or key[1] in layers))
         ]
         if not chosen:
             raise EntangleError(f"the metric knows {self._known()}; got sites={sites}, layers={layers}")

@@ -1,13 +1,12 @@
 """Where things live inside a model, and how to read and write them."""
 
-from entangle.models.atlas import Atlas, hook_name
+from entangle.models.atlas import Atlas, hook_name, place_named
 from entangle.models.fingerprint import (
     check_fingerprint,
     check_same,
     fingerprint,
     is_hooked,
     tokenizer_fingerprint,
-    underlying,
 )
 from entangle.models.hooks import (
     Handle,
@@ -31,6 +30,7 @@ from entangle.models.loading import (
     refuse_code,
 )
 from entangle.models.loading.gguf import unmark
+from entangle.models.loading.held import held, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.refusals import refuse_compiled
@@ -91,6 +91,7 @@ __all__ = [
     "first_position",
     "floating_tensors",
     "frame",
+    "held",
     "hook_name",
     "hooked",
     "is_hooked",
@@ -98,8 +99,10 @@ __all__ = [
     "load_tokenizer",
     "on_input",
     "on_output",
+    "own_tokenizer",
     "pad",
     "pad_id",
+    "place_named",
     "pretrained",
     "probe_inputs",
     "refuse_code",
@@ -114,5 +117,6 @@ __all__ = [
     "tokenizer_fingerprint",
     "underlying",
     "unmark",
+    "untraced",
     "vocabulary_size",
 ]

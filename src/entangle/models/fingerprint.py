@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
 from entangle.models.loading.gguf import is_marked
+from entangle.models.loading.held import TRACER, held, is_traced, underlying
 from entangle.storage.digest import digest, weights_hash
 from entangle.storage.modules import settings_of, unwrapped
 
@@ -31,7 +32,7 @@ TOKENIZER_SETTINGS = (
     *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token"),
     *("add_prefix_space", "legacy"),
 )
-LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # hooks of theirs are part of how a model is run
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", TRACER)  # hooks of theirs are part of how a model is run
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     goes unnoticed, by whatever way it was made.
 
     Args:
-        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel` or a
-            TransformerLens `TransformerBridge` the model itself is marked.
+        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel`, a
+            TransformerLens `TransformerBridge`, an nnsight model or a pipeline the model itself is marked.
 
     Returns:
         `version` of the mark; `architecture`, `model_type`, the sizes its configuration names, `n_parameters` and
@@ -62,7 +63,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         >>> mark == en.models.fingerprint(model)
         True
     """
-    model = underlying(unwrapped(model))
+    model = underlying(unwrapped(held(model)))
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
@@ -132,17 +133,6 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, a
     raise EntangleError(
         f"{what} came from another model ({changes}): use the model they were made with, or make them anew"
     )
-
-
-def underlying(model: nn.Module) -> nn.Module:
-    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself.
-
-    Example:
-        >>> en.models.underlying(model) is model
-        True
-    """
-    original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
-    return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
@@ -239,7 +229,7 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         hooks += [(path, "after", hook) for hook in module._forward_hooks.values()]
         forward = vars(module).get("forward")
         # PEFT puts a module's own back; accelerate's runs it.
-        own = forward is None or forward == MethodType(type(module).forward, module)
+        own = forward is None or forward == MethodType(type(module).forward, module) or is_traced(module)
         if not own and not hasattr(module, "_hf_hook"):
             yield path, "instead", forward
     for path, kind, hook in hooks:

@@ -9,6 +9,7 @@ from entangle.probes.estimators import (
     RidgeProbe,
     make_probe,
 )
+from entangle.probes.exporting import FittedProbe
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.judging.baselines import (
@@ -35,6 +36,7 @@ __all__ = [
     "CodeLength",
     "Comparison",
     "Design",
+    "FittedProbe",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +13,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
 from entangle.evaluation.language.subject import Method, Subject
 from entangle.interventions import Edit
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
 
 
@@ -29,7 +30,7 @@ class PerDocument(NamedTuple):
 
 
 def cross_entropy(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -56,6 +57,7 @@ def cross_entropy(
         EntangleError: No documents, an empty one or one of a single token, one longer than the context without
             `max_length`, or logits that are not finite.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     subject = Subject(model, tokenizer)
     nats = np.zeros(len(rows))
@@ -67,7 +69,7 @@ def cross_entropy(
 
 
 def language_shift(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -100,13 +102,14 @@ def language_shift(
     Raises:
         EntangleError: As `cross_entropy`; also where the method's model has another vocabulary.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, cache_bytes=0)
     return reading.shift(edit, alpha=alpha, progress=progress)
 
 
 def kl(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -121,6 +124,7 @@ def kl(
 
     Arguments and errors as in `language_shift`.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     shift = language_shift(
         model,
         tokenizer,
@@ -136,7 +140,7 @@ def kl(
 
 
 def document_rows(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -144,6 +148,7 @@ def document_rows(
     prepend_bos: bool = False,
 ) -> list[list[int]]:
     """Token ids of documents, all of them long enough to predict something and short enough to read."""
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not texts:
         raise EntangleError("cross-entropy needs clean text; got no documents")
     context = context_length(model, tokenizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -23,6 +23,7 @@ from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
 from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.progress import progress_bar
 from entangle.storage.digest import digest
 
@@ -38,7 +39,7 @@ class SweepError(EntangleError):
 
 
 def tradeoff(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     edit: Change | Mapping[str, Change],
     *,
@@ -105,8 +106,8 @@ def tradeoff(
         SweepError: A method or a scorer failed, or no strength has a price; `.partial` and `save_to` have what was
             measured before.
     """
-    methods = _methods(edit)
-    scorers = _scorers(scorer)
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+    methods, scorers = _methods(edit), _scorers(scorer)
     known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
     grid = _grid(methods, alphas, costs)
     if len(prompts) == 1 or len(texts) == 1:

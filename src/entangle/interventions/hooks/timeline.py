@@ -18,8 +18,8 @@ from entangle.interventions.hooks.passes import Pass
 from entangle.interventions.hooks.post import Post
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
-from entangle.models.fingerprint import underlying
 from entangle.models.hooks import Handle, elsewhere
+from entangle.models.loading.held import underlying
 
 
 @dataclass
