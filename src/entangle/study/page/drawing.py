@@ -156,7 +156,7 @@ class Panel:
         return self.plot(*self.arguments, ax=ax, **self.options)
 
 
-def columns_of(
+def spots_by_layer(
     layers: Sequence[int], own: Mapping[str, Sequence[int]], words: Mapping[str, Sequence[str]]
 ) -> list[Spot]:
     """A spot per layer, as high as the drawing: what every line says there."""
@@ -187,7 +187,7 @@ def draw(
     *arguments: Any,
     size: tuple[float, float],
     name: str,
-    says: str = "",
+    says: str,
     spots: Sequence[Spot] = (),
     **options: Any,
 ) -> Markup:
