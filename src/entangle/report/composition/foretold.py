@@ -10,8 +10,8 @@ from entangle import plots
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
 from entangle.report.composition.figures import SIZE, columns_of, drawing_over_shares
-from entangle.study.page import Drawing, Table, draw
-from entangle.study.wording import percent, spread
+from entangle.study.page import Drawing, Table, draw, spots_by_layer
+from entangle.study.wording import interval, percent, spread
 
 YLABEL = "most contrast per root nat"
 
@@ -46,7 +46,21 @@ def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
     layers = sorted(set(table["layer"]))
     by_share = {share: table[table["share"] == share].sort_values("layer") for share in found.shares}
     lines = {percent(share): columns_of(frame, "limit") for share, frame in by_share.items()}
-    shown = draw(plots.by_layer, layers, lines, ylabel=YLABEL, size=SIZE, name="foretold-by-layer")
+    told = {
+        name: [interval(float(value), float(low), float(high)) for value, low, high in zip(*columns, strict=True)]
+        for name, columns in lines.items()
+    }
+    best = ", ".join(f"{name} {words[int(lines[name][0].argmax())]}" for name, words in told.items())
+    shown = draw(
+        plots.by_layer,
+        layers,
+        lines,
+        ylabel=YLABEL,
+        size=SIZE,
+        name="foretold-by-layer",
+        says=f"Lines over {len(layers)} layers, one a share. At the best layer of each: {best}.",
+        spots=spots_by_layer(layers, dict.fromkeys(lines, layers), told),
+    )
     return Drawing(shown, f"The same at every layer, of {found.concept}, one line a share.")
 
 
