@@ -185,7 +185,15 @@ class Panel:
 def spots_by_layer(
     layers: Sequence[int], own: Mapping[str, Sequence[int]], words: Mapping[str, Sequence[str]]
 ) -> list[Spot]:
-    """A spot per layer, as high as the drawing: what every line says there."""
+    """A spot per layer, as high as the drawing: what every line says there.
+
+    Example:
+        >>> from entangle.study import spots_by_layer
+        >>> words = {"rudeness": ["0.70 [0.60, 0.80]", "0.75 [0.65, 0.85]"]}
+        >>> spots = spots_by_layer([0, 1], {"rudeness": [0, 1]}, words)
+        >>> len(spots), spots[1].x
+        (2, 1)
+    """
     width = float(np.min(np.diff(layers), initial=1)) if len(layers) > 1 else 1.0
     return [
         Spot(
