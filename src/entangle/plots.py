@@ -18,6 +18,7 @@ Array = npt.ArrayLike
 
 # Okabe and Ito (2008): eight colours that remain apart for every common kind of colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+MARKERS = "os^DvPX*"  # so that no line is told by its colour alone
 GREY = "#8A8F98"
 
 
@@ -92,7 +93,7 @@ def heatmap(
     n_rows, n_columns = grid.shape
     ax = _axes(ax, 1.6 + 0.42 * max(n_columns, 4), 1.1 + 0.3 * max(n_rows, 4))
     mesh = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis", vmin=vmin, vmax=vmax)
-    if grid.size <= 400:
+    if grid.size <= 400 and n_columns <= 20:  # where there is room for three letters
         _write_cells(ax, mesh, grid)
     for row, column in mark:
         corner = (column - 0.5, row - 0.5)
@@ -247,8 +248,8 @@ def by_layer(
     for index, (name, (value, low, high)) in enumerate(series.items()):
         style = {
             "color": COLOURS[index % len(COLOURS)],
-            "marker": "o",
-            "markersize": 3.5,
+            "marker": MARKERS[index % len(MARKERS)],
+            "markersize": 4,
             "linewidth": 1.4,
             "label": name,
         }
@@ -312,8 +313,8 @@ def tradeoff(
             yerr=np.clip([toxicity - low, high - toxicity], 0, None),
             color=colour,
             ecolor=colour + "66",
-            marker="o",
-            markersize=4,
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4.5,
             linewidth=1.2,
             label=name,
         )

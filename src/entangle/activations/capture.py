@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from entangle.activations.inputs.examples import Examples
 from entangle.activations.inputs.tokens import Selection
@@ -18,6 +17,7 @@ from entangle.models.hooks import hooked
 from entangle.models.place import Place
 from entangle.models.rows import accepts, at_once
 from entangle.models.trace import evaluating
+from entangle.progress import progress_bar
 
 LOW = (torch.bfloat16, torch.float16)
 STORED = (*LOW, torch.float32, torch.float64)
@@ -71,7 +71,7 @@ def capture(
 
     # Around all batches, so that the weights are cast once; autocast keeps them until it ends.
     computing = torch.autocast(device.type, dtype) if dtype in LOW else nullcontext()
-    with computing, tqdm(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
+    with computing, progress_bar(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
         for indices in examples.batches(only, at_once(batch_tokens, device), model):
             hooks = [(p, keep(p, i, indices)) for here in places.values() for i, p in enumerate(here)]
             run_until_seen(model, examples.batch(indices, model, device), hooks)

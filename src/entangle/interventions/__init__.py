@@ -5,8 +5,10 @@ from entangle.interventions.edit import Edit
 from entangle.interventions.edits.directions import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
 from entangle.interventions.edits.erase import Erase, OracleErase
 from entangle.interventions.edits.iti import ITI
-from entangle.interventions.edits.sae import SAEFeature
+from entangle.interventions.edits.sae import SAEFeature, TranscoderFeature
 from entangle.interventions.edits.when import When
+from entangle.interventions.foreign.autoencoders import Autoencoder, Transcoder
+from entangle.interventions.foreign.read import read
 from entangle.interventions.forms import AffineForm, Form, FunctionForm, merged
 from entangle.interventions.hooks.steer import Steering, steer
 from entangle.interventions.weights.bake import bake
@@ -19,6 +21,7 @@ __all__ = [
     "AddDirection",
     "Affine",
     "AffineForm",
+    "Autoencoder",
     "Clamp",
     "Compose",
     "Edit",
@@ -30,12 +33,15 @@ __all__ = [
     "Scale",
     "Set",
     "Steering",
+    "Transcoder",
+    "TranscoderFeature",
     "When",
     "bake",
     "export",
     "finite_vector",
     "load_baked",
     "merged",
+    "read",
     "steer",
     "transformer_lens_hooks",
 ]

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from entangle.data import same_index
 from entangle.errors import EntangleError
@@ -21,6 +20,7 @@ from entangle.probes.judging.null import permuted_labels
 from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.block import Block
 from entangle.probes.splits import Split, three_way
+from entangle.progress import progress_bar
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))
 """Inverse strengths of the penalty that a probe by name chooses from, of standardised features."""
@@ -126,7 +126,7 @@ def fit_probes(
     reasons: dict[int, str] = {}
     n_outputs = 1 if len(classes) == 2 else len(classes)
     extra = 4 * min(n_permutations, 25) * n_outputs
-    with tqdm(total=cells.n_cells, desc="probes", unit="cell", disable=not progress) as bar:
+    with progress_bar(total=cells.n_cells, desc="probes", unit="cell", disable=not progress) as bar:
         for start, stop in cells.blocks(BLOCK_BYTES, extra):
             rows = cells.read(start, stop, order, broken=reasons if broken == "mark" else None)
             block = Block(rows, split, codes, classes, metric, standardise=scaled)

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -28,6 +27,7 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import (
     UNLIMITED,
     accepts,
@@ -42,6 +42,7 @@ from entangle.models.rows import (
 )
 from entangle.models.tokens import first_position
 from entangle.models.trace import evaluating
+from entangle.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Sampling:
 
 
 def continuations(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
@@ -113,6 +114,7 @@ def continuations(
         EntangleError: No prompts or an empty one, a prompt that leaves no room in the context, a model that cannot
             generate or gives logits that are not finite, or settings out of range.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
     return sample(Subject(model, tokenizer), prompts, sampling, progress=progress)
 
@@ -128,7 +130,7 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
     ends = stop_tokens(model, tokenizer)
     config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
     lengths = [len(rows[i]) + sampling.max_new_tokens for i, _ in jobs]
-    with tqdm(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
+    with progress_bar(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
         # What carries a state would carry padding on the left in it: only prompts of one length go together. And RWKV,
         # whose state is its own and not generate()'s, mixes up the rows of a batch.
         at_once = 1 if accepts(model, "state") else sampling.batch_tokens

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from entangle.errors import EntangleError
 from entangle.probes.estimators import LogisticProbe
@@ -20,6 +19,7 @@ from entangle.probes.inputs import Cells, encode_labels
 from entangle.probes.judging.calibration import log_loss
 from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.solvers import warn_unconverged
+from entangle.progress import progress_bar
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
@@ -86,7 +86,7 @@ def online_mdl(
     probe = LogisticProbe(C)
     bits = torch.full((cells.n_cells,), ends[0] * math.log2(len(classes)), dtype=torch.float64)
     unconverged = torch.zeros(cells.n_cells, dtype=torch.int64)
-    with tqdm(total=cells.n_cells, desc="description length", unit="cell", disable=not progress) as bar:
+    with progress_bar(total=cells.n_cells, desc="description length", unit="cell", disable=not progress) as bar:
         for start, stop in cells.blocks(BLOCK_BYTES):
             rows = cells.read(start, stop, order)
             for known, end in pairwise(ends):
