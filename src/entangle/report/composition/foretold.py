@@ -67,16 +67,17 @@ def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
 def _numbers(table: pd.DataFrame, unit: float) -> Table:
     rows = [_row(row) for row in table.to_dict("records")]
     columns = ["share", "concept", "layers", "limit [95 %]", "change from the first share [95 %]"]
-    columns += [f"price of {unit:g} nats [95 %]", "by ITI's heads [95 %]"]
+    columns += [f"price of {unit:g} nats [95 %]", "reached [95 %]", "its change [95 %]", "by ITI's heads [95 %]"]
     caption = (
         "Layers: those that were chosen, over seeds. Price: nats per token of language for so many nats per token of "
-        "contrast, at the limit. By ITI's heads: the contrast that ITI buys per square root of twice its price, over "
-        "seeds alone."
+        "contrast, at the limit. Reached: what a shift buys that other texts chose. By ITI's heads: what ITI buys per "
+        "square root of twice its price. The last three have intervals over seeds alone."
     )
     return Table(columns, rows, caption)
 
 
 def _row(row: dict[Any, Any]) -> list[str]:
     layers = ", ".join(map(str, row["layers"]))
-    cells = [spread(row, "limit"), spread(row, "against_first"), spread(row, "price", 4), spread(row, "iti")]
+    cells = [spread(row, "limit"), spread(row, "against_first"), spread(row, "price", 4)]
+    cells += [spread(row, name) for name in ("reached", "reached_against_first", "iti")]
     return [percent(row["share"]), str(row["concept"]), layers, *cells]
