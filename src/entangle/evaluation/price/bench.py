@@ -59,8 +59,8 @@ class Bench:
     def _fluency(self, said: list[list[str]]) -> tuple[list[list[float]], list[list[int]]]:
         plain = Subject(self.model, self.tokenizer)
         rows = prompt_rows(plain, self.prompts, self.sampling)
-        batch_tokens = self.documents.batch_tokens
-        nats, tokens = continuation_nats(plain, rows, said, batch_tokens=batch_tokens, progress=self.progress)
+        at_once = {"batch_tokens": self.documents.batch_tokens, "logits": self.documents.logits}
+        nats, tokens = continuation_nats(plain, rows, said, **at_once, progress=self.progress)
         return nats.tolist(), tokens.tolist()
 
 

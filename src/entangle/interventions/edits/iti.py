@@ -170,14 +170,19 @@ class ITI(Edit):
             _check_grid(grid, z, read)
         split = three_way(codes, groups=groups, seed=seed) if grid is None else grid.split
 
+        rows, target = z[split.fit].double(), target[split.fit]
+        dead = (rows == rows[:1]).all(0).all(-1)
         generator = torch.Generator().manual_seed(seed)
         if grid is not None and heads == "probe":
             cells = [(int(i), int(j)) for i, j in grid.top(top_k)]
         else:
-            flat = torch.randperm(n_layers * n_heads, generator=generator)[:top_k].tolist()
-            cells = [divmod(index, n_heads) for index in flat]
+            order = torch.randperm(n_layers * n_heads, generator=generator).tolist()
+            cells = [divmod(index, n_heads) for index in order if not dead[divmod(index, n_heads)]][:top_k]
+            if len(cells) < top_k:
+                raise EntangleError(
+                    f"top_k is {top_k}, but only {len(cells)} heads of z ever change: choose fewer heads"
+                )
 
-        rows, target = z[split.fit].double(), target[split.fit]
         if direction == "mass_mean":
             vectors = rows[target].mean(0) - rows[~target].mean(0)
         elif grid is not None and direction == "probe":
