@@ -105,8 +105,9 @@ class Subject:
         >>> subject = en.evaluation.Subject(model, tokenizer, prefix="Be kind. ")
         >>> subject.before_prompts(["You said"])
         ['Be kind. You said']
-        >>> subject.logits([[1, 2, 3], [1, 2]]).shape  # [row, pos, vocabulary]
-        torch.Size([2, 3, 512])
+        >>> predictions = subject.predictions([[1, 2, 3], [1, 2]])
+        >>> predictions.logits(slice(0, 2)).shape  # [token, vocabulary], of as many tokens as are asked for
+        torch.Size([2, 512])
     """
 
     model: PreTrainedModel

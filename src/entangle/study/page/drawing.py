@@ -242,7 +242,8 @@ def draw(
     Example:
         >>> from entangle import plots
         >>> from entangle.study import draw
-        >>> one, two = (draw(plots.heatmap, np.eye(2), size=(3, 2), name="heads") for _ in range(2))
+        >>> says = "One where layer and head agree, else nothing."
+        >>> one, two = (draw(plots.heatmap, np.eye(2), size=(3, 2), name="heads", says=says) for _ in range(2))
         >>> one == two  # the same bytes for the same numbers
         True
     """
