@@ -151,7 +151,7 @@ def verify(
     examples = _our_own(atlas, tokenizer) if texts is TEXTS else read_inputs(atlas, texts, tokenizer)
     if not isinstance(examples, SignalExamples) and len(set(examples.lengths)) < 2:
         raise EntangleError("verifying needs at least two texts of different lengths, so that one of them is padded")
-    subject = _Subject(model, atlas, examples)
+    subject = _Tested(model, atlas, examples)
     with torch.no_grad(), evaluating(model):
         checks = (
             Check("not compiled", True),
@@ -185,7 +185,7 @@ def _our_own(atlas: Atlas, tokenizer: Any) -> Examples:
     return read_inputs(atlas, {"input_ids": ids, "decoder_input_ids": ids}, tokenizer)
 
 
-class _Subject:
+class _Tested:
     """The model under test, and each text's activations from a forward of its own."""
 
     def __init__(self, model: nn.Module, atlas: Atlas, examples: Examples) -> None:

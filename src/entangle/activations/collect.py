@@ -199,17 +199,17 @@ def resolve_sites(
     if asked_layers == []:
         raise EntangleError("collecting needs at least one layer, but none arrived: layers=None collects all")
     # Counted from the end if negative, as in a list; one out of range is left for `place` to refuse.
-    chosen = asked_layers and [layer + atlas.n_layers * (-atlas.n_layers <= layer < 0) for layer in asked_layers]
+    numbers = asked_layers and [layer + atlas.n_layers * (-atlas.n_layers <= layer < 0) for layer in asked_layers]
     wanted: dict[str, set[int]] = {}
     for name in [sites] if isinstance(sites, str) else sites:
         if "." in name:
             site, layer = atlas.resolve(name)
             wanted.setdefault(site, set()).add(layer)
         else:
-            here = atlas.layers(name) if chosen is None else chosen
-            if not here:
+            site_layers = atlas.layers(name) if numbers is None else numbers
+            if not site_layers:
                 atlas.place(name, 0)  # raises, with the reason
-            wanted.setdefault(name, set()).update(here)
+            wanted.setdefault(name, set()).update(site_layers)
     if not wanted:
         raise EntangleError("collecting needs at least one site, but none arrived: sites='z', say")
     for site, asked in wanted.items():

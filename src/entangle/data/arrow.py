@@ -103,8 +103,8 @@ def named(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Ma
     """A row with the names of its class labels; a label below 0 is a missing one."""
     if not names:
         return fields
-    given = {column: fields[column] for column in names if isinstance(fields.get(column), int)}
-    return {**fields, **{column: ClassName.of(names[column], number) for column, number in given.items()}}
+    codes = {column: fields[column] for column in names if isinstance(fields.get(column), int)}
+    return {**fields, **{column: ClassName.of(names[column], number) for column, number in codes.items()}}
 
 
 def _features(schema: Any) -> Mapping[str, Any] | None:

@@ -334,8 +334,8 @@ def _stratified(labels: np.ndarray, limit: int, seed: int, source: str) -> np.nd
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
     n_positive = min(max(round(limit * labels.mean()), 1), limit - 1)
-    chosen = [
+    indices = [
         rng.choice(np.flatnonzero(labels == value), n, replace=False)
         for value, n in ((0, limit - n_positive), (1, n_positive))
     ]
-    return np.sort(np.concatenate(chosen))
+    return np.sort(np.concatenate(indices))

@@ -33,6 +33,7 @@ from entangle.models.loading.gguf import unmark
 from entangle.models.loading.held import held, is_bridged, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.readout import LOGITS, body_of, check_logits, logit_chunks, run_body
 from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import (
@@ -61,6 +62,7 @@ from entangle.models.trace import evaluating, floating_tensors
 
 __all__ = [
     "LOADING_ERRORS",
+    "LOGITS",
     "MANIFEST",
     "SITES",
     "UNLIMITED",
@@ -75,11 +77,13 @@ __all__ = [
     "at_once",
     "attach",
     "batch_of",
+    "body_of",
     "bos_id",
     "carries_state",
     "check_device",
     "check_fingerprint",
     "check_ids",
+    "check_logits",
     "check_same",
     "check_texts",
     "context_length",
@@ -98,6 +102,7 @@ __all__ = [
     "is_hooked",
     "load",
     "load_tokenizer",
+    "logit_chunks",
     "on_input",
     "on_output",
     "own_tokenizer",
@@ -109,6 +114,7 @@ __all__ = [
     "refuse_code",
     "refuse_compiled",
     "rounded_at_random",
+    "run_body",
     "run_rows",
     "special_ids",
     "takes",

@@ -299,13 +299,13 @@ def _given(
 
 
 def _probe(model: nn.Module, inputs: Mapping[str, Any] | None) -> Trace:
-    given = probe_inputs(model) if inputs is None else inputs
+    example_inputs = probe_inputs(model) if inputs is None else inputs
     try:
-        return trace(model, given)
+        return trace(model, example_inputs)
     except EntangleError:
         raise
     except Exception as error:  # whatever the model raises, on inputs that may not be for it
-        shapes = {name: tuple(x.shape) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+        shapes = {name: tuple(x.shape) if isinstance(x, torch.Tensor) else x for name, x in example_inputs.items()}
         why = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise AtlasError(
             f"{type(model).__name__} did not run on the example inputs {shapes} ({why[0]}): pass inputs it takes, "

@@ -29,9 +29,11 @@ NOT_COMPUTED = frozenset(
 )
 TOKENIZER_SETTINGS = (
     *("special_tokens_map", "chat_template", "padding_side", "truncation_side", "model_max_length"),
-    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token"),
-    *("add_prefix_space", "legacy"),
+    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens"),
 )
+# What a slow tokenizer goes by; a fast one keeps them as remarks, which a saved one may have lost, and goes by its
+# backend's own template and normaliser.
+SLOW_SETTINGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy")
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", TRACER)  # hooks of theirs are part of how a model is run
 
 
@@ -151,7 +153,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """
     if tokenizer is None or not hasattr(tokenizer, "special_tokens_map"):
         return digest(tokenizer)
-    settings = {name: getattr(tokenizer, name, None) for name in TOKENIZER_SETTINGS}
+    is_slow = getattr(tokenizer, "backend_tokenizer", None) is None
+    names = (*TOKENIZER_SETTINGS, *SLOW_SETTINGS) if is_slow else TOKENIZER_SETTINGS
+    settings = {name: getattr(tokenizer, name, None) for name in names}
     return digest([type(tokenizer).__name__, _words(tokenizer), settings])
 
 

@@ -19,7 +19,7 @@ from entangle.probes.judging.baselines import (
     mean_embeddings,
     random_direction,
 )
-from entangle.probes.judging.compare import Comparison, compare
+from entangle.probes.judging.compare import GridComparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.null import permuted_within
@@ -34,9 +34,9 @@ __all__ = [
     "PROBES",
     "BaselineResult",
     "CodeLength",
-    "Comparison",
     "Design",
     "FittedProbe",
+    "GridComparison",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",

@@ -215,16 +215,18 @@ class ProbeGrid:
     def top(self, k: int) -> list[tuple[int, ...]]:
         """The `k` cells that did best on the select part, best first, as indices of the grid.
 
-        Cells that did not converge are not among them.
+        Cells that did not converge are not among them, nor cells whose activations never change: such a head is dead,
+        and its probe has no direction.
 
         Raises:
-            EntangleError: There are fewer than `k` cells that converged.
+            EntangleError: There are fewer than `k` such cells.
         """
         ranking: Tensor = getattr(self, f"selection_{self.metric}")
-        usable = self.converged & ranking.isfinite()
+        usable = self.converged & ranking.isfinite() & ~self.constant
         if not 1 <= k <= int(usable.sum()):
             raise EntangleError(
-                f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged; got {k}"
+                f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged and are not dead; "
+                f"got {k}"
             )
         best = ranking.masked_fill(~usable, -torch.inf).flatten().sort(descending=True, stable=True).indices[:k]
         return [tuple(int(i) for i in np.unravel_index(int(cell), self.shape)) for cell in best]

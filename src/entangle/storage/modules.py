@@ -165,11 +165,11 @@ def _set_back(part: nn.Module) -> dict[str, Tensor]:
     Some versions of transformers write down how long the text was where they never look, and set nothing back: there a
     long text makes another model of it, and the frequencies are those that it has.
     """
-    known: dict[str, Any] = {**part._buffers, **vars(part)}
+    values: dict[str, Any] = {**part._buffers, **vars(part)}
     back: dict[str, Tensor] = {}
     for prefix, kind in _kinds(part).items():
-        original, length = known.get(f"{prefix}original_inv_freq"), known.get("original_max_seq_len")
-        longest = known.get(f"{prefix}max_seq_len_cached", known.get("max_seq_len_cached"))
+        original, length = values.get(f"{prefix}original_inv_freq"), values.get("original_max_seq_len")
+        longest = values.get(f"{prefix}max_seq_len_cached", values.get("max_seq_len_cached"))
         grown = longest is not None and length is not None and int(longest) > int(length)
         if original is not None and (kind == "longrope" or ("dynamic" in kind and grown)):
             back[f"{prefix}inv_freq"] = original

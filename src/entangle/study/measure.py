@@ -34,6 +34,7 @@ from entangle.study.steps import (
     bos_note,
     entangle_layer,
     intervention,
+    massive_note,
     methods_of,
     noise_note,
     probe,
@@ -231,7 +232,8 @@ def run(
     if not studied.can_generate:
         notes.append("This model does not generate text, so the price of steering is not measured.")
     if reports:
-        notes += noise_note(reports, nearest_layer(reports, best))
+        nearest = nearest_layer(reports, best)
+        notes += noise_note(reports, nearest) + massive_note(reports, nearest)
     with clock("foretell"):
         asked, why = to_foretell(texts, studied)
         notes += why

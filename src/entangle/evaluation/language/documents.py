@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
+from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, row_nats
 from entangle.evaluation.language.subject import Method, Subject
 from entangle.interventions import Edit
 from entangle.models.loading.held import own_tokenizer, underlying
+from entangle.models.readout import LOGITS
 from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
 
 
@@ -37,6 +38,7 @@ def cross_entropy(
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> PerDocument:
     """Cross-entropy of each document, in nats, summed over its tokens but the first.
@@ -47,7 +49,9 @@ def cross_entropy(
         texts: Documents, of two tokens or more.
         max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token, so that its own first one is predicted.
-        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        batch_tokens: Tokens in one batch, padding included.
+        logits: Numbers of logits computed at once, at most: positions are read out a few at a time. By default 2^26,
+            256 MB in single precision, of which three or four times as much is needed for a moment.
         progress: Show a progress bar.
 
     Returns:
@@ -61,10 +65,8 @@ def cross_entropy(
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     subject = Subject(model, tokenizer)
     nats = np.zeros(len(rows))
-    for batch in batches(rows, model, batch_tokens, progress):
-        chosen = [rows[i] for i in batch]
-        for i, logp in zip(batch, log_probs(subject, chosen), strict=True):
-            nats[i] = summed_nats(logp, rows[i][1:])
+    for batch in batches(rows, model, batch_tokens, logits, progress):
+        nats[batch] = row_nats(subject, [rows[i] for i in batch], logits=logits)
     return PerDocument(nats, np.array([len(row) - 1 for row in rows]))
 
 
@@ -78,6 +80,7 @@ def language_shift(
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> LanguageShift:
     """What an edit or another method does to the model's language, document by document.
@@ -93,7 +96,9 @@ def language_shift(
         alpha: Its strength.
         max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token.
-        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        batch_tokens: Tokens in one batch, padding included.
+        logits: Numbers of logits computed at once, at most: positions are read out a few at a time. By default 2^26,
+            256 MB in single precision, of which three or four times as much is needed for a moment.
         progress: Show a progress bar.
 
     Returns:
@@ -104,7 +109,7 @@ def language_shift(
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, cache_bytes=0)
+    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, logits=logits, cache_bytes=0)
     return reading.shift(edit, alpha=alpha, progress=progress)
 
 
@@ -118,6 +123,7 @@ def kl(
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> PerDocument:
     """KL(plain || changed) of the next-token distributions, in nats, summed over each document's tokens but the first.
@@ -134,6 +140,7 @@ def kl(
         max_length=max_length,
         prepend_bos=prepend_bos,
         batch_tokens=batch_tokens,
+        logits=logits,
         progress=progress,
     )
     return PerDocument(shift.kl, shift.tokens)
