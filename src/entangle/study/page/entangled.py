@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from entangle import plots
-from entangle.study.page.drawing import SIZE, Panel, Spot, Table, columns_of, merged
+from entangle.study.page.drawing import SIZE, Panel, Spot, Table, merged, spots_by_layer
 from entangle.study.wording import interval, number, short
 
 Numbers = Mapping[str, Any]
@@ -92,7 +92,9 @@ def entanglement_panel(studies: Sequence[Numbers]) -> Panel:
             f"percentile {_percentile(row)}."
             for label, row in rows
         ),
-        spots=columns_of(first["layers"], {name: [row["layer"] for row in own] for name, own in lines.items()}, told),
+        spots=spots_by_layer(
+            first["layers"], {name: [row["layer"] for row in own] for name, own in lines.items()}, told
+        ),
     )
 
 
