@@ -30,7 +30,7 @@ from entangle.models.loading import (
     refuse_code,
 )
 from entangle.models.loading.gguf import unmark
-from entangle.models.loading.held import held, own_tokenizer, underlying, untraced
+from entangle.models.loading.held import held, is_bridged, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.readout import LOGITS, body_of, check_logits, logit_chunks, run_body
@@ -98,6 +98,7 @@ __all__ = [
     "held",
     "hook_name",
     "hooked",
+    "is_bridged",
     "is_hooked",
     "load",
     "load_tokenizer",

@@ -27,7 +27,7 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
-from entangle.models.loading.held import own_tokenizer, underlying
+from entangle.models.loading.held import is_bridged, own_tokenizer, underlying
 from entangle.models.rows import (
     UNLIMITED,
     accepts,
@@ -142,6 +142,7 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
     texts = [[""] * sampling.samples for _ in prompts]
     ends = stop_tokens(model, tokenizer)
     config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
+    config.use_cache = not is_bridged(model)
     lengths = [len(rows[i]) + sampling.max_new_tokens for i, _ in jobs]
     with progress_bar(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
         # What carries a state would carry padding on the left in it: only prompts of one length go together. And RWKV,

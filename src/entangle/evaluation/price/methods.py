@@ -19,6 +19,7 @@ from entangle.evaluation.language.subject import Change as ChangedLogits
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
 from entangle.models.fingerprint import fingerprint
+from entangle.models.loading.held import is_bridged
 from entangle.models.rows import accepts, batch_of, carries_state
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
@@ -217,7 +218,7 @@ class _NextLogits:
         self.positions = batch.get("position_ids")
         self.cache: Any = None
         self.name = "cache" if accepts(self.model, "cache") else "past_key_values"  # as of transformers 5.24, or before
-        self.keeps = not carries_state(self.model)
+        self.keeps = not (carries_state(self.model) or is_bridged(self.model))
         self.started = False
 
     @torch.no_grad()
