@@ -393,7 +393,8 @@ def accuracy_tables(records) -> None:
     print("paid over foretold, all but natural shifts, up to .3 nats")
     print(concepts.groupby("model").apply(told, include_groups=False).round(2).to_string())
     print(upto.groupby(["kind", "target"]).apply(told, include_groups=False).round(2).to_string())
-    print(frame.groupby(["target", "holds"]).apply(told, include_groups=False).round(2).to_string())
+    said = frame.assign(said=frame["holds"]).groupby(["target", "said"])
+    print(said.apply(told, include_groups=False).round(2).to_string())
 
 
 if __name__ == "__main__":
