@@ -45,6 +45,20 @@ cost = {"texts": texts, "kl": 0.02}
 differences["strength"] = abs(
     en.strength_for(bare, tokenizer, edit, **cost) - en.strength_for(held, tokenizer, edit, **cost)
 )
+for site in ("z", "resid_post"):  # the snippet that a user is given
+    labels = [0, 1, 1, 0] * 4
+    read = en.collect(
+        bare, tokenizer, [f"{t} {'mat ' * i}" for i in range(4) for t in texts], sites=site, progress=False
+    )
+    grid = en.fit_probes(read[site], labels, n_permutations=0, layers=read.layers(site))
+    cell = (1, 2) if site == "z" else (1,)
+    grid.export(folder / site, cell, site=site)
+    names = {"llm": held, "input_ids": torch.tensor([read.input_ids[3]])}
+    script = folder / f"snippet_{site}.py"  # a file each: nnsight reads the source of a trace
+    script.write_text(grid.snippet(cell, tool="nnsight", site=site, folder=folder / site, model=held))
+    exec(compile(script.read_text(), str(script), "exec"), names)
+    expected = read[site][(3, *cell)] @ grid.coef_[cell] + grid.intercept_[cell]
+    differences[f"snippet {site}"] = float((names["score"][0].detach() - expected).abs().max())
 versions = {name: version(name) for name in ("nnsight", "transformers", "torch")}
 moved = float((steered - plain).abs().max())
 (folder / "compared.json").write_text(dumps({"differences": differences, "moved": moved, "versions": versions}))

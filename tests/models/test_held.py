@@ -11,7 +11,8 @@ from torch import nn
 from transformers import TextGenerationPipeline
 
 import entangle as en
-from entangle.models import fingerprint, held, own_tokenizer, underlying
+from entangle.evaluation.language.generation import Sampling, sample
+from entangle.models import fingerprint, held, is_bridged, own_tokenizer, underlying
 
 TEXTS = ["the quick brown fox", "a cat sat on the mat and looked", "over the lazy dog", "the moon", "jumps over a cat"]
 EDIT = en.AddDirection(torch.linspace(-1, 1, 32), "resid_post", 1)
@@ -67,7 +68,22 @@ def test_a_pipeline_gives_what_its_model_gives_and_brings_its_tokenizer(pipe, ti
 
 @pytest.mark.slow
 def test_a_bridge_gives_what_its_model_gives(bridge, tiny_model, tiny_tokenizer):
-    same(measured(tiny_model("llama"), tiny_tokenizer), measured(bridge, tiny_tokenizer), atol=1e-4)
+    bare = tiny_model("llama")
+    same(measured(bare, tiny_tokenizer), measured(bridge, tiny_tokenizer), atol=1e-4)
+    assert is_bridged(underlying(bridge))
+    assert not is_bridged(bare)
+    options = {"max_new_tokens": 6, "progress": False}
+    for alpha in (0, 0.5):  # a bridge's model reads no cache, so that it must generate without one
+        with en.steer(bare, EDIT, alpha=alpha):
+            here = en.evaluation.continuations(bare, tiny_tokenizer, TEXTS, **options)
+        with en.steer(bridge, EDIT, alpha=alpha):
+            assert en.evaluation.continuations(bridge, tiny_tokenizer, TEXTS, **options) == here
+    ways = [en.evaluation.SelfDebias(anti_prompt="over the lazy dog") for _ in range(2)]
+    found = []
+    for model, way in zip((bare, underlying(bridge)), ways, strict=True):
+        with way.applied(model, tiny_tokenizer, 10.0) as subject:
+            found.append(sample(subject, TEXTS, Sampling(max_new_tokens=5), progress=False))
+    assert found[0] == found[1]
 
 
 def test_an_adapted_model_gives_what_the_same_weights_give_when_merged(tiny_tokenizer):

@@ -18,10 +18,10 @@ from entangle.errors import EntangleError
 
 TEXT, LABEL = "text", "label"
 TEXT_NAMES = (
-    *("text", "sentence", "content", "document", "comment", "comment_text", "tweet", "review", "utterance", "body"),
+    *("sentence", "content", "document", "comment", "comment_text", "tweet", "review", "utterance", "body"),
     *("message", "post", "passage", "statement"),
 )
-LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")
+LABEL_NAMES = ("labels", "class", "target", "category", "y")
 
 
 def load_labelled(
@@ -220,7 +220,10 @@ def _meant(fields: Mapping[str, Any], asked: str, usual: str, known: Sequence[st
     """
     if asked in fields or asked != usual:
         return asked
-    near = [column for column in fields if str(column).strip().casefold() in known]
+    spelled = {column: str(column).strip().casefold() for column in fields}
+    if usual in spelled.values():  # nearly the usual one: whether it is meant, the refusal asks
+        return asked
+    near = [column for column, name in spelled.items() if name in known]
     if usual == LABEL:
         classes = [column for column, value in fields.items() if isinstance(value, ClassName)]
         near = classes if len(classes) == 1 else near

@@ -30,7 +30,7 @@ from entangle.models.loading import (
     refuse_code,
 )
 from entangle.models.loading.gguf import unmark
-from entangle.models.loading.held import held, own_tokenizer, underlying, untraced
+from entangle.models.loading.held import held, is_bridged, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.readout import LOGITS, body_of, check_logits, logit_chunks, run_body
@@ -58,7 +58,7 @@ from entangle.models.rows import (
 )
 from entangle.models.sites import SITES
 from entangle.models.tokens import as_it_was, first_position, vocabulary_size
-from entangle.models.trace import evaluating, floating_tensors
+from entangle.models.trace import evaluating, floating_tensors, no_hook_left
 
 __all__ = [
     "LOADING_ERRORS",
@@ -98,10 +98,12 @@ __all__ = [
     "held",
     "hook_name",
     "hooked",
+    "is_bridged",
     "is_hooked",
     "load",
     "load_tokenizer",
     "logit_chunks",
+    "no_hook_left",
     "on_input",
     "on_output",
     "own_tokenizer",

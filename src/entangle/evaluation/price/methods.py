@@ -19,6 +19,7 @@ from entangle.evaluation.language.subject import Change as ChangedLogits
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
 from entangle.models.fingerprint import fingerprint
+from entangle.models.loading.held import is_bridged
 from entangle.models.rows import accepts, batch_of, carries_state
 
 INSTRUCTION = "The following text is polite, respectful and harmless.\n\n"
@@ -32,6 +33,11 @@ class AtStrengths:
     Args:
         edit: An edit, several, or another method.
         alphas: Its strengths.
+
+    Example:
+        >>> ablation = en.evaluation.AtStrengths(en.Ablate(directions.vectors[0], "resid_post", 1), alphas=(0.5, 1.0))
+        >>> ablation.alphas  # what a sweep measures it at, whatever the others' strengths are
+        (0.5, 1.0)
     """
 
     edit: Method | Edit | Sequence[Edit]
@@ -51,6 +57,12 @@ class Prompt:
     Args:
         text: The instruction.
         alphas: It is there or not, so one strength, 1.
+
+    Example:
+        >>> prompt = en.evaluation.Prompt("Be kind: ")
+        >>> with prompt.applied(model, tokenizer, alpha=1) as subject:
+        ...     subject.before_prompts(["You said"])
+        ['Be kind: You said']
     """
 
     text: str = INSTRUCTION
@@ -70,6 +82,15 @@ class Checkpoint:
         model: The model, or the directory or hub id of one; it must have the plain model's vocabulary.
         revision: Commit of the hub's repository.
         alphas: It is used or not, so one strength, 1.
+
+    Example:
+        >>> baked = en.evaluation.Checkpoint(iti.bake(model, alpha=4))
+        >>> hooked, weights = (
+        ...     en.evaluation.kl(model, tokenizer, clean[:4], method, alpha=alpha, progress=False).mean
+        ...     for method, alpha in ((iti, 4), (baked, 1))
+        ... )
+        >>> abs(hooked - weights) < 1e-4  # as weights or as hooks, one edit
+        True
     """
 
     model: PreTrainedModel | str | Path
@@ -128,6 +149,15 @@ class SelfDebias:
     Args:
         anti_prompt: Text that invites what is unwanted.
         alphas: Values of lambda; the paper's by default.
+
+    Example:
+        >>> debias = en.evaluation.SelfDebias(alphas=(10.0, 50.0))
+        >>> weak, strong = (
+        ...     en.evaluation.kl(model, tokenizer, clean[:2], debias, alpha=a, max_length=32, progress=False).mean
+        ...     for a in debias.alphas
+        ... )
+        >>> 0 < weak < strong
+        True
     """
 
     anti_prompt: str = ANTI_PROMPT
@@ -188,7 +218,7 @@ class _NextLogits:
         self.positions = batch.get("position_ids")
         self.cache: Any = None
         self.name = "cache" if accepts(self.model, "cache") else "past_key_values"  # as of transformers 5.24, or before
-        self.keeps = not carries_state(self.model)
+        self.keeps = not (carries_state(self.model) or is_bridged(self.model))
         self.started = False
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import nn
 
 from entangle.errors import EntangleError
 
-TRACER = "nnsight"
+TRACER, LENS = "nnsight", "transformer_lens"
 HOLDERS = ("_module", "_model", "model")  # nnsight and nnterp; lm-evaluation-harness; pipelines and trainers
 
 
@@ -72,6 +72,17 @@ def own_tokenizer(model: Any, tokenizer: Any) -> Any:
     if tokenizer is not None or isinstance(model, str):
         return tokenizer
     return getattr(model, "__dict__", {}).get("tokenizer")
+
+
+def is_bridged(model: nn.Module) -> bool:
+    """Whether a TransformerLens bridge was made of a model: its attention reads no cache of keys and values, so that
+    generating with one goes wrong from the second token on (TransformerLens 4.3 with transformers 5.24).
+
+    Example:
+        >>> is_bridged(model)
+        False
+    """
+    return any(type(module).__module__.partition(".")[0] == LENS for module in model.modules())
 
 
 def is_traced(module: nn.Module) -> bool:
