@@ -58,16 +58,20 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
             for layer, folds in {CHOSEN: [each["chosen_folds"] for each in found], **places}.items():
                 values = np.array(folds)
                 row: dict[str, Any] = {"share": share, "concept": concept, "layer": layer}
-                limit = crossed_mean(values)
+                limit = Estimate(*(max(0.0, float(end)) for end in crossed_mean(values)))
                 row |= limit.columns("limit") | price_of(limit, models[0]["unit"]).columns("price")
-                row |= crossed_mean(values - first.setdefault((concept, layer), values)).columns("against_first")
+                before = first.get((concept, layer))
+                change = Estimate(0.0, 0.0, 0.0) if before is None else crossed_mean(values - before)
+                first.setdefault((concept, layer), values)
+                row |= change.columns("against_first")
                 row |= {"seeds": values.mean(1).round(4).tolist(), "unit": models[0]["unit"]}
                 if layer == CHOSEN:
                     row["layers"] = sorted({layer for each in found for layer in each["chosen"]})
                     reached = np.array([each["chosen_reached"] for each in found])
-                    before = first_reached.setdefault(concept, reached)
                     row |= _over_seeds(reached).columns("reached")
-                    row |= _over_seeds(reached - before).columns("reached_against_first")
+                    row |= _over_seeds(reached - first_reached.setdefault(concept, reached)).columns(
+                        "reached_against_first"
+                    )
                     row |= _by_iti([model["rows"] for model in models], concept)
                 rows.append(row)
     return pd.DataFrame(rows)
