@@ -9,6 +9,7 @@ from entangle.interventions.edits.sae import SAEFeature
 from entangle.interventions.edits.when import When
 from entangle.interventions.forms import AffineForm, Form, FunctionForm, merged
 from entangle.interventions.hooks.steer import Steering, steer
+from entangle.interventions.landing import Landing, landings
 from entangle.interventions.weights.bake import bake
 from entangle.interventions.weights.carried import load_baked
 from entangle.interventions.weights.export import export, transformer_lens_hooks
@@ -25,6 +26,7 @@ __all__ = [
     "Erase",
     "Form",
     "FunctionForm",
+    "Landing",
     "OracleErase",
     "SAEFeature",
     "Scale",
@@ -34,6 +36,7 @@ __all__ = [
     "bake",
     "export",
     "finite_vector",
+    "landings",
     "load_baked",
     "merged",
     "steer",

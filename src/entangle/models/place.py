@@ -32,6 +32,7 @@ class Place:
         within: the innermost module one call of which runs all these layers.
         block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
         root: the model.
+        bypassed: of `resid_mid`: whether the residual stream goes round the module, and not through it.
     """
 
     site: str
@@ -47,6 +48,7 @@ class Place:
     within: nn.Module | None = field(default=None, repr=False)
     block: nn.Module | None = field(default=None, repr=False)
     root: nn.Module | None = field(default=None, repr=False)
+    bypassed: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
