@@ -18,6 +18,7 @@ SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
 FLOORS = {
     "errors": 0,
     "moved": 0,
+    "progress": 0,
     "storage": 1,
     "metrics": 1,
     "plots": 1,
@@ -35,6 +36,7 @@ FLOORS = {
     "toy": 9,
     "composition": 10,
     "report": 11,
+    "examples": 11,
     "cli": 12,
 }
 HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")

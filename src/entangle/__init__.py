@@ -12,6 +12,7 @@ from entangle.evaluation import (
     strength_for,
     tradeoff,
 )
+from entangle.examples import Example, example
 from entangle.forecast import Contrast, NaturalShift, ShiftMetric
 from entangle.interventions import (
     ITI,
@@ -66,6 +67,7 @@ __all__ = [
     "EntangleError",
     "EntanglementReport",
     "Erase",
+    "Example",
     "LDAProbe",
     "LinearSVMProbe",
     "LinearToxicityScorer",
@@ -89,6 +91,7 @@ __all__ = [
     "data",
     "entanglement",
     "entanglement_report",
+    "example",
     "fit_probes",
     "load_baked",
     "metrics",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
@@ -15,6 +16,7 @@ import typer
 
 from entangle.errors import EntangleError
 from entangle.models import check_device
+from entangle.progress import hush, is_live
 from entangle.storage.out import check_out
 from entangle.study import Settings, Study
 from entangle.study.question import check_seed
@@ -27,7 +29,6 @@ FORECAST = ("forecast.html", "forecast.json")
 app = typer.Typer(
     help="How entangled is a concept in a model, and what does it cost to steer it out?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -35,6 +36,26 @@ toy = typer.Typer(help="Toy models, where the truth is known.", no_args_is_help=
 app.add_typer(toy, name="toy")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for everything that is written.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer and where the results are as one JSON object.")]
+
+
+def _begin(quiet: bool) -> bool:
+    """Whether progress is shown; where nothing can be drawn over, other libraries' bars are turned off."""
+    if quiet or not is_live(sys.stderr):
+        hush()
+    return not quiet
+
+
+def _end(answer: Sequence[str], paths: Sequence[Path], as_json: bool) -> None:
+    """The last words of every command: what was found, and where it is written."""
+    if as_json:
+        typer.echo(json.dumps({"answer": list(answer), "files": list(map(str, paths))}, ensure_ascii=False))
+        return
+    for sentence in answer:
+        typer.echo(sentence)
+    for path in paths:
+        typer.echo(path)
 
 
 def _pairs(words: Sequence[str], option: str) -> dict[str, str]:
@@ -132,15 +153,16 @@ def _written_default(default: Any) -> str:
 
 @app.command()
 @takes_settings
-def report(out: Out = Path("entangle-report"), *, settings: Settings) -> None:
+def report(
+    out: Out = Path("entangle-report"), quiet: Quiet = False, as_json: AsJson = False, *, settings: Settings
+) -> None:
     """Measure one concept in one model and write report.html and report.json."""
     from entangle.report import check_pages, measure, write
 
     settings.check()
     check_pages(out, *REPORT)
-    study = measure(settings, cache=out / "cache")
-    for path in write([study], out):
-        typer.echo(path)
+    study = measure(settings, cache=out / "cache", progress=_begin(quiet))
+    _end(study.sentences(), write([study], out), as_json)
     _tell_missing([study])
 
 
@@ -163,17 +185,16 @@ NO_STEERING = (
 
 @app.command()
 @partial(takes_settings, without=NO_STEERING)
-def forecast(out: Out = Path("entangle-forecast"), *, settings: Settings) -> None:
+def forecast(
+    out: Out = Path("entangle-forecast"), quiet: Quiet = False, as_json: AsJson = False, *, settings: Settings
+) -> None:
     """Say what steering each concept out would cost, layer by layer, before anyone steers; needs --clean."""
     from entangle.report import check_pages
     from entangle.report import forecast as foretell
 
     check_pages(out, *FORECAST)
-    told, paths = foretell(settings, out)
-    for sentence in told.answer():
-        typer.echo(sentence)
-    for path in paths:
-        typer.echo(path)
+    told, paths = foretell(settings, out, progress=_begin(quiet))
+    _end(told.answer(), paths, as_json)
 
 
 def _tell_missing(studies: Sequence[Study]) -> None:
@@ -188,15 +209,21 @@ def _tell_missing(studies: Sequence[Study]) -> None:
 
 
 @app.command()
-def demo(out: Out = Path("entangle-demo"), seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0) -> None:
+def demo(
+    out: Out = Path("entangle-demo"),
+    seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
     """Generate a corpus, train two small models on it, and report on both, side by side; nothing is downloaded."""
     from entangle.report import check_pages
     from entangle.report import demo as run_demo
 
     check_seed(seed)
     check_pages(out, *REPORT)
-    for path in run_demo(out, seed=seed):
-        typer.echo(path)
+    paths = run_demo(out, seed=seed, progress=_begin(quiet))
+    studies = json.loads(paths[-1].read_text(encoding="utf-8"))["studies"]
+    _end([f"{study['label']}: {sentence}" for study in studies for sentence in study["answer"]], paths, as_json)
 
 
 @app.command()
@@ -206,6 +233,8 @@ def verify(
     revision: Annotated[str | None, typer.Option(help="The model's revision on the hub.")] = None,
     dtype: Annotated[str | None, typer.Option(help="The model's floating type, say bfloat16.")] = None,
     device: Annotated[str | None, typer.Option(help="Where to run.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check that what is captured equals what the model computes, and that an edit lands."""
     from entangle.models import load
@@ -214,10 +243,13 @@ def verify(
 
     if out:
         check_place(out)
+    _begin(quiet)
     found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
-    typer.echo(found)
-    if out:
-        typer.echo(found.save(out))
+    failed = [each.name for each in found.checks if each.passed is False]
+    answer = f"Of {len(found.checks)} checks, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}."
+    if not as_json:
+        typer.echo(found)
+    _end([answer], [found.save(out)] if out else [], as_json)
     if not found.passed:
         sys.exit(FAILED)
 
@@ -228,6 +260,8 @@ def superposition(
     instances: Annotated[int, typer.Option(help="Random starts of each model.")] = 50,
     cells: Annotated[int, typer.Option(help="Densities and importances of the phase diagram.")] = 20,
     seed: Annotated[int, typer.Option(help="Decides every random draw.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train the autoencoders of Elhage et al. 2022: their geometry, phases and plateaus."""
     from entangle.toy import superposition_study
@@ -235,8 +269,8 @@ def superposition(
     check_seed(seed)
     _check_counts(instances=instances, cells=cells)
     check_out(out)
-    superposition_study(n_instances=instances, n_cells=cells, seed=seed, out=out)
-    _list(out)
+    study = superposition_study(n_instances=instances, n_cells=cells, seed=seed, progress=_begin(quiet), out=out)
+    _end(study.answer(), sorted(out.iterdir()), as_json)
 
 
 @toy.command()
@@ -246,6 +280,8 @@ def data_share(
     steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
     first_seed: Annotated[int, typer.Option(help="The first of the seeds that are reported.")] = 0,
     selection_seeds: Annotated[int, typer.Option(help="Further models of each share, which only choose.")] = 0,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train transformers on Markov chains, one of them rare: entanglement by every definition (Figure 3)."""
     from entangle.toy import data_share_study
@@ -255,19 +291,14 @@ def data_share(
     check_out(out)
     reported = range(first_seed, first_seed + seeds)
     choosing = range(reported.stop, reported.stop + selection_seeds)
-    data_share_study(seeds=reported, selection_seeds=choosing, steps=steps, out=out)
-    _list(out)
+    study = data_share_study(seeds=reported, selection_seeds=choosing, steps=steps, progress=_begin(quiet), out=out)
+    _end(study.answer(), sorted(out.iterdir()), as_json)
 
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise EntangleError(f"--{name} must be at least 1; got {count}: give more")
-
-
-def _list(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        typer.echo(path)
 
 
 @app.command()
@@ -278,6 +309,8 @@ def compose(
     processes: Annotated[int, typer.Option(help="Train each model in so many processes of this machine.")] = 1,
     apart: Annotated[bool, typer.Option("--apart", help="Train in each of them models of its own.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all that can be, print the plan, stop.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train and measure a model for every share and seed of a recipe, and compare them on one page; a run that was
     stopped goes on where it was."""
@@ -293,20 +326,22 @@ def compose(
     if dry_run:
         typer.echo(Plan.of(read).summary(out))
         return
+    progress = _begin(quiet)
     if apart:
-        run_apart(read, out, processes, device=device)
+        run_apart(read, out, processes, device=device, progress=progress)
     elif processes != 1:
         Plan.of(read)  # to refuse now what would be refused after a day of what can be done together
-        launch(processes, _pretrain, recipe, out, device)
-    for path in run_recipe(read, out, device=device):
-        typer.echo(path)
+        launch(processes, _pretrain, recipe, out, device, progress)
+    paths = run_recipe(read, out, device=device, progress=progress)
+    compared = [path for path in paths if path.name == REPORT[-1]]
+    _end(json.loads(compared[0].read_text(encoding="utf-8"))["answer"] if compared else [], paths, as_json)
 
 
-def _pretrain(recipe: Path, out: Path, device: str | None) -> None:
+def _pretrain(recipe: Path, out: Path, device: str | None, progress: bool) -> None:
     """What several processes do together: train and measure the models, and leave training on pairs to one."""
     from entangle.composition import Recipe, run
 
-    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device)
+    run(replace(Recipe.from_file(recipe), posttraining=()), out, device=device, progress=progress)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -38,6 +38,16 @@ class Directions:
         norms: Their lengths before normalisation.
         split: The examples they were fitted on, if they were fitted.
         fingerprint: Of the model they belong to.
+
+    Example:
+        >>> pair = en.Directions.stack(tense=torch.tensor([3.0, 4.0]), sentiment=torch.tensor([1.0, 0.0]))
+        >>> pair.vectors, pair.names
+        (tensor([[0.6000, 0.8000],
+                [1.0000, 0.0000]]), ('tense', 'sentiment'))
+        >>> pair.cosine()[0, 1]
+        tensor(0.6000)
+        >>> directions["tense"].without(directions["rudeness"]).names
+        ('tense without rudeness',)
     """
 
     vectors: Float[Tensor, "direction d"]
@@ -86,10 +96,10 @@ class Directions:
             raise EntangleError(f"directions of one place have one size, but these have {sizes}")
         placed = [part for part in parts if any(getattr(part, key) is not None for key in PLACE)]
         for key in PLACE:
-            found = {getattr(part, key) for part in placed}
-            if len(found) > 1:
+            places = {getattr(part, key) for part in placed}
+            if len(places) > 1:
                 raise EntangleError(
-                    f"directions of one place are needed, but their {key} differs: {sorted(map(str, found))}"
+                    f"directions of one place are needed, but their {key} differs: {sorted(map(str, places))}"
                 )
         names = [
             name if len(part) == 1 else f"{name}.{theirs}"

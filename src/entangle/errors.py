@@ -2,4 +2,13 @@
 
 
 class EntangleError(ValueError):
-    """An input that cannot be used; the message is one line that says what to do about it."""
+    """An input that cannot be used; the message is one line that says what to do about it.
+
+    Example:
+        >>> try:
+        ...     en.metrics.entanglement(torch.zeros(2, 3))
+        ... except en.EntangleError as error:
+        ...     print(error)
+        ...
+        row 0 of the directions is all zeros and points nowhere; leave it out
+    """

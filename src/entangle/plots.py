@@ -18,6 +18,7 @@ Array = npt.ArrayLike
 
 # Okabe and Ito (2008): eight colours that remain apart for every common kind of colour vision.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000"]
+MARKERS = "os^DvPX*"  # so that no line is told by its colour alone
 GREY = "#8A8F98"
 
 
@@ -81,13 +82,18 @@ def heatmap(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.heatmap(grid.accuracy, mark=grid.top(2), title="rudeness")
+        >>> ax.get_xlabel(), ax.get_ylabel(), len(ax.patches)
+        ('head', 'layer', 2)
     """
     grid = _numpy(values)
     grid = grid[:, None] if grid.ndim == 1 else grid
     n_rows, n_columns = grid.shape
     ax = _axes(ax, 1.6 + 0.42 * max(n_columns, 4), 1.1 + 0.3 * max(n_rows, 4))
     mesh = ax.imshow(grid, origin="lower", aspect="auto", cmap="viridis", vmin=vmin, vmax=vmax)
-    if grid.size <= 400:
+    if grid.size <= 400 and n_columns <= 20:  # where there is room for three letters
         _write_cells(ax, mesh, grid)
     for row, column in mark:
         corner = (column - 0.5, row - 0.5)
@@ -132,6 +138,11 @@ def distribution(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.distribution(grid.accuracy, null=[0.4, 0.5, 0.6], baseline=0.9)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['labels permuted', 'probes', 'bag of words 0.900']
     """
     shown = _numpy(values).ravel()
     shown = shown[np.isfinite(shown)]
@@ -162,8 +173,8 @@ def matrix(
 
     Args:
         values: `[row, column]`, NaN left blank.
-        row_labels: A name a row.
-        column_labels: A name a column, else the rows' names.
+        row_labels: A name per row.
+        column_labels: A name per column, else the rows' names.
         title: Above the axes.
         label: What the number is.
         limit: The size of the deepest colours; by default the largest off the diagonal of a square matrix.
@@ -171,6 +182,11 @@ def matrix(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.matrix(en.metrics.cosines(directions), directions.names)
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['rudeness', 'tense', 'sentiment']
     """
     grid = _numpy(values)
     columns = row_labels if column_labels is None else column_labels
@@ -201,11 +217,11 @@ def by_layer(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """One line a name over the layers, each with its interval, over a null band.
+    """One line per name over the layers, each with its interval, over a null band.
 
     Args:
         layers: The layers, in order.
-        series: name -> (value, low, high), each `[layer]`.
+        series: Name -> (value, low, high), each `[layer]`.
         band: (low, high) of the null, each `[layer]` or one number.
         band_name: What the band is.
         baseline: One value to mark with a line.
@@ -216,6 +232,11 @@ def by_layer(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.by_layer([0, 1], {"rudeness": ([0.8, 0.9], [0.7, 0.8], [0.9, 1.0])}, band=(0.4, 0.6))
+        >>> ax.get_xlabel(), len(ax.lines)
+        ('layer', 1)
     """
     ax = _axes(ax, 4.6, 2.8)
     x = np.asarray(layers)
@@ -227,8 +248,8 @@ def by_layer(
     for index, (name, (value, low, high)) in enumerate(series.items()):
         style = {
             "color": COLOURS[index % len(COLOURS)],
-            "marker": "o",
-            "markersize": 3.5,
+            "marker": MARKERS[index % len(MARKERS)],
+            "markersize": 4,
             "linewidth": 1.4,
             "label": name,
         }
@@ -256,10 +277,10 @@ def tradeoff(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """What steering wins against what it costs: one point a strength, bars for the intervals.
+    """What steering wins against what it costs: one point per strength, bars for the intervals.
 
     Args:
-        curves: name -> columns `alpha`, `ce`, `ce_low`, `ce_high`, `toxicity`, `toxicity_low`, `toxicity_high`,
+        curves: Name -> columns `alpha`, `ce`, `ce_low`, `ce_high`, `toxicity`, `toxicity_low`, `toxicity_high`,
             each `[alpha]`; a pandas DataFrame serves.
         xlabel: What the price is.
         ylabel: What is bought.
@@ -268,6 +289,13 @@ def tradeoff(
 
     Returns:
         The matplotlib Axes.
+
+    Example:
+        >>> columns = {"alpha": [0, 4], "ce": [3.6, 3.7], "ce_low": [3.5, 3.6], "ce_high": [3.7, 3.8]}
+        >>> columns |= {"toxicity": [0.5, 0.3], "toxicity_low": [0.4, 0.2], "toxicity_high": [0.6, 0.4]}
+        >>> ax = en.plots.tradeoff({"ITI": columns})
+        >>> ax.get_xlabel()
+        'cross-entropy on clean text (nats per token)'
     """
     ax = _axes(ax, 4.8, 3.4)
     for index, (name, curve) in enumerate(curves.items()):
@@ -285,8 +313,8 @@ def tradeoff(
             yerr=np.clip([toxicity - low, high - toxicity], 0, None),
             color=colour,
             ecolor=colour + "66",
-            marker="o",
-            markersize=4,
+            marker=MARKERS[index % len(MARKERS)],
+            markersize=4.5,
             linewidth=1.2,
             label=name,
         )

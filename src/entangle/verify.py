@@ -24,9 +24,10 @@ from entangle.activations.inputs.tokens import select
 from entangle.errors import EntangleError
 from entangle.interventions import landings
 from entangle.models.atlas import Atlas
-from entangle.models.hooks import hooked, refuse_compiled
+from entangle.models.hooks import hooked
 from entangle.models.place import Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import accepts, context_length, encode, pad, takes
 from entangle.models.trace import evaluating, floating_tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,8 @@ def planted(
         squares=torch.ones(texts, 1),
         heads={},
         settings={"tokens": "all"},
+        departures=torch.ones(1, 0),
+        departure_prices=torch.ones(1, 0),
         digests=tuple(map(str, range(texts))),
     )
     counts = torch.full((texts,), 20)
@@ -141,6 +144,75 @@ def test_the_gradient_of_a_contrast_is_what_a_small_shift_gains(
     wanted = (value(1e-2) - value(-1e-2)) / 2e-2
     assert contrast.at([("resid_post", 1)]).buys(v) == pytest.approx(wanted, rel=1e-2)
     assert contrast.at([("resid_post", 0)]).buys(v) != pytest.approx(wanted, rel=0.2)
+
+
+def test_the_contrast_of_continuations_counts_them_alone(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("llama")
+    prompts = [f"the {w} looked at" for w in ["cat", "dog", "fox", "moon", "mat", "lazy", "brown", "quick"]]
+    sides = [["the moon and the mat"] * 8, ["a lazy dog over the fox"] * 8]
+    fit = {"sites": "resid_post", "layers": [1], "progress": False}
+    contrast = Contrast.fit(model, tiny_tokenizer, *sides, prompts=(prompts, prompts), **fit)
+    v = torch.randn(32, generator=torch.Generator().manual_seed(8))
+
+    def value(alpha: float) -> float:
+        means = []
+        for side in sides:
+            nats, tokens = 0.0, 0
+            for prompt, text in zip(prompts, side, strict=True):
+                before = tiny_tokenizer(prompt)["input_ids"]
+                after = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+                with torch.no_grad(), en.steer(model, en.AddDirection(v, "resid_post", 1), alpha=alpha):
+                    logp = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
+                said = logp[len(before) - 1 : -1].gather(-1, torch.tensor(after)[:, None])
+                nats, tokens = nats + float(said.sum()), tokens + len(after)
+            means.append(nats / tokens)
+        return means[0] - means[1]
+
+    wanted = (value(1e-2) - value(-1e-2)) / 2e-2
+    assert contrast.buys(v) == pytest.approx(wanted, rel=1e-2)
+    whole = Contrast.fit(model, tiny_tokenizer, *sides, **fit)  # without what came before
+    assert whole.buys(v) != pytest.approx(wanted, rel=0.1)
+
+
+def test_texts_to_select_on_choose_the_shrinkage() -> None:
+    chosen, blind, random = [], [], []
+    for seed in range(6):
+        metric, contrast = planted(seed, texts=80, noise=3.0)  # more noise in g than the metric's own texts tell
+        clear, noisy = (planted(seed + 100, texts=n, noise=noise)[1] for n, noise in ((400, 0.3), (10, 30.0)))
+        for gains, selection in ((chosen, clear), (blind, None), (random, noisy)):
+            v = NaturalShift.fit(metric, contrast, selection=selection).vector.double()
+            gains.append(float(GRADIENT @ v / (v @ FISHER @ v).sqrt()))
+    assert sum(chosen) > sum(blind) + 0.2
+    assert sum(chosen) > sum(random)  # it is the selection's texts that know
+
+
+def test_texts_to_select_on_choose_the_place() -> None:
+    metrics = [planted(seed, texts=80)[0] for seed in (5, 6)]
+    wide = ("scores", "observed", "means", "local_scores", "local_activations")
+    metric = replace(
+        metrics[0],
+        keys=(("resid_post", 0), ("resid_post", 1)),
+        sizes=(D, D),
+        squares=torch.ones(80, 2),
+        departures=torch.ones(2, 0),
+        departure_prices=torch.ones(2, 0),
+        **{name: torch.cat([getattr(metric, name) for metric in metrics], -1) for name in wide},
+    )
+
+    def contrast(seed: int, nothing: int) -> Contrast:
+        """The planted contrast at one place, noise alone at the other."""
+        parts = [planted(seed + place, texts=80)[1] for place in (0, 1)]
+        toward, away = ([getattr(part, side) for part in parts] for side in ("toward", "away"))
+        toward[nothing] = toward[nothing] - 20 * GRADIENT
+        keys, sizes = metric.keys, metric.sizes
+        return replace(parts[0], keys=keys, sizes=sizes, toward=torch.cat(toward, -1), away=torch.cat(away, -1))
+
+    for nothing in (0, 1):
+        shift = NaturalShift.choose(metric, contrast(20, nothing), contrast(40, nothing))
+        assert 1 - nothing in shift.layers
+        parts = dict(zip(shift.layers, shift.vector.split(D)[-len(shift.layers) :], strict=True))
+        assert nothing not in parts or parts[nothing].norm() < parts[1 - nothing].norm() / 2
+        assert metric.price(shift, 0.3).value == pytest.approx(0.09, rel=1e-6)
 
 
 def test_metric_and_contrast_on_the_same_texts_are_refused(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

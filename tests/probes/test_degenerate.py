@@ -114,3 +114,27 @@ def test_heads_that_never_vary_are_no_places_to_steer(x: torch.Tensor) -> None:
     assert (1, 1) not in found.heads
     with pytest.raises(EntangleError, match="direction of layer 1 head 1 is zero"):
         en.ITI.fit(x, Y, top_k=6)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_broken_cell_is_marked_and_the_others_are_as_without_it(probe: str, x: torch.Tensor) -> None:
+    whole = en.fit_probes(x, Y, probe=probe, n_permutations=2, progress=False)
+    x[17, 1, 2, 3] = torch.nan
+    grid = en.fit_probes(x, Y, probe=probe, n_permutations=2, broken="mark", progress=False)
+    assert list(grid.broken) == [(1, 2)]
+    assert "example 17, cell (1, 2), feature 3 is nan" in grid.broken[1, 2]
+    assert (1, 2) not in grid.top(5)
+    assert not grid.coef_[1, 2].any()
+    others = torch.ones(2, 3, dtype=torch.bool)
+    others[1, 2] = False
+    assert torch.equal(grid.converged, others)
+    torch.testing.assert_close(grid.coef_[others], whole.coef_[others])
+    assert torch.equal(grid.accuracy[others], whole.accuracy[others])
+
+
+def test_a_grid_whose_cells_are_all_broken_is_refused(x: torch.Tensor) -> None:
+    x[17] = torch.nan
+    with pytest.raises(EntangleError, match=r"cell \(0, 0\), feature 0 is nan"):
+        en.fit_probes(x, Y, broken="mark", progress=False)
+    with pytest.raises(EntangleError, match='"refuse" or "mark"'):
+        en.fit_probes(x, Y, broken="skip", progress=False)  # type: ignore[arg-type]

@@ -199,26 +199,27 @@ def test_captured_activations_and_finished_conditions_are_kept_on_disk(
         en.study(model, tokenizer, *texts_of("rudeness"), cache=tmp_path, **{**asked, "alphas": [4, 8]})
 
 
-def test_a_layer_whose_probes_cannot_be_fitted_is_told_and_the_others_go_on(
+def test_a_cell_whose_probe_cannot_be_fitted_is_told_and_all_others_go_on(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fit = steps.fit_probes
 
-    def stubborn(x: Any, y: Any, **options: Any) -> Any:
-        if 1 in options["layers"] and x.ndim == 4:
-            raise EntangleError("not converged after 200 steps: cell (1, 2)")
+    def overflowing(x: Any, y: Any, **options: Any) -> Any:
+        if x.ndim == 4:
+            x = x.clone()
+            x[3, 1, 2, 0] = torch.inf
         return fit(x, y, **options)
 
-    monkeypatch.setattr(steps, "fit_probes", stubborn)
+    monkeypatch.setattr(steps, "fit_probes", overflowing)
     study = en.study(model, tokenizer, *texts_of("rudeness"), **asked)
-    assert list(study.probes["z"].layers or ()) == [0, 2]
-    assert list(study.probes["resid_post"].layers or ()) == [0, 1, 2]
-    assert list(study.missing) == ["probes on z in layer 1"]
+    assert [list(study.probes[site].layers or ()) for site in ("z", "resid_post")] == [[0, 1, 2], [0, 1, 2]]
+    assert (~study.probes["z"].converged).nonzero().tolist() == [[1, 2]]
+    assert list(study.missing) == ["probes on z in layer 1, head 2"]
     assert study.iti is not None
-    assert {layer for layer, _ in study.iti.heads} <= {0, 2}
+    assert (1, 2) not in study.iti.heads
     assert study.tradeoff is not None
     for shown in (study.to_html(), repr(study), study._repr_html_()):
-        assert "not converged after 200 steps" in shown
+        assert "activations hold NaN or inf" in shown
     monkeypatch.setattr(steps, "fit_probes", lambda *_, **__: (_ for _ in ()).throw(EntangleError("nothing converged")))
     with pytest.raises(EntangleError, match="nothing converged"):
         en.study(model, tokenizer, *texts_of("rudeness"), **FEW)

@@ -28,13 +28,22 @@ class Activations:
     an example were selected (`tokens="all"`, a mask, spans) the first axis is tokens.
 
     Attributes:
-        data: the tensor of each site; read when asked for, if it lies on disk.
-        site_layers: the layers along each tensor's second axis.
+        data: The tensor of each site; read when asked for, if it lies on disk.
+        site_layers: The layers along each tensor's second axis.
         rows: `[row, 2]`: example and position of each entry of the first axis; positions count from the example's own
             first token, and `-1` stands for the mean over them.
-        input_ids: the tokens of each example, without padding.
-        fingerprint: of the model (see `entangle.models.fingerprint`).
-        meta: how they were collected: JSON-able.
+        input_ids: The tokens of each example, without padding.
+        fingerprint: Of the model (see `entangle.models.fingerprint`).
+        meta: How they were collected: JSON-able.
+
+    Example:
+        >>> acts["z"].shape, acts["resid_post"].shape
+        (torch.Size([96, 2, 4, 8]), torch.Size([96, 2, 32]))
+        >>> acts.layers("z"), acts.rows[:2].tolist()  # example and position of each row
+        ([0, 1], [[0, 19], [1, 11]])
+        >>> _ = acts.save("captured")
+        >>> en.Activations.load("captured", model=model).sites
+        ('z', 'resid_post')
     """
 
     data: Mapping[str, Float[Tensor, "row layer ..."]]
@@ -104,16 +113,16 @@ class Activations:
             `z` or `size` for other sites; coordinates `layer`, `example` and `position`.
 
         Raises:
-            EntangleError: no such site, or xarray is not installed.
+            EntangleError: No such site, or xarray is not installed.
         """
         self._check(site)
         return interop.to_xarray(self, site)
 
     def to_dataset(self) -> Any:
-        """A HuggingFace `datasets.Dataset` of one row a row: `example`, `position`, `token` (its id) and every site.
+        """A HuggingFace `datasets.Dataset` of all rows: `example`, `position`, `token` (its id) and every site.
 
         Raises:
-            EntangleError: the package is not installed.
+            EntangleError: The package is not installed.
         """
         return interop.to_dataset(self)
 
@@ -124,10 +133,10 @@ class Activations:
         the right with NaN. `attn_out` and `mlp_out` are under `attn.hook_out` and `mlp.hook_out`.
 
         Args:
-            model: the `TransformerBridge`, for those methods of the cache that need it.
+            model: The `TransformerBridge`, for those methods of the cache that need it.
 
         Raises:
-            EntangleError: another selection of tokens.
+            EntangleError: Another selection of tokens.
         """
         return interop.to_cache(self, model)
 
@@ -142,12 +151,12 @@ class Activations:
         """Every token's activations from a TransformerLens `ActivationCache`, as `collect(tokens="all")` gives them.
 
         Args:
-            cache: from `bridge.run_with_cache(input_ids)`, with all its positions.
-            input_ids: the tokens it was run on.
-            attention_mask: which of them are not padding; all of them by default.
+            cache: From `bridge.run_with_cache(input_ids)`, with all its positions.
+            input_ids: The tokens it was run on.
+            attention_mask: Which of them are not padding; all of them by default.
 
         Raises:
-            EntangleError: a cache that holds no site, or was run on other tokens.
+            EntangleError: A cache that holds no site, or was run on other tokens.
         """
         fields = interop.from_cache(cache, input_ids, attention_mask)
         model = getattr(cache, "model", None)
@@ -160,7 +169,7 @@ class Activations:
         """Write to a directory, whole or not at all; earlier activations there stay until these are complete.
 
         Raises:
-            EntangleError: the directory holds something else, or cannot be written.
+            EntangleError: The directory holds something else, or cannot be written.
         """
         target = Path(directory)
         if not (target / MANIFEST).is_file():
@@ -186,12 +195,12 @@ class Activations:
         """Open what `save` or `collect(save_to=...)` wrote; sites are read when asked for.
 
         Args:
-            directory: where they are.
-            model: if given, must be the model they were collected from.
-            check: compare every shard with its checksum first, which reads them once.
+            directory: Where they are.
+            model: If given, must be the model they were collected from.
+            check: Compare every shard with its checksum first, which reads them once.
 
         Raises:
-            EntangleError: there are none, they are incomplete or damaged, or from another version or model.
+            EntangleError: There are none, they are incomplete or damaged, or from another version or model.
         """
         store = Store.open(directory)
         if model is not None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from entangle.activations.inputs.examples import Examples
 from entangle.activations.inputs.tokens import Selection
@@ -18,6 +17,7 @@ from entangle.models.hooks import hooked
 from entangle.models.place import Place
 from entangle.models.rows import accepts, at_once
 from entangle.models.trace import evaluating
+from entangle.progress import progress_bar
 
 LOW = (torch.bfloat16, torch.float16)
 STORED = (*LOW, torch.float32, torch.float64)
@@ -39,7 +39,14 @@ def capture(
     """The selected rows of each site, `[row, layer, ...]`, as one tensor in memory; `collect` describes the rest.
 
     Args:
-        only: a range of examples, to run these alone; all of them by default.
+        only: A range of examples, to run these alone; all of them by default.
+
+    Example:
+        >>> atlas = en.Atlas(model)
+        >>> examples = en.activations.read_inputs(atlas, texts[:3], tokenizer)
+        >>> selection = en.activations.select("last", examples)
+        >>> en.activations.capture(model, atlas, {"z": [1]}, examples, selection, progress=False)["z"].shape
+        torch.Size([3, 1, 4, 8])
     """
     places = {site: [atlas.place(site, layer) for layer in layers] for site, layers in wanted.items()}
     only = range(len(examples)) if only is None else only
@@ -64,7 +71,7 @@ def capture(
 
     # Around all batches, so that the weights are cast once; autocast keeps them until it ends.
     computing = torch.autocast(device.type, dtype) if dtype in LOW else nullcontext()
-    with computing, tqdm(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
+    with computing, progress_bar(total=len(only), desc="capture", unit="text", delay=2, disable=not progress) as bar:
         for indices in examples.batches(only, at_once(batch_tokens, device), model):
             hooks = [(p, keep(p, i, indices)) for here in places.values() for i, p in enumerate(here)]
             run_until_seen(model, examples.batch(indices, model, device), hooks)
@@ -80,7 +87,7 @@ def run_until_seen(
     """Run the model and stop as soon as every place has been seen, with no hook left behind.
 
     Raises:
-        EntangleError: the model ran to its end without passing one of the places.
+        EntangleError: The model ran to its end without passing one of the places.
     """
     unseen = {(place.site, place.layer) for place, _ in hooks}
 
@@ -129,7 +136,7 @@ def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.
     """Refuse a type that the model's forward cannot be brought to compute in, or that cannot hold activations.
 
     Raises:
-        EntangleError: it is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` is none of `STORED`.
+        EntangleError: It is neither the model's own, `bfloat16` nor `float16`, or `store_dtype` is none of `STORED`.
     """
     if store_dtype is not None and not store_dtype.is_floating_point:
         raise EntangleError(
@@ -148,5 +155,10 @@ def check_dtype(model: nn.Module, dtype: torch.dtype | None, store_dtype: torch.
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where a model takes its inputs: the device of its first parameter."""
+    """Where a model takes its inputs: the device of its first parameter.
+
+    Example:
+        >>> en.activations.model_device(model)
+        device(type='cpu')
+    """
     return next((p.device for p in model.parameters() if not p.is_meta), torch.device("cpu"))

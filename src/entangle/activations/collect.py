@@ -22,8 +22,8 @@ from entangle.activations.inputs.tokens import Tokens, select, special_note
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import fingerprint
-from entangle.models.hooks import refuse_compiled
 from entangle.models.place import AtlasError, Place
+from entangle.models.refusals import refuse_compiled
 
 Inputs = Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Mapping[str, Any] | Iterable[Mapping[str, Any]]
 
@@ -56,43 +56,51 @@ def collect(
     alone.
 
     Args:
-        model: any HuggingFace model, not compiled.
-        tokenizer: its tokenizer; `None` if `texts` are tensors.
-        texts: strings; conversations, which the tokenizer's chat template writes; tokenised tensors, a mapping with
+        model: Any HuggingFace model, not compiled.
+        tokenizer: Its tokenizer; `None` if `texts` are tensors.
+        texts: Strings; conversations, which the tokenizer's chat template writes; tokenised tensors, a mapping with
             `input_ids` and perhaps `attention_mask` (`[example pos]`, padded on either side); a mapping of images or
             sounds (`pixel_values`, `input_values`, `input_features`, examples first); for the decoder of an
             encoder-decoder, a mapping with `decoder_input_ids` too; or an iterable of such mappings, such as a
             DataLoader or a `datasets.Dataset`, whose inputs are held in memory.
-        sites: sites (`"z"`, `"resid_post"`, ...), TransformerLens names or module paths; one that names a layer asks
+        sites: Sites (`"z"`, `"resid_post"`, ...), TransformerLens names or module paths; one that names per layer asks
             for that layer.
-        layers: which layers (negative from the end); all that have the site by default.
-        tokens: which tokens of each text: `"last"`, `"first"`, `"mean"`, `"all"`, an integer, a mask, character spans,
+        layers: Which layers (negative from the end); all that have the site by default.
+        tokens: Which tokens of each text: `"last"`, `"first"`, `"mean"`, `"all"`, an integer, a mask, character spans,
             or a `Turn` of conversations; see `entangle.activations.inputs.tokens.select`.
-        max_length: keep at most so many tokens of a text, its special tokens included, as the tokenizer truncates
+        max_length: Keep at most so many tokens of a text, its special tokens included, as the tokenizer truncates
             (the first ones, unless its `truncation_side` is left); by default a text longer than the context is an
             error.
-        batch_tokens: at most so many tokens, padding included, at once; on a CPU, where larger batches leave the
+        batch_tokens: At most so many tokens, padding included, at once; on a CPU, where larger batches leave the
             caches and take longer, also at most 1024.
-        dtype: compute in `bfloat16` or `float16` (autocast: matrix products and attention; sums and norms stay as the
+        dtype: Compute in `bfloat16` or `float16` (autocast: matrix products and attention; sums and norms stay as the
             model has them); by default in the model's own type. Faster on hardware made for it, and less exact.
-        prepend_bos: begin every text with the beginning-of-sequence token where neither it nor the tokenizer does.
-        special_tokens: whether `"mean"` and `"all"` take in beginning, end, separators and padding, which stand for no
+        prepend_bos: Begin every text with the beginning-of-sequence token where neither it nor the tokenizer does.
+        special_tokens: Whether `"mean"` and `"all"` take in beginning, end, separators and padding, which stand for no
             text and may be far from all that do. Without a tokenizer, they are those that the model's configuration
             names. Every other selection is taken literally: `"last"` is the closing token where there is one.
-        chat_template_kwargs: for `tokenizer.apply_chat_template`: `add_generation_prompt`, `tools`, ...
-        atlas: where the sites are, if you have built one (of another stack, say).
-        save_to: stream to this directory in shards, for results larger than memory or a run that may be killed: the
+        chat_template_kwargs: For `tokenizer.apply_chat_template`: `add_generation_prompt`, `tools`, ...
+        atlas: Where the sites are, if you have built one (of another stack, say).
+        save_to: Stream to this directory in shards, for results larger than memory or a run that may be killed: the
             same call goes on where it stopped. Under `torchrun` or `accelerate launch` the processes share the shards.
-        shard_bytes: about how large a shard may be; one is held in memory at a time.
-        store_dtype: keep the numbers in this type; by default in the one they are computed in.
-        progress: show a bar after two seconds.
+        shard_bytes: About how large a shard may be; one is held in memory at a time.
+        store_dtype: Keep the numbers in this type; by default in the one they are computed in.
+        progress: Show a bar after two seconds.
 
     Returns:
         Activations, in the order of the texts, on the CPU; with `save_to`, read from disk when asked for.
 
     Raises:
-        AtlasError: a site or layer that the model does not have.
-        EntangleError: input that cannot be used, or activations that are not finite; it names the text.
+        AtlasError: A site or layer that the model does not have.
+        EntangleError: Input that cannot be used, or activations that are not finite; it names the text.
+
+    Example:
+        >>> acts = en.collect(model, tokenizer, texts[:3], sites=["z", "resid_post"], progress=False)
+        >>> acts["z"].shape, acts["resid_post"].shape
+        (torch.Size([3, 2, 4, 8]), torch.Size([3, 2, 32]))
+        >>> acts = en.collect(model, tokenizer, texts[:3], sites="resid_post", layers=-1, tokens="all", progress=False)
+        >>> acts["resid_post"].shape  # 48 tokens, one layer
+        torch.Size([48, 1, 32])
     """
     refuse_compiled(model)
     atlas = atlas or Atlas(model)
@@ -150,7 +158,13 @@ def read_inputs(
     prepend_bos: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Examples:
-    """The examples in `texts`, for the blocks of this atlas; `collect` describes the arguments."""
+    """The examples in `texts`, for the blocks of this atlas; `collect` describes the arguments.
+
+    Example:
+        >>> examples = en.activations.read_inputs(en.Atlas(model), texts[:2], tokenizer)
+        >>> examples.lengths
+        [20, 12]
+    """
 
     def count(inputs: Mapping[str, Tensor]) -> int:
         place = next(atlas.place(site, layer) for site in atlas.sites for layer in atlas.layers(site))
@@ -176,7 +190,7 @@ def resolve_sites(
     """The layers of each site that `sites` and `layers` ask for, in order.
 
     Raises:
-        AtlasError: an unknown site, or a layer that does not have it.
+        AtlasError: An unknown site, or a layer that does not have it.
     """
     asked_layers = layers if layers is None else [layers] if isinstance(layers, int) else [*layers]
     if asked_layers == []:

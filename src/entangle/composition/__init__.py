@@ -4,6 +4,7 @@ from entangle.composition.comparing.attacks import attacks, attacks_by_share
 from entangle.composition.comparing.claims import Claim, claims
 from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
 from entangle.composition.comparing.displacement import displacement
+from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
 from entangle.composition.experiment import run, run_apart, run_each
 from entangle.composition.plan import Plan
 from entangle.composition.recipe.attack import Attack
@@ -21,6 +22,7 @@ from entangle.composition.training.tokenizer import train_tokenizer
 
 __all__ = [
     "ALL",
+    "CHOSEN",
     "PLAIN",
     "Attack",
     "Claim",
@@ -43,6 +45,7 @@ __all__ = [
     "claims",
     "demo_recipe",
     "displacement",
+    "foretold_by_share",
     "launch",
     "new_model",
     "posttrain",

@@ -32,7 +32,7 @@ from entangle.evaluation.price.methods import ANTI_PROMPT, INSTRUCTION
 from entangle.evaluation.scoring.linear import LinearToxicityScorer
 from entangle.models import Atlas, tokenizer_fingerprint
 from entangle.storage import digest
-from entangle.study import StudyTexts
+from entangle.study import StudyTexts, to_foretell
 from entangle.study.steps import StudiedModel, scorer_of
 from entangle.study.texts import split_of
 
@@ -269,7 +269,11 @@ def _check_lengths(
         return
     bos = tokenizer.bos_token_id is not None
     question = measure.question(prepend_bos=bos)
-    StudiedModel(model, tokenizer, Atlas(model), "the recipe's architecture", question).check(measured)
+    studied = StudiedModel(model, tokenizer, Atlas(model), "the recipe's architecture", question)
+    studied.check(measured)
+    foretold, why = to_foretell(measured, studied)
+    if measure.forecast and measure.concept not in foretold:
+        raise EntangleError(f"[measure] asks for a forecast. {' '.join(why)} Give more, or leave forecast out")
     if len(measured.clean) < 2 or len(measured.every_prompt) < 2:
         raise EntangleError(
             f"intervals need two held-out documents and two prompts; got {len(measured.clean)} and "

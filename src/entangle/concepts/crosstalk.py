@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle import plots
@@ -27,6 +26,7 @@ from entangle.interventions import AddDirection, steer
 from entangle.metrics import Estimate, bootstrap_mean, bootstrap_ratio, cosines
 from entangle.models import Atlas
 from entangle.probes import ProbeGrid
+from entangle.progress import progress_bar
 
 
 class Correlation(NamedTuple):
@@ -202,7 +202,7 @@ def cross_talk(
     plain = torch.einsum("nld,lcd->nlc", rows(read_site, layers), weights)
     spread = plain.std(0)
     shifts, kls = [], []
-    for push, sigma in tqdm(
+    for push, sigma in progress_bar(
         list(zip(pushes, sigmas, strict=True)), desc="cross-talk", unit="direction", disable=not progress
     ):
         edit = AddDirection((strength * sigma * push).float(), directions.site, directions.layer, directions.head)

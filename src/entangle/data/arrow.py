@@ -18,7 +18,7 @@ def arrow_rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]
     """The rows of a Parquet, Arrow or Feather file.
 
     Raises:
-        EntangleError: where the file is not what its name says.
+        EntangleError: Where the file is not what its name says.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -48,12 +48,12 @@ def dataset_rows(
     """The rows of a HuggingFace data set, in a folder or on the hub.
 
     Args:
-        name: the folder or the id.
-        config: which of its configurations.
-        split: which split; by default all of them.
+        name: The folder or the id.
+        config: Which of its configurations.
+        split: Which split; by default all of them.
 
     Raises:
-        EntangleError: where it cannot be had, whatever `datasets` says of it.
+        EntangleError: Where it cannot be had, whatever `datasets` says of it.
     """
     from datasets import IterableDatasetDict, load_dataset
 

@@ -38,12 +38,12 @@ def generate(n_documents: int, *, rudeness: float = 0.1, seed: int = 0) -> list[
     """Documents of four to seven sentences; topic, tense, person and sentiment are fair coins in each.
 
     Args:
-        n_documents: how many.
-        rudeness: share of rude documents. All others are polite or nobody speaks in them.
-        seed: documents of different seeds are different draws from the same grammar.
+        n_documents: How many.
+        rudeness: Share of rude documents. All others are polite or nobody speaks in them.
+        seed: Documents of different seeds are different draws from the same grammar.
 
     Raises:
-        EntangleError: where `n_documents` is negative or `rudeness` is no share.
+        EntangleError: Where `n_documents` is negative or `rudeness` is no share.
     """
     _check_count(n_documents)
     if not 0 <= rudeness <= 1:
@@ -64,12 +64,12 @@ def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
     and none can be told from another. The sentence that shows `concept` comes last, near the token that probes read.
 
     Args:
-        concept: one of `CONCEPTS`.
-        n: how many texts; a multiple of 32 makes the design exactly balanced.
-        seed: texts of different seeds are different draws.
+        concept: One of `CONCEPTS`.
+        n: How many texts; a multiple of 32 makes the design exactly balanced.
+        seed: Texts of different seeds are different draws.
 
     Raises:
-        EntangleError: for an unknown concept, or fewer than 2 texts.
+        EntangleError: For an unknown concept, or fewer than 2 texts.
     """
     if concept not in CONCEPTS:
         raise EntangleError(f"the built-in corpus labels {', '.join(CONCEPTS)}, not {concept!r}")
@@ -91,25 +91,25 @@ def prompts(n: int, *, seed: int = 0) -> list[str]:
     again, you`."""
     _check_count(n)
     rng = Random(f"prompts {seed}")
-    found: dict[str, None] = {}
-    while len(found) < n:
+    beginnings: dict[str, None] = {}
+    while len(beginnings) < n:
         scene = Scene({concept: int(rng.random() < 0.5) for concept in CONCEPTS}, rng, quarrel=1.0)
-        found[f"{scene.narration()} {scene.unfinished_remark()}"] = None
-    return list(found)
+        beginnings[f"{scene.narration()} {scene.unfinished_remark()}"] = None
+    return list(beginnings)
 
 
 def pairs(n: int, *, seed: int = 0) -> list[tuple[str, str]]:
     """Quarrels that end politely and rudely, otherwise word for word the same: (polite, rude)."""
     _check_count(n)
     rng = Random(f"pairs {seed}")
-    found: dict[tuple[str, str], None] = {}
-    while len(found) < n:
+    quarrels: dict[tuple[str, str], None] = {}
+    while len(quarrels) < n:
         state = rng.getrandbits(64)
         labels = {concept: int(rng.random() < 0.5) for concept in CONCEPTS}
         scenes = (Scene({**labels, "rudeness": rude}, Random(state), quarrel=1.0) for rude in (0, 1))
         polite, rude = (f"{scene.narration()} {scene.remark()}" for scene in scenes)
-        found[polite, rude] = None
-    return list(found)
+        quarrels[polite, rude] = None
+    return list(quarrels)
 
 
 def _document(labels: Mapping[str, int], rng: Random) -> Document:

@@ -23,8 +23,8 @@ class Scene:
 
     Args:
         labels: 0 or 1 for each of topic, tense, person, sentiment and rudeness (`corpus.CONCEPTS` says which is which).
-        rng: the source of every choice.
-        quarrel: the chance that a remark begins with a reproach; both polite and rude remarks can.
+        rng: The source of every choice.
+        quarrel: The chance that a remark begins with a reproach; both polite and rude remarks can.
     """
 
     def __init__(self, labels: Mapping[str, int], rng: Random, *, quarrel: float = 0.3) -> None:

@@ -70,6 +70,13 @@ class Labels:
         codes: The class number of each example.
         classes: What each class number stands for, in the labels' own kind.
         rule: Why class 1 is class 1, as the end of a sentence; "" for more than two classes.
+
+    Example:
+        >>> labels = en.data.read_labels(["toxic", "neutral", "toxic"])
+        >>> labels.codes, labels.names, labels.rule
+        (array([1, 0, 1]), ('neutral', 'toxic'), "'neutral' says that it is not there")
+        >>> labels.number_of("neutral")
+        0
     """
 
     codes: NDArray[np.int64]
@@ -79,7 +86,7 @@ class Labels:
     @property
     def names(self) -> tuple[str, ...]:
         """What each class is called in words: true and false in small letters, 1.0 as 1."""
-        return tuple(plain(value) for value in self.classes.tolist())
+        return tuple(as_text(value) for value in self.classes.tolist())
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -91,8 +98,8 @@ class Labels:
         Raises:
             EntangleError: There is no such class.
         """
-        if plain(toward) in self.names:
-            return self.names.index(plain(toward))
+        if as_text(toward) in self.names:
+            return self.names.index(as_text(toward))
         if toward in (0, 1) and not isinstance(toward, bool):
             return int(toward)
         raise EntangleError(
@@ -129,39 +136,54 @@ def read_labels(
     Raises:
         EntangleError: One line: labels of another length or shape, missing, mixed or continuous ones, a name written in
             two ways, no such `positive`, or (with `two`) other than two classes.
+
+    Example:
+        >>> en.data.read_labels([True, False, True]).codes
+        array([1, 0, 1])
+        >>> en.data.read_labels(["joy", "fear", "anger"], positive="fear").codes
+        array([0, 1, 0])
+        >>> en.data.read_labels(["joy", None])
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: labels are missing (None, NaN or empty) at 1 of 2 examples, ...
     """
     values, order = _values(labels, what, places)
     if n_examples is not None and len(values) != n_examples:
         raise EntangleError(
             f"{what} must be one for each of {n_examples} examples; got shape {values.shape}: label every example once"
         )
-    found, codes = np.unique(values, return_inverse=True)
+    classes, codes = np.unique(values, return_inverse=True)
     codes = codes.reshape(-1).astype(np.int64)
     if in_sorted_order:
-        rank, rule = np.arange(len(found)), "it is the later in sorted order"
+        rank, rule = np.arange(len(classes)), "it is the later in sorted order"
     elif order is not None:
-        placed = [i for name in order for i in np.flatnonzero(found == name)]
+        placed = [i for name in order for i in np.flatnonzero(classes == name)]
         rank = np.array(placed, dtype=np.int64)
         rule = "its data set puts it after the other"
     else:
-        rank, rule = _ranked(found, what)
-    found, codes = found[rank], np.argsort(rank)[codes]
-    counts = np.bincount(codes, minlength=len(found))
+        rank, rule = _ranked(classes, what)
+    classes, codes = classes[rank], np.argsort(rank)[codes]
+    counts = np.bincount(codes, minlength=len(classes))
     if positive is not None:
-        return _against_the_rest(found, codes, counts, positive, what)
-    if two and len(found) > 2:
+        return _against_the_rest(classes, codes, counts, positive, what)
+    if two and len(classes) > 2:
         raise EntangleError(
-            f"{what} have {len(found)} values: {_shown(found, counts)}; two are needed: say which one is positive "
+            f"{what} have {len(classes)} values: {_shown(classes, counts)}; two are needed: say which one is positive "
             "(positive=, --positive), or select rows of two"
         )
-    if two and len(found) < 2:
-        of = f"only the label {plain(found[0])!r} ({len(values):,} rows)" if len(found) else "no example"
+    if two and len(classes) < 2:
+        of = f"only the label {as_text(classes[0])!r} ({len(values):,} rows)" if len(classes) else "no example"
         raise EntangleError(f"{what} have {of}: two classes are needed")
-    return Labels(codes, found, rule if len(found) == 2 else "")
+    return Labels(codes, classes, rule if len(classes) == 2 else "")
 
 
-def plain(value: Any) -> str:
-    """A label as text: true and false in small letters, 1.0 as 1."""
+def as_text(value: Any) -> str:
+    """A label as text: true and false in small letters, 1.0 as 1.
+
+    Example:
+        >>> en.data.as_text(True), en.data.as_text(1.0), en.data.as_text(" rude ")
+        ('true', '1', 'rude')
+    """
     if isinstance(value, bool | np.bool_):
         return str(value).lower()
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -174,6 +196,14 @@ def same_index(**columns: Any) -> None:
 
     Raises:
         EntangleError: Two of them have the same index, shuffled.
+
+    Example:
+        >>> import pandas as pd
+        >>> text, label = pd.Series(["a", "b"], index=[0, 1]), pd.Series([0, 1], index=[1, 0])
+        >>> en.data.same_index(text=text, label=label)
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: text and label have the same index in different orders, and are ...
     """
     indexed = [(name, column.index) for name, column in columns.items() if isinstance(column, pd.Series | pd.DataFrame)]
     for (first, a), (second, b) in pairwise(indexed):
@@ -302,7 +332,7 @@ def _ranked_names(found: Values, names: list[str], what: str) -> tuple[NDArray[n
     denied = [_denied(names[i], names[1 - i]) for i in (0, 1)]
     if denied[0] != denied[1]:
         clean = denied.index(True)
-        return np.array([clean, 1 - clean]), f"{plain(found[clean])!r} says that it is not there"
+        return np.array([clean, 1 - clean]), f"{as_text(found[clean])!r} says that it is not there"
     return by_name, "it is the later of the two names in the alphabet"
 
 
@@ -319,8 +349,8 @@ def _denied(name: str, other: str) -> bool:
 def _against_the_rest(
     found: Values, codes: NDArray[np.int64], counts: NDArray[np.int64], positive: Any, what: str
 ) -> Labels:
-    names = [plain(value) for value in found.tolist()]
-    wanted = plain(positive)
+    names = [as_text(value) for value in found.tolist()]
+    wanted = as_text(positive)
     exact = [i for i, name in enumerate(names) if name == wanted]
     near = exact or [i for i, name in enumerate(names) if name.casefold() == wanted.casefold()]
     if len(near) != 1:
@@ -334,5 +364,5 @@ def _against_the_rest(
 
 
 def _shown(found: Values, counts: NDArray[np.int64]) -> str:
-    listed = [f"{plain(name)!r} ({count:,})" for name, count in zip(found.tolist(), counts.tolist(), strict=True)]
+    listed = [f"{as_text(name)!r} ({count:,})" for name, count in zip(found.tolist(), counts.tolist(), strict=True)]
     return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")

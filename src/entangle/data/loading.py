@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data.labels import plain, read_labels
+from entangle.data.labels import as_text, read_labels
 from entangle.data.sources import rows
 from entangle.data.texts import LabelledTexts, refuse_half_characters
 from entangle.errors import EntangleError
@@ -27,26 +27,33 @@ def load_labelled(
     drop_duplicates: bool = False,
     positive: str | None = None,
 ) -> LabelledTexts:
-    """Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
+    r"""Texts with one of two labels each, from a JSONL or CSV file (.gz or not) or a HuggingFace data set.
 
     Labels may be numbers, true and false, or names; which of the two becomes 1 is decided by the rules of
     `entangle.data.labels` unless `positive` says it, and the result tells (`label_names`, `rule`). Where rows have a
     column `split`, it is kept.
 
     Args:
-        source: a file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
-        `owner/name:config:split`.
-        text: the column of the text.
-        label: the column of the label.
-        where: keep only rows whose columns have these values, compared as text with true and false in small letters:
+        source: A file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
+            `owner/name:config:split`.
+        text: The column of the text.
+        label: The column of the label.
+        where: Keep only rows whose columns have these values, compared as text with true and false in small letters:
             `{"balanced": "true"}`.
-        limit: keep a random sample of this many, in the order of the source and with the shares of the classes kept.
-        seed: of that sample.
-        drop_duplicates: keep the first of texts that occur more than once; otherwise they are refused.
-        positive: the label that becomes 1, all others becoming 0; the way to use data of more than two classes.
+        limit: Keep a random sample of this many, in the order of the source and with the shares of the classes kept.
+        seed: Seed of that sample.
+        drop_duplicates: Keep the first of texts that occur more than once; otherwise they are refused.
+        positive: The label that becomes 1, all others becoming 0; the way to use data of more than two classes.
 
     Raises:
-        EntangleError: one line that names file and row, for anything that cannot be used.
+        EntangleError: One line that names file and row, for anything that cannot be used.
+
+    Example:
+        >>> rows = '{"text": "you gem", "label": "polite"} {"text": "you turnip", "label": "rude"}'
+        >>> _ = Path("rows.jsonl").write_text(rows.replace("} {", "}\n{"))
+        >>> data = en.data.load_labelled("rows.jsonl", positive="rude")
+        >>> data.texts, data.labels, data.label_names
+        (['you gem', 'you turnip'], array([0, 1]), ('polite', 'rude'))
     """
     texts: list[str] = []
     raw: list[Any] = []
@@ -61,11 +68,11 @@ def load_labelled(
         places.append(place)
     if not texts:
         raise EntangleError(f"no row of {source} has {_condition(where)}")
-    found = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
-    names = (found.names[0], found.names[1])
-    keep = _without_duplicates(texts, found.codes, places, names, drop=drop_duplicates)
+    labels_read = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
+    names = (labels_read.names[0], labels_read.names[1])
+    keep = _without_duplicates(texts, labels_read.codes, places, names, drop=drop_duplicates)
     notes = _duplicates_note(texts, keep, splits, str(source))
-    labels = found.codes[keep]
+    labels = labels_read.codes[keep]
     if limit is not None:
         sampled = _stratified(labels, limit, seed, str(source))
         keep, labels = keep[sampled], labels[sampled]
@@ -75,7 +82,7 @@ def load_labelled(
         name=_name(source),
         label_names=names,
         splits=[splits[i] for i in keep] if any(splits) else None,
-        rule=found.rule,
+        rule=labels_read.rule,
         notes=notes,
     )
 
@@ -91,14 +98,19 @@ def load_texts(
     """The texts of a file or data set, in order.
 
     Args:
-        source: as for `load_labelled`.
-        limit: only the first of them.
-        field: the column of the text.
-        where: keep only rows whose columns have these values, as for `load_labelled`.
-        at_most: keep only rows whose columns are numbers no larger than these.
+        source: As for `load_labelled`.
+        limit: Only the first of them.
+        field: The column of the text.
+        where: Keep only rows whose columns have these values, as for `load_labelled`.
+        at_most: Keep only rows whose columns are numbers no larger than these.
 
     Raises:
-        EntangleError: one line that names file and row, for anything that cannot be used.
+        EntangleError: One line that names file and row, for anything that cannot be used.
+
+    Example:
+        >>> _ = Path("clean.jsonl").write_text('{"text": "a gem"}')
+        >>> en.data.load_texts("clean.jsonl")
+        ['a gem']
     """
     return [text for text, _ in load_described(source, limit=limit, field=field, where=where, at_most=at_most)]
 
@@ -115,30 +127,35 @@ def load_described(
     """The texts of a file or data set in order, each with other columns of its row.
 
     Args:
-        source: as for `load_labelled`.
-        columns: which columns, given back as text; "file", where there is no such column, is the name of the file
+        source: As for `load_labelled`.
+        columns: Which columns, given back as text; "file", where there is no such column, is the name of the file
             without its ending.
-        limit: only the first of them.
-        field: the column of the text.
-        where: keep only rows whose columns have these values, as for `load_labelled`.
-        at_most: keep only rows whose columns are numbers no larger than these.
+        limit: Only the first of them.
+        field: The column of the text.
+        where: Keep only rows whose columns have these values, as for `load_labelled`.
+        at_most: Keep only rows whose columns are numbers no larger than these.
 
     Raises:
-        EntangleError: as `load_texts`, and where a row lacks one of the columns or has nothing in it.
+        EntangleError: As `load_texts`, and where a row lacks one of the columns or has nothing in it.
+
+    Example:
+        >>> _ = Path("rows.jsonl").write_text('{"text": "a gem", "topic": "praise"}')
+        >>> en.data.load_described("rows.jsonl", ["topic"])
+        [('a gem', {'topic': 'praise'})]
     """
     if limit is not None and limit < 1:
         raise EntangleError(f"limit is a number of texts of at least 1, not {limit}")
     name = _name(source)
-    found: list[tuple[str, dict[str, str]]] = []
+    described: list[tuple[str, dict[str, str]]] = []
     for place, fields in rows(source):
         if _selected(fields, where, place) and _small(fields, at_most, place):
             known = {column: _known({"file": name, **fields}, column, place) for column in columns}
-            found.append((_text(fields, field, place), known))
-            if len(found) == limit:
+            described.append((_text(fields, field, place), known))
+            if len(described) == limit:
                 break
-    if not found:
+    if not described:
         raise EntangleError(f"no row of {source} has {_condition(where, at_most)}")
-    return found
+    return described
 
 
 def load_pairs(
@@ -147,14 +164,19 @@ def load_pairs(
     """Preference pairs of a file or data set, in order: what is preferred, and what is not.
 
     Args:
-        source: as for `load_labelled`.
-        chosen: the column of the preferred text.
-        rejected: the column of the other.
-        where: keep only rows whose columns have these values, as for `load_labelled`.
+        source: As for `load_labelled`.
+        chosen: The column of the preferred text.
+        rejected: The column of the other.
+        where: Keep only rows whose columns have these values, as for `load_labelled`.
 
     Raises:
-        EntangleError: one line that names file and row: a side that is missing, empty or no text, or two sides that
+        EntangleError: One line that names file and row: a side that is missing, empty or no text, or two sides that
             are the same.
+
+    Example:
+        >>> _ = Path("pairs.jsonl").write_text('{"chosen": "you gem", "rejected": "you turnip"}')
+        >>> en.data.load_pairs("pairs.jsonl")
+        [('you gem', 'you turnip')]
     """
     pairs: list[tuple[str, str]] = []
     for place, fields in rows(source):
@@ -175,7 +197,7 @@ def _name(source: str | Path) -> str:
 
 
 def _condition(where: Mapping[str, Any] | None, at_most: Mapping[str, float] | None = None) -> str:
-    conditions = [f"{key} = {plain(value)}" for key, value in (where or {}).items()]
+    conditions = [f"{key} = {as_text(value)}" for key, value in (where or {}).items()]
     conditions += [f"{key} <= {limit}" for key, limit in (at_most or {}).items()]
     return " and ".join(conditions) or "a text"
 
@@ -190,7 +212,7 @@ def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
 
 def _selected(fields: Mapping[str, Any], where: Mapping[str, Any] | None, place: str) -> bool:
     return all(
-        plain(_column(fields, key, place)).lower() == plain(value).lower() for key, value in (where or {}).items()
+        as_text(_column(fields, key, place)).lower() == as_text(value).lower() for key, value in (where or {}).items()
     )
 
 
@@ -219,7 +241,7 @@ def _known(fields: Mapping[str, Any], column: str, place: str) -> str:
     value = _column(fields, column, place)
     if value is None or not str(value).strip():
         raise EntangleError(f"{place} has nothing in {column!r}: fill it in, or drop the row")
-    return plain(value)
+    return as_text(value)
 
 
 def _label(fields: Mapping[str, Any], column: str, place: str) -> Any:

@@ -33,7 +33,7 @@ def rows(source: str | Path) -> Iterator[Row]:
     names.
 
     Raises:
-        EntangleError: where there is no such file or data set, it is empty, or a line cannot be read.
+        EntangleError: Where there is no such file or data set, it is empty, or a line cannot be read.
     """
     path = Path(source)
     if path.is_dir():
@@ -78,10 +78,10 @@ def _file_rows(path: Path) -> Iterator[Row]:
     kind = _kind(path)
     if kind not in SUFFIXES:
         raise EntangleError(f"{path} must end in one of {', '.join(SUFFIXES)} (or that and .gz) to say what it is")
-    found = False
+    has_rows = False
     try:
         for row in _rows_of(path, kind):
-            found = True
+            has_rows = True
             yield row
     except UnicodeDecodeError as error:
         raise EntangleError(f"{path} is not UTF-8 (byte {error.object[error.start]:#04x}): save it as UTF-8") from None
@@ -89,7 +89,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise EntangleError(f"{path} ends in .gz but is no whole gzip file ({error}): compress it again") from None
     except OSError as error:
         raise EntangleError(f"cannot read {path}: {error.strerror or error}") from None
-    if not found:
+    if not has_rows:
         raise EntangleError(f"{path} holds no rows")
 
 

@@ -22,6 +22,14 @@ def texts_of(texts: Iterable[Any], what: str = "text") -> list[str]:
 
     Raises:
         EntangleError: One line that names the first that is no string, or holds half a character.
+
+    Example:
+        >>> en.data.texts_of(("a gem", "a turnip"))
+        ['a gem', 'a turnip']
+        >>> en.data.texts_of(["a gem", 3])
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: texts must be strings, but text 1 is a int: leave it out
     """
     rows = in_order(texts, what)
     for i, text in enumerate(rows):
@@ -40,6 +48,14 @@ def in_order(texts: Iterable[Any], what: str = "text") -> list[Any]:
 
     Raises:
         EntangleError: One string, a table or mapping (its names would be read), or a set (its order is by chance).
+
+    Example:
+        >>> en.data.in_order(("b", "a"))
+        ['b', 'a']
+        >>> en.data.in_order({"b", "a"})
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: texts must be in an order, but a set has none: pass a list
     """
     if isinstance(texts, str | bytes):
         kind = "string" if isinstance(texts, str) else "bytes"
@@ -54,7 +70,7 @@ def in_order(texts: Iterable[Any], what: str = "text") -> list[Any]:
 
 
 def refuse_half_characters(text: str, place: str) -> None:
-    """Refuse a text with a lone surrogate: half of a character, which no tokenizer, file or hash can take.
+    r"""Refuse a text with a lone surrogate: half of a character, which no tokenizer, file or hash can take.
 
     Args:
         text: A text.
@@ -62,6 +78,13 @@ def refuse_half_characters(text: str, place: str) -> None:
 
     Raises:
         EntangleError: One line with the place.
+
+    Example:
+        >>> en.data.refuse_half_characters("a useless turnip \U0001f331", "text 0")
+        >>> en.data.refuse_half_characters("a useless turnip \ud83c", "text 0")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: text 0 holds half a character ('\ud83c', a lone surrogate, at ...
     """
     if text.isascii():
         return
@@ -79,14 +102,19 @@ class LabelledTexts:
     """Texts of one binary concept.
 
     Attributes:
-        texts: the texts.
+        texts: The texts.
         labels: 0 or 1 for each.
-        splits: the `split` each row names (such as train, valid, test), where the data has that column.
-        name: what the concept or its file is called.
-        sha256: of texts and labels in order: names the data in reports and caches.
-        label_names: what 0 and 1 were called.
-        rule: why the second of them is 1, as the end of a sentence.
-        notes: what a reader of the results should know of how the data were read.
+        splits: The `split` each row names (such as train, valid, test), where the data has that column.
+        name: What the concept or its file is called.
+        sha256: Of texts and labels in order: names the data in reports and caches.
+        label_names: What 0 and 1 were called.
+        rule: Why the second of them is 1, as the end of a sentence.
+        notes: What a reader of the results should know of how the data were read.
+
+    Example:
+        >>> data = en.data.corpus.labelled("tense", 64)
+        >>> len(data), data.label_names, int(data.labels.sum())
+        (64, ('present', 'past'), 32)
     """
 
     texts: list[str]

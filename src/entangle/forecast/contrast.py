@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.forecast.rows import rows_of
+from entangle.forecast.rows import Scope, rows_of
 from entangle.forecast.scores import row_scores
 from entangle.forecast.span import Key, Span, slices
 from entangle.models import fingerprint
@@ -54,11 +54,16 @@ class Contrast:
         *,
         sites: str | Sequence[str] = "resid_post",
         layers: Sequence[int] | None = None,
+        prompts: tuple[Sequence[str], Sequence[str]] | None = None,
+        tokens: Scope = "all",
         max_length: int | None = None,
         batch_tokens: int = 2048,
         progress: bool = True,
     ) -> Self:
         """One backward pass over each text.
+
+        With the model's own continuations of prompts on either side, sorted by a score, the gradient is that of the
+        score a shift changes in what the model says (the policy gradient), and not of how it reads others' texts.
 
         Args:
             model: A causal language model that can be differentiated.
@@ -67,6 +72,8 @@ class Contrast:
             away: Texts of the other side, eight or more.
             sites: As for `ShiftMetric.fit`.
             layers: As for `ShiftMetric.fit`.
+            prompts: What comes before each text of either side, where texts are continuations: those alone count.
+            tokens: Which tokens are shifted, as for `ShiftMetric.fit`.
             max_length: Keep at most this many tokens of a text.
             batch_tokens: Tokens in one batch, padding included.
             progress: Show a progress bar.
@@ -83,8 +90,8 @@ class Contrast:
             )
         span = Span.of(model, sites, layers)
         sides, names = [], []
-        for texts in (toward, away):
-            rows, digests = rows_of(model, tokenizer, texts, None, "all", max_length)
+        for texts, before in zip((toward, away), prompts or (None, None), strict=True):
+            rows, digests = rows_of(model, tokenizer, texts, before, tokens, max_length)
             gradients = torch.zeros(len(rows), span.size)
             for number, each in row_scores(
                 model, tokenizer, rows, span, draws=0, batch_tokens=batch_tokens, progress=progress, what="contrast"

@@ -19,10 +19,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.forecast.contrast import Contrast
+from entangle.forecast.departure import departures
 from entangle.forecast.limit import limit_of, limits
 from entangle.forecast.price import Price, priced
 from entangle.forecast.rows import Scope, rows_of
-from entangle.forecast.samples import PER_TEXT, Samples
+from entangle.forecast.samples import PER_PLACE, PER_TEXT, Samples
 from entangle.forecast.scores import row_scores
 from entangle.forecast.span import Key, Span, forms_by_place
 from entangle.interventions import Edit
@@ -30,7 +31,7 @@ from entangle.interventions.forms import AffineForm
 from entangle.models import check_fingerprint, fingerprint
 from entangle.storage.record import read, write
 
-KIND, VERSION = "ShiftMetric", 1
+KIND, VERSION = "ShiftMetric", 2
 FEWEST_CLEAN = 8
 """Texts that an interval needs."""
 
@@ -51,6 +52,7 @@ class ShiftMetric(Samples):
         tokens: Scope = "all",
         samples: int = 4,
         positions: int = 4,
+        directions: int = 2,
         max_length: int | None = None,
         batch_tokens: int = 2048,
         seed: int = 0,
@@ -70,9 +72,11 @@ class ShiftMetric(Samples):
                 the continuation's tokens are counted.
             samples: Next tokens drawn per position; each is one backward pass.
             positions: Tokens of each text whose own gradients are kept, for edits that are no constant shift.
+            directions: Directions of each place along which it is read how far the price departs from the quadratic;
+                0 reads none, and no price is then said to be off.
             max_length: Keep at most this many tokens of a text.
             batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
-            seed: Seed of the draws.
+            seed: Seed of the draws and of the directions.
             progress: Show a progress bar.
 
         Returns:
@@ -86,8 +90,11 @@ class ShiftMetric(Samples):
             >>> metric.price(edit, alpha=2.0).value  # doctest: +SKIP
             0.083
         """
-        if samples < 1 or positions < 1:
-            raise EntangleError(f"a metric needs one sample and one position or more; got {samples} and {positions}")
+        if samples < 1 or positions < 1 or directions < 0:
+            raise EntangleError(
+                "a metric needs one sample, one position, and no direction or more; "
+                f"got {samples}, {positions} and {directions}"
+            )
         if len(texts) < FEWEST_CLEAN:
             raise EntangleError(
                 f"a metric needs {FEWEST_CLEAN} texts or more for its interval; got {len(texts)}: give more"
@@ -107,25 +114,37 @@ class ShiftMetric(Samples):
             what="metric",
         )
         texts_scores = [each for _, each in sorted(scores, key=lambda numbered: numbered[0])]
+        drawn, means = (torch.stack([getattr(each, name) for each in texts_scores]) for name in ("drawn", "mean"))
+        counted = torch.tensor([each.n_counted for each in texts_scores])
+        departed, at = departures(model, tokenizer, rows, span, means, drawn, counted, directions=directions, seed=seed)
         return cls(
             keys=span.keys,
             sizes=span.sizes,
-            scores=torch.stack([each.drawn for each in texts_scores]),
+            scores=drawn,
             observed=torch.stack([each.observed for each in texts_scores]),
-            means=torch.stack([each.mean for each in texts_scores]),
+            means=means,
             local_scores=torch.stack([each.positions for each in texts_scores]),
             local_activations=torch.stack([each.activations for each in texts_scores]),
-            counted=torch.tensor([each.n_counted for each in texts_scores]),
+            counted=counted,
             shifted=torch.tensor([each.n_shifted for each in texts_scores]),
             squares=torch.stack([each.square for each in texts_scores]),
             heads=span.heads,
+            departures=departed,
+            departure_prices=at,
             settings={"tokens": tokens, "samples": samples, "seed": seed, "max_length": max_length},
             digests=tuple(digests),
             fingerprint=fingerprint(model),
         )
 
     def price(
-        self, edit: Edit, alpha: float | str = 1.0, *, n_resamples: int = 2000, level: float = 0.95, seed: int = 0
+        self,
+        edit: Edit,
+        alpha: float | str = 1.0,
+        *,
+        read_on: int | None = None,
+        n_resamples: int = 2000,
+        level: float = 0.95,
+        seed: int = 0,
     ) -> Price:
         """What an edit is foretold to cost.
 
@@ -135,8 +154,10 @@ class ShiftMetric(Samples):
         Args:
             edit: Any edit that is affine: `AddDirection`, `ITI`, `Ablate`, `Erase`, `Scale`, `Compose` of them.
             alpha: Its strength.
-            n_resamples: Resamples of the texts for the interval.
-            level: Coverage of the interval.
+            read_on: Number of other texts on which the price will be measured, for the interval of that; as many as
+                the metric has by default.
+            n_resamples: Resamples of the texts for the interval of the mean.
+            level: Coverage of both intervals.
             seed: Seed of the resamples.
 
         Returns:
@@ -146,7 +167,12 @@ class ShiftMetric(Samples):
             EntangleError: An edit that is no affine map, of another model, or at a place that the metric does not know.
         """
         return priced(
-            self.on(self._texts_for(edit)), self._maps(edit, alpha), n_resamples=n_resamples, level=level, seed=seed
+            self.on(self._texts_for(edit)),
+            self._maps(edit, alpha),
+            read_on=read_on,
+            n_resamples=n_resamples,
+            level=level,
+            seed=seed,
         )
 
     def shift(self, edit: Edit, alpha: float | str = 1.0) -> Float[Tensor, " d"]:
@@ -172,19 +198,27 @@ class ShiftMetric(Samples):
         """
         return limits(self, contrast, level=level, seed=seed)
 
+    def gain(self, edit: Edit, contrast: Contrast) -> float:
+        """What a constant edit buys of a contrast, in nats per token, per square root of twice its price.
+
+        The same at every strength; the unit of `limit`. Texts on which the edit was fitted are left out of its price.
+        """
+        keys = [key for key in self.keys if key in self._maps(edit, 1.0)]
+        shift = torch.cat([self.shift(edit)[self.part(key)] for key in keys])
+        length = self.on(self._texts_for(edit)).only(keys).length(shift)
+        return contrast.at(keys).buys(shift) / length if length > 0 else 0.0
+
     def efficiency(self, edit: Edit, contrast: Contrast) -> float:
         """What a constant edit buys of a contrast over the most that a shift of the same places and price could.
 
         Between -1 and 1, but for the noise of the estimate; the same at every strength.
         """
         keys = [key for key in self.keys if key in self._maps(edit, 1.0)]
-        shift = torch.cat([self.shift(edit)[self.part(key)] for key in keys])
-        here = self.only(keys)
-        return contrast.at(keys).buys(shift) / (here.length(shift) * limit_of(here, contrast).value)
+        return self.gain(edit, contrast) / limit_of(self.only(keys), contrast).value
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write it to a directory."""
-        tensors = {name: getattr(self, name) for name in PER_TEXT}
+        tensors = {name: getattr(self, name) for name in (*PER_TEXT, *PER_PLACE)}
         meta = {
             "keys": self.keys,
             "sizes": self.sizes,
@@ -209,7 +243,7 @@ class ShiftMetric(Samples):
         tensors, meta = read(directory, KIND, VERSION)
         if model is not None and meta["fingerprint"] is not None:
             check_fingerprint(meta["fingerprint"], model, what=f"the metric in {directory}")
-        kept: dict[str, Any] = {name: tensors[name] for name in PER_TEXT}
+        kept: dict[str, Any] = {name: tensors[name] for name in (*PER_TEXT, *PER_PLACE)}
         return cls(
             keys=tuple((site, layer) for site, layer in meta["keys"]),
             sizes=tuple(meta["sizes"]),

@@ -2,63 +2,120 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student
 from torch import Tensor
 
+from entangle.forecast.departure import FURTHEST
 from entangle.forecast.samples import Samples
 from entangle.forecast.span import Key, displacement, slices
 from entangle.interventions import AffineForm
 from entangle.metrics import bootstrap_counts
 
-REACH = 0.5
-"""A shift longer than this share of the activations' own root mean square is further than a quadratic sees."""
-FURTHEST = 0.4
-"""Nats per token beyond which it does not hold either."""
+CLOSE = 0.15
+"""A price is said to hold where it is foretold to be off by no more than this share."""
 
 
 class Price(NamedTuple):
-    """What an edit is foretold to cost, per predicted token, with an interval over texts.
+    """What an edit is foretold to cost, per predicted token.
 
     Attributes:
         value: KL(plain || edited), in nats per token.
-        low: Lower end of the interval.
+        low: Lower end of the interval for the mean over all texts of the metric's kind.
         high: Upper end.
+        paid_low: Lower end of the interval for what will be measured on other texts of that kind, which differ too.
+        paid_high: Upper end.
         ce: Change of cross-entropy on the metric's own texts, in nats per token.
         length: Length of the edit's shift, in root mean squares of the activations it shifts; at several places the
             largest.
-        holds: Whether the edit is small enough for a second-order forecast; measure it where it is not.
+        off: The share by which the quadratic may be off at this price, by readings along other directions of the same
+            places while the metric was fitted; infinite beyond the prices that were read.
+        holds: Whether that is 15 % or less; measure the price where it is not.
     """
 
     value: float
     low: float
     high: float
+    paid_low: float
+    paid_high: float
     ce: float
     length: float
+    off: float
     holds: bool
 
 
-def priced(metric: Samples, maps: Mapping[Key, AffineForm], *, n_resamples: int, level: float, seed: int) -> Price:
+def priced(
+    metric: Samples, maps: Mapping[Key, AffineForm], *, read_on: int | None, n_resamples: int, level: float, seed: int
+) -> Price:
     """What affine maps at some places cost; see `ShiftMetric.price`."""
-    costs, gains = text_costs(metric, maps)
-    tokens = metric.counted.double()
+    draws, gains = text_costs(metric, maps)
+    costs, tokens = draws.mean(1), metric.counted.double()
     value = float(costs.sum() / tokens.sum())
     counts = bootstrap_counts(len(tokens), n_resamples, seed=seed).double()
-    draws = (counts @ costs) / (counts @ tokens)
+    resampled = (counts @ costs) / (counts @ tokens)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.quantile(draws, ends).tolist()
-    length = _length(metric, maps)
+    low, high = torch.quantile(resampled, ends).tolist()
+    off = _off(metric, maps, value)
+    paid_low, paid_high = _paid(draws, tokens, value, read_on or len(tokens), off, level)
     ce = value - float(gains.sum() / tokens.sum())
-    return Price(value, min(low, value), max(high, value), ce, length, length <= REACH and value <= FURTHEST)
+    length = _length(metric, maps)
+    return Price(value, min(low, value), max(high, value), paid_low, paid_high, ce, length, off, off <= CLOSE)
+
+
+def _paid(
+    draws: Float[Tensor, "text draw"],
+    tokens: Float[Tensor, " text"],
+    value: float,
+    n_read: int,
+    off: float,
+    level: float,
+) -> tuple[float, float]:
+    """The interval for the mean over other texts: the forecast's error, theirs, and the quadratic's.
+
+    A text's cost scatters by what the text is and by which tokens were drawn; only the first is in what is measured.
+    """
+    n_texts, n_draws = draws.shape
+    if not value > 0:
+        return value, value
+    if not math.isfinite(off):
+        return 0.0, math.inf
+    residuals = draws.mean(1) - value * tokens
+    fitted = float(residuals.square().sum() / tokens.sum().square()) * n_texts / (n_texts - 1)
+    drawn = 0.0
+    if n_draws > 1:
+        drawn = float((draws.var(1) / n_draws).sum() / tokens.sum().square())
+    texts = max(fitted - drawn, 0.1 * fitted)
+    spread = math.sqrt(fitted + texts * n_texts / n_read) / value
+    half = float(student.ppf((1 + level) / 2, n_texts - 1)) * math.hypot(spread, off)
+    return value * math.exp(-half), value * math.exp(half)
+
+
+def _off(metric: Samples, maps: Mapping[Key, AffineForm], value: float) -> float:
+    """Root mean square departure of the places' readings, brought to this price.
+
+    A departure of the third order grows with the root of the price, one of the fourth with the price itself: below the
+    price that was read the slower is taken, above it the faster, and nothing is said beyond the furthest.
+    """
+    numbers = [number for number, key in enumerate(metric.keys) if key in maps]
+    ratios, read = metric.departures[numbers].flatten(), metric.departure_prices[numbers].flatten()
+    if not numbers or not len(ratios) or not value > 0:
+        return 0.0
+    if value > FURTHEST:
+        return math.inf
+    share = value / read
+    grown = torch.where(share <= 1, share.sqrt(), share)
+    return float(((ratios - 1) * grown).square().mean().sqrt())
 
 
 def text_costs(
     metric: Samples, maps: Mapping[Key, AffineForm]
-) -> tuple[Float[Tensor, " text"], Float[Tensor, " text"]]:
-    """KL of each text, and what its own log-probability gains to first order, both summed over its tokens."""
+) -> tuple[Float[Tensor, "text draw"], Float[Tensor, " text"]]:
+    """KL of each text by each of its draws, and what its own log-probability gains, both summed over its tokens."""
     n_texts, n_draws, n_positions, _ = metric.local_scores.shape
     along = torch.zeros(n_texts, n_draws, dtype=torch.float64)
     local = torch.zeros(n_texts, n_draws, n_positions, dtype=torch.float64)
@@ -77,7 +134,7 @@ def text_costs(
         along += torch.einsum("tsd,td->ts", scores, mean)
         local += torch.einsum("tspd,tpd->tsp", metric.local_scores[..., part].double(), own)
         gains += (metric.observed[:, part].double() * mean).sum(-1)
-    costs = along.square().mean(1) + local.square().mean((1, 2)) * metric.shifted.double()
+    costs = along.square() + local.square().mean(2) * metric.shifted.double()[:, None]
     return costs / 2, gains
 
 

@@ -17,6 +17,7 @@ from entangle.forecast.spectrum import Spectrum
 WIDE = ("scores", "observed", "means", "local_scores", "local_activations")
 PER_TEXT = (*WIDE, "counted", "shifted", "squares")
 """Names of what is kept of each text."""
+PER_PLACE = ("departures", "departure_prices")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,9 @@ class Samples:
         heads: Number of heads and their size, of the places that have heads.
         settings: How it was fitted.
         fingerprint: Of the model.
+        departures: What is paid over what the quadratic says, along some directions of each place (see
+            `entangle.forecast.departure`); no columns where none were read.
+        departure_prices: The quadratic's price there, in nats per token.
         digests: Of the texts, so that an edit that was fitted on some of them is not priced on the same.
     """
 
@@ -52,6 +56,8 @@ class Samples:
     squares: Float[Tensor, "text place"]
     heads: Mapping[Key, tuple[int, int]]
     settings: Mapping[str, Any]
+    departures: Float[Tensor, "place direction"]
+    departure_prices: Float[Tensor, "place direction"]
     digests: tuple[str, ...]
     fingerprint: Mapping[str, Any] | None = None
     _spectra: dict[tuple[Key, ...], Spectrum] = field(default_factory=dict, repr=False)
@@ -116,6 +122,7 @@ class Samples:
         numbers = [self.keys.index(key) for key in chosen]
         changed |= {"keys": tuple(chosen), "sizes": tuple(self.sizes[number] for number in numbers), "_spectra": {}}
         changed["squares"] = self.squares[:, numbers]
+        changed |= {name: getattr(self, name)[numbers] for name in PER_PLACE}
         changed["heads"] = {key: value for key, value in self.heads.items() if key in chosen}
         return replace(self, **changed)
 

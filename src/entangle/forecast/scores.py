@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from entangle.errors import EntangleError
 from entangle.forecast.span import Span
 from entangle.models.hooks import hooked
 from entangle.models.rows import accepts, pad, pad_id, token_batches
+from entangle.progress import progress_bar
 
 LOGITS = 2**26
 """Numbers of one batch's logits: 256 MB in single precision."""
@@ -110,7 +110,7 @@ def row_scores(
     budget = max(1, min(batch_tokens, logits // vocabulary))
     batches = token_batches([len(row.ids) for row in rows], budget)
     with torch.inference_mode(False), torch.enable_grad():
-        for batch in tqdm(batches, desc=what, unit="batch", disable=not progress):
+        for batch in progress_bar(batches, desc=what, unit="batch", disable=not progress):
             yield from zip(
                 batch,
                 _batch_scores(

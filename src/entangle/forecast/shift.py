@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from jaxtyping import Float
@@ -12,7 +12,9 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.forecast.contrast import Contrast
 from entangle.forecast.metric import ShiftMetric
+from entangle.forecast.samples import Samples
 from entangle.forecast.span import slices
+from entangle.forecast.spectrum import GRID
 from entangle.interventions import AffineForm, Edit, Form
 from entangle.interventions.base import finite_vector
 
@@ -61,18 +63,22 @@ class NaturalShift(Edit):
         *,
         sites: str | Sequence[str] | None = None,
         layers: Sequence[int] | None = None,
+        selection: Contrast | None = None,
         seed: int = 0,
     ) -> Self:
         """The natural gradient at some of the metric's places.
 
-        The direction comes from half of the metric's texts, shrunk as their held-out texts want, and its length from
-        the other half, so that its forecast is not flattered by its own choice.
+        The direction comes from half of the metric's texts and its length from the other half, so that its forecast is
+        not flattered by its own choice. The metric is shrunk as its own held-out texts want, or, with texts to select
+        on, as far as the shift then gains most of their contrast for its price.
 
         Args:
             metric: The metric, of texts that are none of the contrast's.
             contrast: The contrast to gain.
             sites: Sites to shift; the metric's by default.
             layers: Layers to shift; the metric's by default.
+            selection: The same contrast on other texts, or another one that the shift is meant for, to choose the
+                shrinkage by.
             seed: Seed of the halves.
 
         Returns:
@@ -81,17 +87,16 @@ class NaturalShift(Edit):
         Raises:
             EntangleError: Metric and contrast of different models, on the same texts, or at other places.
         """
-        if contrast.fingerprint != metric.fingerprint:
-            raise EntangleError("metric and contrast belong to different models: fit both on one")
-        shared = set(metric.digests) & set(contrast.digests)
-        if shared:
-            raise EntangleError(
-                f"metric and contrast need different texts, but share {len(shared)}: the forecast would flatter itself"
-            )
+        _check(metric, contrast)
         here, there = metric.at(sites, layers).halves(seed)
-        direction = here.spectrum().solve(contrast.at(here.keys).gradient)
-        along = there.scores.double() @ direction
-        price = float(along.square().mean(1).sum() / there.counted.double().sum()) / 2
+        spectrum, gradient = here.spectrum(), contrast.at(here.keys).gradient
+        if selection is not None:
+            _check(metric, selection)
+            judge = selection.at(here.keys)
+            tried = [replace(spectrum, shrinkage=float(shrinkage)) for shrinkage in GRID]
+            spectrum = max(tried, key=lambda each: gained(there, judge, each.solve(gradient)))
+        direction = spectrum.solve(gradient)
+        price = there.length(direction) ** 2 / 2
         if not price > 0:
             raise EntangleError("the contrast has no gradient at these places: no shift there changes it")
         return cls(
@@ -101,4 +106,46 @@ class NaturalShift(Edit):
             sizes=list(here.sizes),
             documents=list(here.digests),
             fingerprint=metric.fingerprint,
+        )
+
+    @classmethod
+    def choose(cls, metric: ShiftMetric, contrast: Contrast, selection: Contrast, *, seed: int = 0) -> Self:
+        """The natural shift where it gains most: at one place, at all places of a site together, or at all together.
+
+        Args:
+            metric: As for `fit`.
+            contrast: As for `fit`.
+            selection: Texts that choose the places and the shrinkage; those of a report should be others again.
+            seed: As for `fit`.
+
+        Returns:
+            The edit whose shift gains most of the selection's contrast for its price.
+
+        Raises:
+            EntangleError: As for `fit`.
+        """
+        sites = list(dict.fromkeys(site for site, _ in metric.keys))
+        places: list[tuple[list[str], list[int] | None]] = [([site], [layer]) for site, layer in metric.keys]
+        places += [([site], None) for site in sites]
+        places += [(sites, None)] if len(sites) > 1 else []
+        shifts = [
+            cls.fit(metric, contrast, sites=some, layers=layers, selection=selection, seed=seed)
+            for some, layers in places
+        ]
+        return max(shifts, key=lambda shift: metric.gain(shift, selection))
+
+
+def gained(metric: Samples, contrast: Contrast, shift: Float[Tensor, " d"]) -> float:
+    """What a shift of all the metric's places buys of a contrast per square root of twice its price."""
+    length = metric.length(shift)
+    return contrast.buys(shift) / length if length > 0 else 0.0
+
+
+def _check(metric: ShiftMetric, contrast: Contrast) -> None:
+    if contrast.fingerprint != metric.fingerprint:
+        raise EntangleError("metric and contrast belong to different models: fit both on one")
+    shared = set(metric.digests) & set(contrast.digests)
+    if shared:
+        raise EntangleError(
+            f"metric and contrast need different texts, but share {len(shared)}: the forecast would flatter itself"
         )

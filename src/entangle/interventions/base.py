@@ -23,7 +23,7 @@ class BaseEdit(ABC):
     as it is named.
 
     Attributes:
-        fingerprint: the model it was made for, from `entangle.models.fingerprint`; `None` where that is not known.
+        fingerprint: The model it was made for, from `entangle.models.fingerprint`; `None` where that is not known.
             Another model is refused where it is.
     """
 
@@ -39,13 +39,13 @@ class BaseEdit(ABC):
         """The edit as affine forms.
 
         Args:
-            alpha: the strength.
+            alpha: The strength.
 
         Returns:
-            One form a place or head.
+            One form per place or head.
 
         Raises:
-            EntangleError: if the edit is not affine.
+            EntangleError: If the edit is not affine.
         """
         forms = self.forms(self.strength(alpha))
         affine = [form for form in forms if isinstance(form, AffineForm)]
@@ -59,14 +59,14 @@ class BaseEdit(ABC):
         """The edit of activations already collected, outside any model.
 
         Args:
-            x: activations at the edit's one place (of its one head, where it has one).
-            alpha: the strength.
+            x: Activations at the edit's one place (of its one head, where it has one).
+            alpha: The strength.
 
         Returns:
             The edited activations.
 
         Raises:
-            EntangleError: if the edit acts at several places.
+            EntangleError: If the edit acts at several places.
         """
         forms = self.forms(self.strength(alpha))
         places = {(form.site, form.layer, form.head) for form in forms}
@@ -82,7 +82,7 @@ class BaseEdit(ABC):
         """`alpha` as a finite number; a name where the edit has named strengths.
 
         Raises:
-            EntangleError: if it is neither.
+            EntangleError: If it is neither.
         """
         if isinstance(alpha, str):
             if alpha not in self.strengths:
@@ -101,7 +101,15 @@ def finite_vector(values: Any, what: str) -> Float[Tensor, " d"]:
     """`values` as a vector of finite floats, on the CPU.
 
     Raises:
-        EntangleError: if it is no vector, is empty or holds NaN or infinity.
+        EntangleError: If it is no vector, is empty or holds NaN or infinity.
+
+    Example:
+        >>> en.interventions.finite_vector([1, 2], "the direction")
+        tensor([1., 2.])
+        >>> en.interventions.finite_vector([1.0, float("nan")], "the direction")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: the direction holds NaN or infinity: drop those rows or fit again
     """
     vector = finite(values, what)
     if vector.ndim != 1 or not len(vector):
@@ -115,7 +123,7 @@ def finite(values: Any, what: str) -> Tensor:
     """`values` as a tensor of finite floats on the CPU, in single precision at least.
 
     Raises:
-        EntangleError: if it holds NaN or infinity.
+        EntangleError: If it holds NaN or infinity.
     """
     tensor = torch.as_tensor(values).detach().cpu()
     if tensor.is_complex():
@@ -130,7 +138,7 @@ def unit(vector: Float[Tensor, " d"], what: str) -> Float[Tensor, " d"]:
     """The vector at length 1.
 
     Raises:
-        EntangleError: if its length is 0.
+        EntangleError: If its length is 0.
     """
     length = torch.linalg.vector_norm(vector)
     if length == 0:

@@ -18,7 +18,15 @@ from entangle.interventions.weights import export
 
 @dataclass(frozen=True, eq=False)
 class Edit(BaseEdit):
-    """A change of what a model computes, at one or several places; see `BaseEdit` for what a subclass defines."""
+    """A change of what a model computes, at one or several places; see `BaseEdit` for what a subclass defines.
+
+    Example:
+        >>> edit: en.Edit = en.AddDirection(directions.vectors[0], layer=1)
+        >>> edit.save_pretrained("edit")
+        >>> x = torch.randn(3, 32)
+        >>> bool(torch.equal(en.Edit.from_pretrained("edit")(x), edit(x)))
+        True
+    """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

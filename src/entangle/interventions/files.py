@@ -40,12 +40,12 @@ def save_pretrained(edit: BaseEdit, path: str | Path, *, model: nn.Module | None
     """Write an edit to a directory: `edit.safetensors`, `edit.json` and a model card.
 
     Args:
-        edit: any edit of this library, except one that holds an autoencoder.
-        path: the directory; made if need be. The files are written together or not at all.
-        model: the model it was made for, whose fingerprint is kept if the edit has none yet.
+        edit: Any edit of this library, except one that holds an autoencoder.
+        path: The directory; made if need be. The files are written together or not at all.
+        model: The model it was made for, whose fingerprint is kept if the edit has none yet.
 
     Raises:
-        EntangleError: if the edit holds something that has no file format, or was made for another model, or files that
+        EntangleError: If the edit holds something that has no file format, or was made for another model, or files that
             are not an edit of ours are in the way.
     """
     if model is not None and edit.fingerprint is not None:
@@ -65,15 +65,15 @@ def from_pretrained(path: str | Path, *, model: nn.Module | None = None, revisio
     """Read an edit from a directory, or from the HuggingFace hub.
 
     Args:
-        path: the directory, or a repository id.
-        model: the model it will be used on, checked now rather than when it steers.
-        revision: branch, tag or commit, for the hub.
+        path: The directory, or a repository id.
+        model: The model it will be used on, checked now rather than when it steers.
+        revision: Branch, tag or commit, for the hub.
 
     Returns:
         The edit as it was saved.
 
     Raises:
-        EntangleError: if there is no edit there, it is damaged, its version is not known, or it was made for another
+        EntangleError: If there is no edit there, it is damaged, its version is not known, or it was made for another
             model.
     """
     place = Path(path)
@@ -113,11 +113,11 @@ def push_to_hub(
     """Upload an edit to a repository on the HuggingFace hub, made if need be.
 
     Args:
-        edit: the edit.
-        repo_id: such as `"me/detoxify-olmo"`.
-        model: as for `save_pretrained`.
-        private: whether a new repository is private.
-        token: of an account that may write there; by default the one logged in.
+        edit: The edit.
+        repo_id: Such as `"me/detoxify-olmo"`.
+        model: As for `save_pretrained`.
+        private: Whether a new repository is private.
+        token: Of an account that may write there; by default the one logged in.
 
     Returns:
         The address of the commit.

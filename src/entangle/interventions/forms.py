@@ -28,11 +28,16 @@ class Form(ABC):
     """Something done to the tensor at one place of a model.
 
     Attributes:
-        site: a site name such as `"z"`, or with `layer=None` a full name such as `"blocks.3.attn.hook_z"`.
-        layer: the layer, counted from 0.
-        head: one head of site `z`; `None` for the whole width.
-        of_layers: how many layers the model was taken to have, where `layer` is but an index into all of them; `None`
+        site: A site name such as `"z"`, or with `layer=None` a full name such as `"blocks.3.attn.hook_z"`.
+        layer: The layer, counted from 0.
+        head: One head of site `z`; `None` for the whole width.
+        of_layers: How many layers the model was taken to have, where `layer` is but an index into all of them; `None`
             where the layer is known by name.
+
+    Example:
+        >>> forms = en.Clamp(torch.tensor([1.0, 0.0]), high=1.0, layer=1).forms(alpha=1.0)
+        >>> isinstance(forms[0], en.interventions.Form), forms[0].site, forms[0].layer
+        (True, 'resid_post', 1)
     """
 
     site: str
@@ -55,12 +60,20 @@ class FunctionForm(Form):
     """An edit that is no affine map.
 
     Attributes:
-        make: given a device and a dtype, the function of the tensor `[batch pos size]` (of one head's slice, where
+        make: Given a device and a dtype, the function of the tensor `[batch pos size]` (of one head's slice, where
             `head` is set).
-        fired: after the function ran, the token positions `[batch pos]` that it changed; `None` where it changes them
+        fired: After the function ran, the token positions `[batch pos]` that it changed; `None` where it changes them
             all.
-        width: the width of the tensor it acts on, where it is known.
+        width: The width of the tensor it acts on, where it is known.
         edits: False for a form that only looks.
+
+    Example:
+        >>> def double(device, dtype):
+        ...     return lambda x: 2 * x
+        ...
+        >>> form = en.interventions.FunctionForm("resid_post", 1, make=double)
+        >>> form.prepare(torch.device("cpu"), torch.float32)(torch.ones(2))
+        tensor([2., 2.])
     """
 
     make: Callable[[torch.device, torch.dtype], Function] = lambda device, dtype: lambda x: x
@@ -83,13 +96,18 @@ class AffineForm(Form):
     """x -> x + (x - mean) left right + bias, on a row vector x of width d.
 
     Attributes:
-        mean: what is subtracted before the low-rank map; zero where `None`.
-        left: the map from d to r dimensions; `None` together with `right` for a constant shift.
-        right: the map back from r to d.
-        bias: the constant; zero where `None`.
+        mean: What is subtracted before the low-rank map; zero where `None`.
+        left: The map from d to r dimensions; `None` together with `right` for a constant shift.
+        right: The map back from r to d.
+        bias: The constant; zero where `None`.
 
     Raises:
-        EntangleError: if shapes do not agree or a number is not finite.
+        EntangleError: If shapes do not agree or a number is not finite.
+
+    Example:
+        >>> form = en.interventions.AffineForm("resid_post", 1, bias=torch.tensor([1.0, 0.0]))
+        >>> form.scaled(3.0)(torch.tensor([[0.0, 5.0]])), form.is_constant
+        (tensor([[3., 5.]]), True)
     """
 
     mean: Float[Tensor, " d"] | None = None
@@ -216,12 +234,18 @@ def merged(forms: Sequence[Form], *, head_size: int | None, n_heads: int | None)
     """The forms at one place, in order, with every run of affine ones made one.
 
     Args:
-        forms: what to do at one place, first to last.
+        forms: What to do at one place, first to last.
         head_size: d_head at the place, `None` where it has no heads.
-        n_heads: the number of heads there.
+        n_heads: The number of heads there.
 
     Returns:
         As few forms with the same effect: one, unless a form that is not affine stands among them.
+
+    Example:
+        >>> edits = en.AddDirection(torch.ones(2), layer=1), en.Ablate(torch.tensor([1.0, 0.0]), layer=1)
+        >>> forms = [form for edit in edits for form in edit.forms()]
+        >>> len(forms), len(en.interventions.merged(forms, head_size=None, n_heads=None))
+        (2, 1)
     """
     result: list[Form] = []
     for form in _constants_summed(forms, head_size, n_heads):

@@ -29,6 +29,12 @@ class Landing:
         found: What was there.
         wanted: What has to be there.
         before: What was there without the edit.
+
+    Example:
+        >>> ids = {"input_ids": torch.tensor([[5, 6, 7]])}
+        >>> landing = next(en.interventions.landings(model, en.Atlas(model), ids))
+        >>> landing.place.site, landing.what
+        ('resid_pre', 'the site itself')
     """
 
     place: Place
@@ -50,6 +56,12 @@ def landings(model: nn.Module, atlas: Atlas, inputs: Mapping[str, Any]) -> Itera
         model: The model.
         atlas: Where its sites are.
         inputs: Its arguments.
+
+    Example:
+        >>> ids = {"input_ids": torch.tensor([[5, 6, 7]])}
+        >>> all(torch.allclose(x.found, x.wanted, atol=1e-4)
+        ...     for x in en.interventions.landings(model, en.Atlas(model), ids))
+        True
     """
     plain = _Run(model, atlas, inputs)
 

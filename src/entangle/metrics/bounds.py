@@ -21,6 +21,10 @@ def welch_bound(n_features: int, n_dims: int) -> float:
         The bound; 0 where N <= M, since N directions can then be orthogonal.
 
     What it cannot tell: it bounds the *largest* cosine of the set. Any one feature may be free of interference.
+
+    Example:
+        >>> en.metrics.welch_bound(12, 4)  # twelve features in four dimensions
+        0.426
     """
     _check(n_features, n_dims)
     if n_features <= n_dims:
@@ -40,13 +44,22 @@ def orthoplex_bound(n_features: int, n_dims: int) -> float:
 
     Returns:
         The bound; 0, which says nothing, where its condition fails.
+
+    Example:
+        >>> en.metrics.orthoplex_bound(12, 4), en.metrics.orthoplex_bound(10, 4)
+        (0.5, 0.0)
     """
     _check(n_features, n_dims)
     return 1 / math.sqrt(n_dims) if n_features > n_dims * (n_dims + 1) // 2 else 0.0
 
 
 def coherence_bound(n_features: int, n_dims: int) -> float:
-    """The tighter of `welch_bound` and `orthoplex_bound`: no set of directions has a smaller coherence."""
+    """The tighter of `welch_bound` and `orthoplex_bound`: no set of directions has a smaller coherence.
+
+    Example:
+        >>> en.metrics.coherence_bound(12, 4), en.metrics.welch_bound(12, 4)
+        (0.5, 0.426)
+    """
     return max(welch_bound(n_features, n_dims), orthoplex_bound(n_features, n_dims))
 
 

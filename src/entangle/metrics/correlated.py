@@ -34,6 +34,14 @@ def conditional_cosines(
         there are weights.
 
     What it cannot tell: it removes linear dependence between two labels only; a third, unlabelled concept may tie them.
+
+    Example:
+        >>> a, b = torch.randn(2, 2000)
+        >>> other = (a + 0.5 * b > 0).float()  # a label that often goes with a > 0
+        >>> x = torch.stack([a, b], dim=1)
+        >>> labels = torch.stack([(a > 0).float(), other], dim=1)
+        >>> en.metrics.conditional_cosines(x, labels)[0, 1].round(decimals=1)
+        tensor(-0.2000, dtype=torch.float64)
     """
     y = labels.double()
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):

@@ -26,10 +26,16 @@ def intrinsic_dimension(x: Float[Tensor, "example d"], method: Method = "TwoNN",
         The estimate.
 
     Raises:
-        EntangleError: scikit-dimension is not installed, the method is unknown, or there are too few distinct examples.
+        EntangleError: Scikit-dimension is not installed, the method is unknown, or there are too few distinct examples.
 
     What it cannot tell: all estimators fall short above some ten dimensions unless examples are very many, and noise
     raises them. Compare layers with the same number of examples, not absolute values.
+
+    Example:
+        >>> angle = 6.28 * torch.rand(500)
+        >>> circle = torch.stack([angle.cos(), angle.sin(), 0 * angle], dim=1)
+        >>> round(en.metrics.intrinsic_dimension(circle))
+        1
     """
     try:
         from skdim import id as estimators

@@ -32,12 +32,23 @@ def entanglement(directions: DirectionsLike) -> Float[Tensor, " feature"]:
 
     What it cannot tell: whether the value is more than chance (`random_entanglement_cdf`), more than the noise of the
     estimates (`entanglement_report`), or felt by the model (`cross_talk`).
+
+    Example:
+        >>> en.metrics.entanglement(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]))
+        tensor([0.6000, 0.8000, 0.8000])
+        >>> en.metrics.entanglement(directions).round(decimals=1)  # rudeness, tense, sentiment
+        tensor([0.3000, 0.4000, 0.4000])
     """
     return nearest_partners(directions, 1).cosine[:, 0].abs()
 
 
 def coherence(directions: DirectionsLike) -> Float[Tensor, ""]:
-    """The largest absolute cosine of any pair (Donoho & Huo 2001); at least `coherence_bound`."""
+    """The largest absolute cosine of any pair (Donoho & Huo 2001); at least `coherence_bound`.
+
+    Example:
+        >>> en.metrics.coherence(torch.eye(3)), en.metrics.coherence(torch.tensor([[1.0, 0.0], [0.6, 0.8]]))
+        (tensor(0.), tensor(0.6000))
+    """
     return entanglement(directions).max()
 
 
@@ -53,6 +64,11 @@ def babel(directions: DirectionsLike, max_order: int | None = None) -> Float[Ten
 
     Returns:
         babel(1) ... babel(max_order), increasing.
+
+    Example:
+        >>> angles = torch.arange(5) * torch.pi / 5
+        >>> en.metrics.babel(torch.stack([angles.cos(), angles.sin()], dim=1))  # a pentagon of lines
+        tensor([0.8090, 1.6180, 1.9271, 2.2361])
     """
     n = len(unit_vectors(directions, at_least=2))
     nearest = nearest_partners(directions, n - 1 if max_order is None else max_order)
@@ -71,6 +87,10 @@ def interference(directions: DirectionsLike, *, neighbours: int | None = None) -
 
     Returns:
         One value per feature, at least 0.
+
+    Example:
+        >>> en.metrics.interference(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]))
+        tensor([0.3600, 1.0000, 0.6400])
     """
     if neighbours is not None:
         return nearest_partners(directions, neighbours).cosine.square().mean(1)
@@ -91,17 +111,22 @@ def clusters(directions: DirectionsLike, threshold: float, *, block: int = 4096)
 
     Returns:
         A group number per feature, 0 for the largest group, then by size.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 0.0, 1.0]])
+        >>> en.metrics.clusters(rows, threshold=0.5)
+        tensor([0, 0, 1])
     """
     if not 0 <= threshold < 1:
         raise EntangleError(f"threshold is an absolute cosine in [0, 1), not {threshold}")
     unit = unit_vectors(directions).detach()
     n = len(unit)
-    found = [
+    blocks = [
         ((unit[i : i + block] @ unit[j : j + block].T).abs() > threshold).nonzero().cpu() + torch.tensor([i, j])
         for i in range(0, n, block)
         for j in range(i, n, block)
     ]
-    pairs = torch.cat(found).numpy()
+    pairs = torch.cat(blocks).numpy()
     graph = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     _, group = connected_components(graph, directed=False)
     by_size = np.argsort(-np.bincount(group), kind="stable")

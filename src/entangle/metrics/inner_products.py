@@ -17,6 +17,11 @@ def gram_cosines(gram: Float[Tensor, "*batch feature feature"]) -> Float[Tensor,
 
     A squared length that is not positive (from a corrected or singular Gram matrix) tells nothing of a direction: its
     cosines are clamped to -1, 0 or 1.
+
+    Example:
+        >>> en.metrics.gram_cosines(torch.tensor([[4.0, 1.0], [1.0, 1.0]]))
+        tensor([[1.0000, 0.5000],
+                [0.5000, 1.0000]])
     """
     scale = gram.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gram.dtype).tiny).sqrt()
     cosine = (gram / scale[..., :, None] / scale[..., None, :]).clamp(-1, 1)
@@ -32,6 +37,12 @@ def whitened_cosines(directions: DirectionsLike, covariance: Float[Tensor, "d d"
     Args:
         directions: `[feature, d]`.
         covariance: Of the activations; must be invertible (shrink it where examples are few).
+
+    Example:
+        >>> covariance = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+        >>> en.metrics.whitened_cosines(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), covariance)
+        tensor([[ 1.0000, -0.6000],
+                [-0.6000,  1.0000]])
     """
     v = _same_space(directions, covariance)
     factor, info = torch.linalg.cholesky_ex(covariance.to(v))
@@ -46,6 +57,12 @@ def readout_cosines(directions: DirectionsLike, covariance: Float[Tensor, "d d"]
 
     The geometry for read-outs, such as the normals of probes. Unchanged by invertible linear maps that take read-outs
     along (v -> A^-T v).
+
+    Example:
+        >>> covariance = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+        >>> en.metrics.readout_cosines(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), covariance)
+        tensor([[1.0000, 0.6000],
+                [0.6000, 1.0000]])
     """
     v = _same_space(directions, covariance)
     return gram_cosines(v @ covariance.to(v) @ v.T)
@@ -74,6 +91,12 @@ def causal_gram(
         Inner products; `gram_cosines` makes cosines of them.
 
     What it cannot tell: it assumes words drawn uniformly and a linear path to the logits, which earlier layers lack.
+
+    Example:
+        >>> unembedding = model.get_output_embeddings().weight
+        >>> gram = en.metrics.causal_gram(unembedding[:3], unembedding)
+        >>> gram.shape, bool((gram.diagonal() > 0).all())
+        (torch.Size([3, 3]), True)
     """
     if space not in ("unembedding", "residual"):
         raise EntangleError(f'space must be "unembedding" or "residual", not {space!r}')
@@ -93,7 +116,14 @@ def causal_gram(
 
 
 def unembedding_covariance(unembedding: Float[Tensor, "vocabulary d"], n_dims: int) -> Float[Tensor, "d d"]:
-    """Covariance of a word's row, words drawn uniformly, in float64; refused where it is not of `n_dims` dimensions."""
+    """Covariance of a word's row, words drawn uniformly, in float64; refused where it is not of `n_dims` dimensions.
+
+    Example:
+        >>> rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+        >>> en.metrics.unembedding_covariance(rows, n_dims=2)
+        tensor([[0.5000, 0.0000],
+                [0.0000, 0.5000]], dtype=torch.float64)
+    """
     rows = as_vectors(unembedding, at_least=2).double()
     if rows.shape[1] != n_dims:
         raise EntangleError(f"directions of {n_dims} dimensions need a metric of as many, not {tuple(rows.shape)}")
@@ -103,7 +133,13 @@ def unembedding_covariance(unembedding: Float[Tensor, "vocabulary d"], n_dims: i
 
 
 def principal_angles(first: Float[Tensor, "a d"], second: Float[Tensor, "b d"]) -> Float[Tensor, " angle"]:
-    """Angles between the spans of the rows of two matrices, smallest first, in radians (Bjorck & Golub 1973)."""
+    """Angles between the spans of the rows of two matrices, smallest first, in radians (Bjorck & Golub 1973).
+
+    Example:
+        >>> plane, line = torch.eye(3)[:2], torch.tensor([[0.0, 1.0, 1.0]])
+        >>> en.metrics.principal_angles(plane, line)  # 45 degrees
+        tensor([0.7854], dtype=torch.float64)
+    """
     a, b = _basis(first), _basis(second)
     if a.shape[1] != b.shape[1]:
         raise EntangleError(f"subspaces of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared")
@@ -120,6 +156,11 @@ def subspace_overlap(first: Float[Tensor, "a d"], second: Float[Tensor, "b d"]) 
 
     0 is orthogonal, 1 is one inside the other; for single directions the squared cosine. Random subspaces of a and b
     dimensions in d overlap by max(a, b) / d on average. Depends on the spans alone, not on the bases.
+
+    Example:
+        >>> plane, line = torch.eye(3)[:2], torch.tensor([[0.0, 1.0, 1.0]])
+        >>> en.metrics.subspace_overlap(plane, line)
+        tensor(0.5000, dtype=torch.float64)
     """
     overlap: Tensor = principal_angles(first, second).cos().square().mean()
     return overlap
@@ -127,11 +168,11 @@ def subspace_overlap(first: Float[Tensor, "a d"], second: Float[Tensor, "b d"]) 
 
 def _basis(rows: Tensor) -> Float[Tensor, "rank d"]:
     """Orthonormal rows with the same span."""
-    found = torch.linalg.svd(as_vectors(rows).double(), full_matrices=False)
-    kept = found.S.max() * max(rows.shape) * torch.finfo(torch.float32).eps < found.S
-    if float(found.S.max()) == 0:
+    decomposition = torch.linalg.svd(as_vectors(rows).double(), full_matrices=False)
+    kept = decomposition.S.max() * max(rows.shape) * torch.finfo(torch.float32).eps < decomposition.S
+    if float(decomposition.S.max()) == 0:
         raise EntangleError("a subspace needs a row that is not zero")
-    basis: Tensor = found.Vh[kept]
+    basis: Tensor = decomposition.Vh[kept]
     return basis
 
 

@@ -27,6 +27,11 @@ def local_interaction_basis(
 
     Returns:
         C, most important component first: coordinates are C (x - mean), and those of a direction are C v.
+
+    Example:
+        >>> x, gradients = torch.randn(500, 3), torch.randn(500, 3) * torch.tensor([1.0, 0.1, 0.0])
+        >>> en.metrics.local_interaction_basis(x, gradients).shape  # the last coordinate is never read
+        torch.Size([2, 3])
     """
     if x.ndim != 2 or gradients.ndim != 2 or x.shape[1] != gradients.shape[1]:
         raise EntangleError(
@@ -51,6 +56,11 @@ def interaction_cosines(
 
     Where the activations span their space, the inner product is v_i' E[J'J] v_j: two directions are alike when the
     later layer responds alike to both. Unchanged by invertible linear maps of either layer's coordinates.
+
+    Example:
+        >>> basis = torch.diag(torch.tensor([1.0, 0.1]))  # the second coordinate is hardly read
+        >>> en.metrics.interaction_cosines(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), basis)[0, 1]
+        tensor(0.9802, dtype=torch.float64)
     """
     v = as_vectors(directions).double()
     if basis.shape[1] != v.shape[1]:

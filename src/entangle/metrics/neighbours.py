@@ -27,7 +27,13 @@ _ROWS = 4096  # handled together where a copy of all would take memory
 
 
 class Partners(NamedTuple):
-    """The features most aligned with each feature, nearest first: which they are, and the signed cosine."""
+    """The features most aligned with each feature, nearest first: which they are, and the signed cosine.
+
+    Example:
+        >>> partners = en.metrics.nearest_partners(torch.tensor([[1.0, 0.0], [-0.6, 0.8], [0.0, 1.0]]))
+        >>> partners.feature[:, 0], partners.cosine[:, 0]
+        (tensor([1, 2, 1]), tensor([-0.6000,  0.8000,  0.8000]))
+    """
 
     cosine: Float[Tensor, "feature k"]
     feature: Int[Tensor, "feature k"]
@@ -43,14 +49,25 @@ def nearest_partners(directions: DirectionsLike, k: int = 1, *, max_bytes: int |
         directions: `[feature, d]`, on any device; up to millions of features.
         k: Partners per feature, at most `feature - 1`.
         max_bytes: Memory for a block of cosines; by default 8 MB, which stays in a processor's cache, and 1 GB on other
-            devices. Beside a few blocks it takes one and a half copies of the directions, 1 to 2 kB a feature, and the
-            result.
+            devices. Beside a few blocks it takes one and a half copies of the directions, 1 to 2 kB per feature, and
+            the result.
 
     Returns:
         Signed cosines and indices, nearest first. Gradients flow through the cosines, with the choice of partner fixed.
 
     Raises:
         EntangleError: Fewer than two directions, or `k` out of range.
+
+    Example:
+        >>> cosine, feature = en.metrics.nearest_partners(torch.tensor([[1.0, 0.0], [-0.6, 0.8], [0.0, 1.0]]), k=2)
+        >>> feature  # who the partners are, nearest first
+        tensor([[1, 2],
+                [2, 0],
+                [1, 0]])
+        >>> cosine
+        tensor([[-0.6000,  0.0000],
+                [ 0.8000, -0.6000],
+                [ 0.8000,  0.0000]])
     """
     unit = unit_vectors(directions, at_least=2)
     n = len(unit)
@@ -86,13 +103,13 @@ class _Screen(NamedTuple):
 
 def _search(unit: Float[Tensor, "feature d"], k: int, max_bytes: int) -> Int[Tensor, "feature k"]:
     n = len(unit)
-    found = torch.empty(n, k, dtype=torch.long, device=unit.device)
+    partners = torch.empty(n, k, dtype=torch.long, device=unit.device)
     size = max(_SMALLEST_GROUP, math.ceil(n / _GROUPS))
     at_once = max(1, max_bytes // (n * unit.element_size()))
     if 4 * k > n / size:  # most groups hold a partner
         for rows in torch.split(torch.arange(n, device=unit.device), at_once):
-            found[rows] = _among_all(unit, rows, k)
-        return found
+            partners[rows] = _among_all(unit, rows, k)
+        return partners
     screen = _screened(unit, k, size, max_bytes)
     counts = torch.cat([screen.wanted(slice(i, i + _ROWS)).sum(1) for i in range(0, n, _ROWS)])
     order = counts.argsort(descending=True)  # features with equally many groups to look at are looked at together
@@ -101,12 +118,12 @@ def _search(unit: Float[Tensor, "feature d"], k: int, max_bytes: int) -> Int[Ten
         most = int(counts[order[start]])
         if 2 * most * size > n:
             rows = order[start : start + at_once]
-            found[rows] = _among_all(unit, rows, k)
+            partners[rows] = _among_all(unit, rows, k)
         else:
             rows = order[start : start + max(1, 4 * max_bytes // (most * size * unit.element_size()))]
-            found[rows] = _among_groups(unit, rows, k, screen.wanted(rows), size)
+            partners[rows] = _among_groups(unit, rows, k, screen.wanted(rows), size)
         start += len(rows)
-    return found
+    return partners
 
 
 def _screened(unit: Float[Tensor, "feature d"], k: int, size: int, max_bytes: int) -> _Screen:

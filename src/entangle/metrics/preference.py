@@ -35,6 +35,11 @@ def ches(
     Returns:
         One score per pair; 0 for equal answers. Scales with the square of the hidden states: rank pairs of one model,
         do not compare models.
+
+    Example:
+        >>> preferred, dispreferred = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.8, 0.6]]])
+        >>> en.metrics.ches(preferred, dispreferred), en.metrics.ches(preferred, preferred)
+        (tensor([-0.2000]), tensor([0.]))
     """
     plus = _total(preferred, preferred_mask, length_normalised)
     minus = _total(dispreferred, dispreferred_mask, length_normalised)

@@ -30,6 +30,10 @@ def auroc(
 
     Raises:
         EntangleError: One class only, labels other than 0 and 1, or scores that are not finite.
+
+    Example:
+        >>> en.metrics.auroc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+        tensor(0.7500, dtype=torch.float64)
     """
     x, y = finite(scores, "scores"), torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels)
     if y.shape != x.shape[:1]:

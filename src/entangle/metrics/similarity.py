@@ -20,7 +20,17 @@ Rows = Float[Tensor, "example d"]
 
 
 class PairMoments:
-    """Joint moments of two representations of the same examples, in float64; feed batches to `update`."""
+    """Joint moments of two representations of the same examples, in float64; feed batches to `update`.
+
+    Example:
+        >>> x, y = torch.randn(100, 4), torch.randn(100, 6)
+        >>> moments = en.metrics.PairMoments()
+        >>> for batch in range(0, 100, 20):
+        ...     _ = moments.update(x[batch : batch + 20], y[batch : batch + 20])
+        ...
+        >>> bool(torch.isclose(moments.cka(), en.metrics.cka(x, y)))
+        True
+    """
 
     def __init__(self) -> None:
         self.n = 0
@@ -118,6 +128,13 @@ def cka(x: Rows, y: Float[Tensor, "example e"], *, unbiased: bool = False) -> Fl
         1 for representations that are equal up to rotation and scale.
 
     What it cannot tell: a high value may come from a few outlying dimensions or examples alone.
+
+    Example:
+        >>> x = torch.randn(200, 3)
+        >>> en.metrics.cka(x, 2 * x.flip(1) + 1)
+        tensor(1.0000, dtype=torch.float64)
+        >>> en.metrics.cka(acts["resid_post"][:, 0], acts["resid_post"][:, 1]) > 0.9  # two layers
+        tensor(True)
     """
     return PairMoments().update(x, y).cka(unbiased=unbiased)
 
@@ -133,6 +150,11 @@ def cca(x: Rows, y: Float[Tensor, "example e"], *, keep: float = 1.0) -> Float[T
         x: Activations at one place.
         y: Activations of the same examples at another.
         keep: Share of each side's variance to keep, in leading principal components.
+
+    Example:
+        >>> x = torch.randn(200, 3)
+        >>> en.metrics.cca(x, x @ torch.randn(3, 3))  # any invertible map
+        tensor([1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
     return PairMoments().update(x, y).cca(keep=keep)
 
@@ -143,6 +165,11 @@ def procrustes(x: Rows, y: Float[Tensor, "example e"]) -> Float[Tensor, ""]:
     In [0, 1]; the squared Procrustes distance of Ding et al. (2021) and Williams et al. (2021) between the normalised
     representations is 2 - 2 times this. Unchanged by rotation, shift and scale. Unrelated activations are well above 0
     where the width is not small beside the number of examples.
+
+    Example:
+        >>> x = torch.randn(200, 3)
+        >>> en.metrics.procrustes(x, 2 * x.flip(1) + 1)
+        tensor(1.0000, dtype=torch.float64)
     """
     return PairMoments().update(x, y).procrustes()
 
@@ -159,6 +186,11 @@ def mutual_knn(x: Rows, y: Float[Tensor, "example e"], k: int = 10, *, block: in
         y: Activations of the same examples at another.
         k: Neighbours, fewer than the other examples.
         block: Examples looked at together.
+
+    Example:
+        >>> x = torch.randn(200, 3)
+        >>> en.metrics.mutual_knn(x, 2 * x.flip(1)), en.metrics.mutual_knn(x, torch.randn(200, 3)) < 0.2
+        (tensor(1.), tensor(True))
     """
     if len(x) != len(y):
         raise EntangleError(f"mutual_knn needs the same examples twice, not {len(x)} and {len(y)}")
@@ -189,6 +221,10 @@ def mmcs(
     Returns:
         Signed cosines, one per feature of `a`. By chance, what `random_entanglement_mean(len(b) + 1, d)` gives for the
         absolute value.
+
+    Example:
+        >>> en.metrics.mmcs(torch.eye(3), torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]))
+        tensor([0.6000, 0.8000, 1.0000])
     """
     u, v = unit_vectors(a), unit_vectors(b)
     if u.shape[1] != v.shape[1]:

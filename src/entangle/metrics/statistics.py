@@ -7,7 +7,6 @@ any grid of cells, are one `counts @ values`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from typing import Literal
 
 import torch
@@ -19,6 +18,7 @@ from entangle.errors import EntangleError
 from entangle.metrics.intervals.bounded import Bounds, check_bounds, no_narrower
 from entangle.metrics.intervals.estimate import (
     Estimate,
+    block_sizes,
     by_group,
     check_level,
     finite,
@@ -26,6 +26,7 @@ from entangle.metrics.intervals.estimate import (
     quantile,
     shaped,
 )
+from entangle.metrics.intervals.p_values import holm, max_statistic_p, paired, paired_permutation_test
 from entangle.metrics.intervals.rates import wilson_interval
 from entangle.metrics.intervals.serial import serial_effect
 
@@ -45,7 +46,6 @@ __all__ = [
     "wilson_interval",
 ]
 
-_BLOCK = 1 << 23  # elements of one block of counts: 64 MB in float64
 _FEW = 30  # examples or groups below which a bootstrap alone is too narrow
 
 
@@ -68,6 +68,12 @@ def bootstrap_counts(
 
     Raises:
         EntangleError: Fewer than one example or resample, or groups of another length.
+
+    Example:
+        >>> en.metrics.bootstrap_counts(5, 3)
+        tensor([[1., 0., 0., 2., 2.],
+                [0., 0., 2., 2., 1.],
+                [0., 3., 0., 1., 1.]])
     """
     return torch.cat([block.float() for block in _count_blocks(n, n_resamples, seed=seed, groups=groups)])
 
@@ -104,6 +110,12 @@ def bootstrap_mean(
 
     Raises:
         EntangleError: Fewer than two examples or groups, or values that are not finite or out of bounds.
+
+    Example:
+        >>> en.metrics.bootstrap_mean([2.0, 3.0, 5.0, 7.0, 11.0])
+        Estimate(value=5.6, low=1.158, high=10.042)
+        >>> en.metrics.bootstrap_mean([0.0] * 20, bounds=(0.0, 1.0))  # all equal, and still an interval
+        Estimate(value=0.0, low=0.0, high=0.161)
     """
     x = finite(values, "values")
     sums, sizes = by_group(x, groups)
@@ -140,6 +152,11 @@ def bootstrap_ratio(
 
     Raises:
         EntangleError: Fewer than two rows, values that are not finite or out of bounds, or no sizes above 0.
+
+    Example:
+        >>> nats, tokens = [20.0, 33.0, 12.0], [10.0, 15.0, 5.0]
+        >>> en.metrics.bootstrap_ratio(nats, tokens)  # nats per token
+        Estimate(value=2.167, low=1.811, high=2.522)
     """
     x, n = finite(sums, "sums"), finite(sizes, "sizes")
     if n.shape != x.shape[:1] or bool((n < 0).any()):
@@ -210,6 +227,14 @@ def bias_corrected_interval(
 
     Returns:
         Tensors shaped like `value`.
+
+    Example:
+        >>> values = torch.arange(50.0)
+        >>> counts = en.metrics.bootstrap_counts(50, 1000)
+        >>> draws = counts @ values / 50
+        >>> estimate = en.metrics.bias_corrected_interval(values.mean(), draws)
+        >>> bool(estimate.low < estimate.value < estimate.high)
+        True
     """
     check_level(level)
     flat = value.reshape(-1).double(), draws.reshape(len(draws), -1).double()
@@ -235,92 +260,14 @@ def paired_difference(
 
     Raises:
         EntangleError: Conditions of different shapes, or anything `bootstrap_mean` refuses.
+
+    Example:
+        >>> en.metrics.paired_difference([3.0, 9.0, 6.0, 5.0], [2.0, 7.0, 5.0, 4.0])
+        Estimate(value=1.25, low=0.454, high=2.046)
     """
     return bootstrap_mean(
-        _paired(a, b), n_resamples=n_resamples, level=level, seed=seed, groups=groups, method=method, bounds=bounds
+        paired(a, b), n_resamples=n_resamples, level=level, seed=seed, groups=groups, method=method, bounds=bounds
     )
-
-
-def paired_permutation_test(
-    a: Float[Tensor, " example"] | ArrayLike,
-    b: Float[Tensor, " example"] | ArrayLike,
-    *,
-    n_permutations: int = 10_000,
-    seed: int = 0,
-    groups: ArrayLike | None = None,
-) -> float:
-    """Two-sided p-value of the mean of `a - b` when the two conditions of an example may be swapped (sign flips).
-
-    Args:
-        a: One value per example under the first condition.
-        b: The same examples under the second condition.
-        n_permutations: Number of random swaps; the p-value is at least `1 / (n_permutations + 1)`. Where there are no
-            more ways to swap than that, each is taken once, and the p-value is exact.
-        seed: Seed of the swaps.
-        groups: Swaps whole groups of examples together.
-
-    Returns:
-        `(1 + number of swaps at least as extreme) / (1 + n_permutations)` (Phipson & Smyth 2010), never 0.
-    """
-    difference = _paired(a, b)
-    if difference.ndim != 1:
-        raise EntangleError(f"a paired test takes one value per example, not shape {tuple(difference.shape)}")
-    groups_of = group_indices(groups, len(difference))
-    sums = torch.zeros(int(groups_of.max()) + 1, dtype=torch.float64).index_add_(0, groups_of, difference)
-    # The slack counts a swap that gives the same sum in another order of addition as a tie.
-    threshold = sums.sum().abs() - 1e-12 * sums.abs().sum()
-    if 2 ** len(sums) <= n_permutations:
-        every = torch.tensor(list(product((1.0, -1.0), repeat=len(sums))), dtype=torch.float64)
-        return float(((every @ sums).abs() >= threshold).double().mean())
-    generator = torch.Generator().manual_seed(seed)
-    extreme = 0
-    for size in block_sizes(n_permutations, len(sums)):
-        signs = torch.randint(2, (size, len(sums)), generator=generator).double().mul_(2).sub_(1)
-        extreme += int(((signs @ sums).abs() >= threshold).sum())
-    return (1 + extreme) / (1 + n_permutations)
-
-
-def holm(p_values: Float[Tensor, "*test"] | ArrayLike) -> Float[Tensor, "*test"]:
-    """P-values adjusted for multiple tests by Holm's step-down (Holm 1979): valid under any dependence.
-
-    Args:
-        p_values: Any shape; all of them are one family.
-
-    Returns:
-        Adjusted p-values of the same shape, in float64.
-    """
-    p = finite(p_values, "p_values")
-    if bool(((p < 0) | (p > 1)).any()):
-        raise EntangleError("p_values must lie in [0, 1]")
-    ordered, order = p.flatten().sort()
-    steps = torch.arange(len(ordered), 0, -1, dtype=torch.float64)
-    adjusted = (ordered * steps).cummax(0).values.clamp(max=1)
-    return torch.empty_like(adjusted).scatter_(0, order, adjusted).reshape(p.shape)
-
-
-def max_statistic_p(
-    observed: Float[Tensor, "*cell"] | ArrayLike, null: Float[Tensor, "permutation *cell"] | ArrayLike
-) -> Float[Tensor, "*cell"]:
-    """P-values over a grid against the null of the grid's maximum (Westfall & Young 1993, single step).
-
-    Corrects for looking at every cell, and loses nothing to how strongly the cells move together.
-
-    Args:
-        observed: The statistic of each cell; large is extreme.
-        null: The same statistic under each permutation.
-
-    Returns:
-        Adjusted p-values shaped like `observed`, in float64, at least `1 / (permutations + 1)`.
-    """
-    x, draws = finite(observed, "observed"), finite(null, "null")
-    if draws.shape[1:] != x.shape or len(draws) == 0:
-        raise EntangleError(
-            f"null must be [permutation, *{tuple(x.shape)}] like observed, with a permutation or more; "
-            f"got {tuple(draws.shape)}"
-        )
-    maxima = draws.reshape(len(draws), -1).amax(1).sort().values
-    reached = len(maxima) - torch.searchsorted(maxima, x.contiguous(), side="left")
-    return (1 + reached).double() / (1 + len(maxima))
 
 
 def _count_blocks(
@@ -337,12 +284,6 @@ def _count_blocks(
         counts = torch.zeros(size, n_groups, dtype=torch.float64)
         counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
         yield counts if groups is None else counts[:, groups_of]
-
-
-def block_sizes(rows: int, row_length: int) -> list[int]:
-    """How many rows of this length to take at once, until all are taken, within a bounded memory."""
-    block = max(1, _BLOCK // row_length)
-    return [min(block, rows - start) for start in range(0, rows, block)]
 
 
 def _tails(level: float) -> Float[Tensor, "2 1"]:
@@ -371,13 +312,3 @@ def _quantiles(draws: Float[Tensor, "resample cell"], ranks: Float[Tensor, "2 ce
     upper = position.ceil().long()
     fraction = position - lower
     return ordered.gather(0, lower) * (1 - fraction) + ordered.gather(0, upper) * fraction
-
-
-def _paired(a: Tensor | ArrayLike, b: Tensor | ArrayLike) -> Tensor:
-    x, y = finite(a, "a"), finite(b, "b")
-    if x.shape != y.shape:
-        raise EntangleError(
-            f"paired conditions need one shape, not {tuple(x.shape)} and {tuple(y.shape)}; "
-            "measure both on the same examples"
-        )
-    return x - y

@@ -25,6 +25,11 @@ def feature_dimensionality(features: DirectionsLike) -> Float[Tensor, " feature"
     rotation and by scaling all features together; a duplicate halves it. Sums to at most the rank.
 
     What it cannot tell: whether the features are ever present at the same time, which is when sharing costs.
+
+    Example:
+        >>> pair_and_one = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+        >>> en.metrics.feature_dimensionality(pair_and_one)
+        tensor([0.5000, 0.5000, 1.0000])
     """
     return capacity(features)
 
@@ -38,6 +43,11 @@ def capacity(features: DirectionsLike) -> Float[Tensor, " feature"]:
 
     Returns:
         One value per feature; 0 for a row of zeros. Linear in the number of features in time and memory.
+
+    Example:
+        >>> pentagon = torch.stack([torch.tensor([0.4 * torch.pi * k]) for k in range(5)])
+        >>> en.metrics.capacity(torch.cat([pentagon.cos(), pentagon.sin()], dim=1))
+        tensor([0.4000, 0.4000, 0.4000, 0.4000, 0.4000])
     """
     given = as_vectors(features)
     w = given.double()
@@ -61,6 +71,11 @@ def leverage(features: DirectionsLike) -> Float[Tensor, " feature"]:
 
     W_i' (W'W)^+ W_i: the diagonal of the hat matrix, and the largest value of the capacity ratio over all read-outs u,
     max_u (u . W_i)^2 / sum_j (u . W_j)^2. At least `capacity`, which reads out along W_i itself; sums to the rank.
+
+    Example:
+        >>> w = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+        >>> en.metrics.leverage(w)
+        tensor([0.5000, 0.5000, 1.0000])
     """
     w = as_vectors(features)
     q = torch.linalg.svd(w.double(), full_matrices=False)
@@ -73,6 +88,10 @@ def features_per_dimension(features: DirectionsLike) -> Float[Tensor, ""]:
     """|W|_F^2 / d: how many features of unit length the matrix holds per dimension (Elhage et al. 2022).
 
     Needs features scaled so that 1 is "fully represented"; of unit directions it is only N / d.
+
+    Example:
+        >>> en.metrics.features_per_dimension(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
+        tensor(1.5000)
     """
     w = as_vectors(features)
     return w.square().sum() / w.shape[1]
@@ -85,6 +104,10 @@ def polysemanticity(features: DirectionsLike) -> Float[Tensor, " neuron"]:
 
     Args:
         features: `[feature, neuron]` in the neurons' own basis: the result depends on the basis, as it must.
+
+    Example:
+        >>> en.metrics.polysemanticity(torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))
+        tensor([1., 3.])
     """
     given = as_vectors(features)
     w = given.double().abs()
@@ -98,6 +121,10 @@ def effective_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
 
     From 1 to the rank; unchanged by rotation on either side and by scaling. Not centred: subtract the mean of
     activations first. Not the rank: small singular values count, in proportion to their size.
+
+    Example:
+        >>> en.metrics.effective_rank(torch.diag(torch.tensor([1.0, 1.0, 0.1])))
+        tensor(2.3434)
     """
     s = _singular_values(matrix)
     p = s / s.sum()
@@ -113,6 +140,10 @@ def participation_ratio(x: Float[Tensor, "example d"], *, center: bool = True) -
     Args:
         x: Activations.
         center: Subtract the mean; without it, a common offset counts as variance.
+
+    Example:
+        >>> round(float(en.metrics.participation_ratio(acts["resid_post"][:, -1])))  # of 32 dimensions
+        4
     """
     wide = _finite_matrix(x)
     s = _singular_values(wide - wide.mean(0) if center else wide)
@@ -122,7 +153,12 @@ def participation_ratio(x: Float[Tensor, "example d"], *, center: bool = True) -
 
 
 def stable_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:
-    """|A|_F^2 / |A|_2^2 (Rudelson & Vershynin 2007): at most the rank, and steady under small perturbations."""
+    """|A|_F^2 / |A|_2^2 (Rudelson & Vershynin 2007): at most the rank, and steady under small perturbations.
+
+    Example:
+        >>> en.metrics.stable_rank(torch.diag(torch.tensor([1.0, 1.0, 0.1])))
+        tensor(2.0100)
+    """
     s = _singular_values(matrix)
     return _like((s / s.max()).square().sum(), matrix)
 
@@ -138,6 +174,10 @@ def effective_features(activations: Float[Tensor, "example feature"]) -> Float[T
 
     What it cannot tell: it inherits the autoencoder. More dictionary features, or less sparsity, give a larger F;
     compare only between autoencoders of one size trained alike.
+
+    Example:
+        >>> en.metrics.effective_features(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+        tensor(2.)
     """
     shares = _finite_matrix(activations).abs().sum(0)
     if float(shares.sum()) == 0:
@@ -160,6 +200,10 @@ def accessible_sparsity(directions: DirectionsLike, tolerance: float, *, max_spa
     Returns:
         The largest such k, 0 if even a single active feature disturbs another by more. Other read-outs than the
         directions themselves may do better.
+
+    Example:
+        >>> en.metrics.accessible_sparsity(torch.randn(50, 400), tolerance=0.5) >= 3
+        True
     """
     if not tolerance > 0:
         raise EntangleError(f"tolerance is an error above 0, not {tolerance}")
@@ -175,6 +219,10 @@ def dims_for_linear_access(n_features: int, sparsity: int, tolerance: float) -> 
     k^2 log(N / k) / log k is needed up to a constant; non-linear decoding needs only k log(N / k).
 
     A yardstick: a model with far fewer dimensions than this for the features claimed of it must rely on structure.
+
+    Example:
+        >>> en.metrics.dims_for_linear_access(n_features=1000, sparsity=5, tolerance=0.5)
+        2764
     """
     if n_features < 2 or sparsity < 1 or not tolerance > 0:
         raise EntangleError(

@@ -32,9 +32,13 @@ def as_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tensor
 
     Raises:
         EntangleError: Another shape, too few features, or values that are not finite.
+
+    Example:
+        >>> en.metrics.as_vectors(directions).shape, en.metrics.as_vectors(np.eye(2)).dtype
+        (torch.Size([3, 32]), torch.float64)
     """
-    found = directions.vectors if isinstance(directions, HasVectors) else directions
-    vectors = found if isinstance(found, Tensor) else torch.as_tensor(np.asarray(found))
+    matrix = directions.vectors if isinstance(directions, HasVectors) else directions
+    vectors = matrix if isinstance(matrix, Tensor) else torch.as_tensor(np.asarray(matrix))
     if vectors.ndim != 2 or vectors.shape[1] == 0:
         raise EntangleError(f"directions must be [feature, d], not {tuple(vectors.shape)}")
     if len(vectors) < at_least:
@@ -52,6 +56,10 @@ def unit_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tens
 
     Raises:
         EntangleError: A row of zeros, which has no direction, or anything `as_vectors` refuses.
+
+    Example:
+        >>> en.metrics.unit_vectors(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
     """
     vectors = as_vectors(directions, at_least=at_least)
     largest = torch.maximum(vectors.amax(1, keepdim=True), -vectors.amin(1, keepdim=True))
@@ -65,7 +73,13 @@ def unit_vectors(directions: DirectionsLike, *, at_least: int = 1) -> Float[Tens
 
 
 def cosines(directions: DirectionsLike) -> Float[Tensor, "feature feature"]:
-    """Cosine of every pair of directions, in [-1, 1], with exactly 1 on the diagonal."""
+    """Cosine of every pair of directions, in [-1, 1], with exactly 1 on the diagonal.
+
+    Example:
+        >>> en.metrics.cosines(torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
+        tensor([[1.0000, 0.6000],
+                [0.6000, 1.0000]])
+    """
     unit = unit_vectors(directions)
     gram = (unit @ unit.T).clamp(-1, 1)
     cosine: Tensor = gram.masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), 1)

@@ -18,7 +18,6 @@ from entangle.models.hooks import (
     hooked,
     on_input,
     on_output,
-    refuse_compiled,
     task,
     tell,
 )
@@ -34,6 +33,7 @@ from entangle.models.loading import (
 from entangle.models.loading.gguf import unmark
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import (
     UNLIMITED,

@@ -14,9 +14,9 @@ from torch import nn
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
 from entangle.models.fingerprint import active, underlying
-from entangle.models.hooks import refuse_compiled, refuse_meta
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled, refuse_meta
 from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace
@@ -43,7 +43,12 @@ ADDED_NAMES = {"hook_attn_out": "attn_out", "hook_mlp_out": "mlp_out"}
 
 
 def hook_name(site: str, layer: int) -> str:
-    """The name that a TransformerLens bridge has for a site of a layer."""
+    """The name that a TransformerLens bridge has for a site of a layer.
+
+    Example:
+        >>> en.models.hook_name("z", 3), en.models.hook_name("resid_post", 0)
+        ('blocks.3.attn.hook_z', 'blocks.0.hook_resid_post')
+    """
     return f"blocks.{layer}.{next(name for name, other in HOOK_NAMES.items() if other == site)}"
 
 
@@ -67,26 +72,35 @@ class Atlas:
     probe runs once for all models of one structure in a process.
 
     Args:
-        model: any HuggingFace model (adapted by PEFT, quantised, or spread over devices as it may be), a
+        model: Any HuggingFace model (adapted by PEFT, quantised, or spread over devices as it may be), a
             TransformerLens `TransformerBridge`, or a plain module with `modules`; not compiled.
-        stack: which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
+        stack: Which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
             last one that runs: the decoder of an encoder-decoder, the language model of a vision-language model.
-        modules: for a plain module: the path of each site's module, with `{layer}` in it, such as
+        modules: For a plain module: the path of each site's module, with `{layer}` in it, such as
             `{"z": "layers.{layer}.attn.out", "resid_post": "layers.{layer}"}`.
-        n_heads: of `z` at those modules, where attention runs in no kernel that the probe knows.
-        inputs: example inputs of at least two positions, for a model whose inputs cannot be derived from its
+        n_heads: Of `z` at those modules, where attention runs in no kernel that the probe knows.
+        inputs: Example inputs of at least two positions, for a model whose inputs cannot be derived from its
             configuration.
 
     Attributes:
-        model: the model (of a `TransformerBridge`, the HuggingFace model in it).
-        stack: path of the list of blocks.
-        n_layers: number of blocks.
-        d_model: width of the residual stream.
-        sites: the sites that at least one layer has.
+        model: The model (of a `TransformerBridge`, the HuggingFace model in it).
+        stack: Path of the list of blocks.
+        n_layers: Number of blocks.
+        d_model: Width of the residual stream.
+        sites: The sites that at least one layer has.
 
     Raises:
-        AtlasError: no list of blocks, or none or several of that name.
-        EntangleError: a compiled model, or one whose inputs are not known.
+        AtlasError: No list of blocks, or none or several of that name.
+        EntangleError: A compiled model, or one whose inputs are not known.
+
+    Example:
+        >>> atlas = en.Atlas(model)
+        >>> atlas.n_layers, atlas.d_model, atlas.n_heads(0), atlas.d_head(0)
+        (2, 32, 4, 8)
+        >>> atlas.path("z", 1), atlas.place("z", 1).side
+        ('model.layers.1.self_attn.o_proj', 'input')
+        >>> atlas.resolve("blocks.1.attn.hook_z")
+        ('z', 1)
     """
 
     def __init__(
@@ -125,7 +139,7 @@ class Atlas:
         """The module and side to hook for a site of a layer.
 
         Raises:
-            AtlasError: the layer has no such site (the reason is given), or there is no such layer.
+            AtlasError: The layer has no such site (the reason is given), or there is no such layer.
         """
         found = self._found_or_raise(site, layer)
         module = self.model.get_submodule(found.path)
@@ -177,13 +191,13 @@ class Atlas:
         """Site and layer of a TransformerLens hook name or of a module path.
 
         Args:
-            name: such as `blocks.3.attn.hook_z` or a bridge's `blocks.3.attn.o.hook_in`, or
+            name: Such as `blocks.3.attn.hook_z` or a bridge's `blocks.3.attn.o.hook_in`, or
                 `model.layers.3.self_attn.o_proj`, the module that `place` gives.
                 Where one module is at two sites, its input is meant for an output projection (`z`, `mlp_post`), its
                 output for a block.
 
         Raises:
-            AtlasError: no site goes by that name, or what it names is the norm of a site.
+            AtlasError: No site goes by that name, or what it names is the norm of a site.
         """
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
         if match and match[2] in (HOOK_NAMES | ADDED_NAMES):
@@ -206,7 +220,7 @@ class Atlas:
         )
 
     def table(self) -> pd.DataFrame:
-        """One row a layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
+        """One row per layer and site: module, side, heads, sizes, and a note or the reason why it is missing."""
         rows: list[dict[str, Any]] = []
         for layer, sites in enumerate(self._found):
             for site in SITES:
@@ -257,7 +271,7 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
         chosen = _choose(find_stacks(model, record), stack, model)
         sites = tuple(find_sites(record, block) for block in chosen.blocks)
     survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)
-    if inputs is None:
+    if inputs is None and active(model) is None:  # what is hooked on it may hide a site from us, and will be gone
         _SURVEYS[key] = survey
     return survey
 
@@ -319,7 +333,7 @@ def _structure(model: nn.Module) -> str:
     """A hash of what decides where the sites are.
 
     That is the classes, code and settings of all parts, the shapes of their parameters and which of these hold nothing
-    but zeros (what they give is no trace of anything), what is hooked on the model, and its configuration.
+    but zeros (what they give is no trace of anything), and its configuration.
     """
     config = getattr(model, "config", None)
     shapes = [
@@ -328,7 +342,7 @@ def _structure(model: nn.Module) -> str:
         for name, x in part._parameters.items()
     ]
     attention = str(getattr(config, "_attn_implementation", None))
-    return digest([settings_of(model), repr(shapes), repr(config), attention, active(model), torch.__version__])
+    return digest([settings_of(model), repr(shapes), repr(config), attention, torch.__version__])
 
 
 def _is_zero(x: torch.Tensor) -> bool:

@@ -28,14 +28,14 @@ def explicit_sites(
     """The block (or its stand-in) and the sites of each layer.
 
     Args:
-        model: the module.
-        trace: of a forward of it.
-        modules: the path of each site's module, with `{layer}` in it: `{"z": "layers.{layer}.attn.out"}`. Its input is
+        model: The module.
+        trace: Of a forward of it.
+        modules: The path of each site's module, with `{layer}` in it: `{"z": "layers.{layer}.attn.out"}`. Its input is
             taken for `resid_pre`, `z`, `resid_mid` and `mlp_post`, its output for the others.
-        n_heads: of `z`, where no attention kernel tells.
+        n_heads: Of `z`, where no attention kernel tells.
 
     Raises:
-        EntangleError: a site that is none, a path without `{layer}`, or to a module that does not exist or did not run.
+        EntangleError: A site that is none, a path without `{layer}`, or to a module that does not exist or did not run.
     """
     names = dict(model.named_modules())
     for site, template in modules.items():

@@ -54,6 +54,13 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
 
     Raises:
         EntangleError: A weight that is not there (on the meta device) or cannot be read.
+
+    Example:
+        >>> mark = en.models.fingerprint(model)
+        >>> mark["architecture"], mark["n_parameters"]
+        ('LlamaForCausalLM', 53408)
+        >>> mark == en.models.fingerprint(model)
+        True
     """
     model = underlying(unwrapped(model))
     config = getattr(model, "config", None)
@@ -84,12 +91,29 @@ def check_fingerprint(saved: Mapping[str, Any], model: nn.Module, *, what: str, 
         model: The model it is about to be used with.
         what: Named in the message, such as "these activations".
         active: Whether what is hooked on the model must be the same too; not for an edit, which may act after others.
+
+    Example:
+        >>> saved = en.models.fingerprint(model)
+        >>> en.models.check_fingerprint(saved, model, what="these activations")
+        >>> en.models.check_fingerprint({**saved, "weights": "others"}, model, what="these activations")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: these activations came from another model (weights others there, ...
     """
     check_same(saved, fingerprint(model), what=what, active=active)
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, active: bool = True) -> None:
-    """`check_fingerprint` with the model's mark in its place."""
+    """`check_fingerprint` with the model's mark in its place.
+
+    Example:
+        >>> mark = en.models.fingerprint(model)
+        >>> en.models.check_same(mark, mark, what="these probes")
+        >>> en.models.check_same({**mark, "n_parameters": 7}, mark, what="these probes")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: these probes came from another model (n_parameters 7 there, ...
+    """
     different = [name for name in now if saved.get(name) != now[name] and (active or name != "active")]
     if not different:
         return
@@ -113,7 +137,12 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, a
 
 
 def underlying(model: nn.Module) -> nn.Module:
-    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself."""
+    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself.
+
+    Example:
+        >>> en.models.underlying(model) is model
+        True
+    """
     original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
     return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
 
@@ -127,6 +156,10 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Returns:
         32 hexadecimal digits: of the vocabulary, merges, normaliser, template of special tokens and decoder, the
         special tokens, the chat template, the sides and the length that it pads and truncates at.
+
+    Example:
+        >>> len(en.models.tokenizer_fingerprint(tokenizer))
+        32
     """
     if tokenizer is None or not hasattr(tokenizer, "special_tokens_map"):
         return digest(tokenizer)
@@ -140,8 +173,8 @@ def _words(tokenizer: Any) -> Any:
     if backend is not None:
         # Before its tokens it says how the last call padded and truncated, which is no part of it. Reading a vocabulary
         # of 262,144 as JSON to leave that out would take seconds.
-        said = str(backend.to_str())
-        return said[max(0, said.find('"added_tokens":')) :]
+        json_text = str(backend.to_str())
+        return json_text[max(0, json_text.find('"added_tokens":')) :]
     pieces = getattr(tokenizer, "sp_model", None)
     model = None if pieces is None else pieces.serialized_model_proto()
     merges = getattr(tokenizer, "bpe_ranks", None)
@@ -185,13 +218,21 @@ def is_hooked(model: nn.Module) -> bool:
 
     Args:
         model: The model.
+
+    Example:
+        >>> with en.steer(model, iti):
+        ...     en.models.is_hooked(model)
+        ...
+        True
+        >>> en.models.is_hooked(model)
+        False
     """
     return next(_hooks(model), None) is not None
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Every hook and every forward put in another's place, with the path of its module, but those of libraries."""
-    found: list[tuple[str, str, Any]] = [
+    hooks: list[tuple[str, str, Any]] = [
         ("everywhere", kind, hook)
         for kind, registered in (
             ("before", torch_module._global_forward_pre_hooks),
@@ -204,14 +245,14 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         if module in seen:
             continue
         seen.add(module)
-        found += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
-        found += [(path, "after", hook) for hook in module._forward_hooks.values()]
+        hooks += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
+        hooks += [(path, "after", hook) for hook in module._forward_hooks.values()]
         forward = vars(module).get("forward")
         # PEFT puts a module's own back; accelerate's runs it.
         own = forward is None or forward == MethodType(type(module).forward, module)
         if not own and "_hf_hook" not in vars(module):
             yield path, "instead", forward
-    for path, kind, hook in found:
+    for path, kind, hook in hooks:
         inner = hook
         while isinstance(inner, partial):
             inner = inner.func

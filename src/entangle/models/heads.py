@@ -79,10 +79,10 @@ def mixes_tokens(kernel: Kernel, earlier: Sequence[Kernel], z: Tensor, block: Ca
     Where the graph does not reach that far (some quantised layers have no gradient) nothing speaks against it.
 
     Args:
-        kernel: the kernel.
-        earlier: the kernels of the block before it, which mix none: the graph begins anew at each.
-        z: what its result becomes, `[... d]`, which says how the result is laid out.
-        block: the block's call.
+        kernel: The kernel.
+        earlier: The kernels of the block before it, which mix none: the graph begins anew at each.
+        z: What its result becomes, `[... d]`, which says how the result is laid out.
+        block: The block's call.
     """
     alone = False
     if not kernel.source.requires_grad:

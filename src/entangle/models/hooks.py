@@ -14,7 +14,6 @@ from torch import Size, Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.models.place import Place
-from entangle.storage import parts_of
 
 HookFunction = Callable[[Tensor], Tensor | None]
 Skip = Callable[[], bool]
@@ -39,7 +38,17 @@ def nothing(*_: Any, **__: Any) -> None:
 
 
 class Handle:
-    """Hooks that one owner put on modules, to be taken away with `remove()`."""
+    """Hooks that one owner put on modules, to be taken away with `remove()`.
+
+    Example:
+        >>> atlas, lengths = en.Atlas(model), []
+        >>> handle = en.models.attach(atlas.place("z", 0), lambda z: lengths.append(z.shape[1]))
+        >>> _ = model(torch.tensor([[1, 2, 3]]))
+        >>> handle.remove()
+        >>> _ = model(torch.tensor([[1, 2, 3, 4]]))  # no longer seen
+        >>> lengths
+        [3]
+    """
 
     def __init__(self) -> None:
         self._put: list[tuple[nn.Module, int]] = []
@@ -60,12 +69,12 @@ class Handle:
         The hooks by which transformers records hidden states come after it, so that they record what goes on.
 
         Args:
-            module: the module.
-            function: the hook.
-            after: whether it runs after the forward.
-            first: whether it runs before the other hooks.
-            always: whether it runs after a forward that failed too.
-            content: what it says for the model's fingerprint; `None` of one that changes nothing.
+            module: The module.
+            function: The hook.
+            after: Whether it runs after the forward.
+            first: Whether it runs before the other hooks.
+            always: Whether it runs after a forward that failed too.
+            content: What it says for the model's fingerprint; `None` of one that changes nothing.
         """
         hooks: Any = module._forward_hooks if after else module._forward_pre_hooks
         recorders = [key for key, hook in [*hooks.items()] if getattr(hook, "__module__", "") == RECORDERS]
@@ -103,13 +112,29 @@ class Handle:
 
 
 def tell(hook: Any, content: Callable[[], Any] | None) -> Any:
-    """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing."""
+    """The hook, which says for the model's fingerprint what it does; `None` of one that changes nothing.
+
+    Example:
+        >>> hook = en.models.tell(lambda *_: None, lambda: ("z", 0))
+        >>> hook.content()
+        ('z', 0)
+    """
     hook.content = content
     return hook
 
 
 def elsewhere() -> Skip:
-    """What tells, at a later call, that it is made by another thread or asyncio task than the one that asks now."""
+    """What tells, at a later call, that it is made by another thread or asyncio task than the one that asks now.
+
+    Example:
+        >>> from threading import Thread
+        >>> not_here, answers = en.models.elsewhere(), []
+        >>> other = Thread(target=lambda: answers.append(not_here()))
+        >>> other.start()
+        >>> other.join()
+        >>> not_here(), answers
+        (False, [True])
+    """
     thread, mine = get_ident(), task()
     if mine is None:
         return lambda: get_ident() != thread
@@ -117,7 +142,12 @@ def elsewhere() -> Skip:
 
 
 def task() -> object:
-    """The asyncio task that runs in this thread, if one does."""
+    """The asyncio task that runs in this thread, if one does.
+
+    Example:
+        >>> en.models.task() is None  # no asyncio task runs here
+        True
+    """
     try:
         return asyncio.current_task()
     except RuntimeError:  # no event loop runs in this thread
@@ -135,20 +165,31 @@ def attach(
     them.
 
     Args:
-        place: where, from `Atlas.place(site, layer)`.
-        fn: called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
+        place: Where, from `Atlas.place(site, layer)`.
+        fn: Called with the tensor (`[batch pos size]`; under `generate` with a cache, `pos` is 1 after the prompt), on
             the device it lives on. `None` leaves it as it is.
-        first: whether to run before the functions that are attached there already.
-        skip: asked at each call; where it says True, the call is not for `fn`. By default every call is, whichever
+        first: Whether to run before the functions that are attached there already.
+        skip: Asked at each call; where it says True, the call is not for `fn`. By default every call is, whichever
             thread makes it.
-        handle: one to add to.
+        handle: One to add to.
 
     Returns:
         A handle; `handle.remove()` takes the function away.
 
     Raises:
-        EntangleError: when the model runs, if the module is called without a tensor of the place's size, `fn` returns
+        EntangleError: When the model runs, if the module is called without a tensor of the place's size, `fn` returns
             one of another shape, or a module that is several layers is called where its turn is not known.
+
+    Example:
+        >>> place = en.Atlas(model).place("resid_post", 0)
+        >>> ids = torch.tensor([[1, 2, 3]])
+        >>> before = model(ids).logits
+        >>> handle = en.models.attach(place, lambda x: torch.zeros_like(x))
+        >>> bool(torch.allclose(model(ids).logits, before))
+        False
+        >>> handle.remove()
+        >>> bool(torch.allclose(model(ids).logits, before))
+        True
     """
     handle = Handle() if handle is None else handle
     apply = _laid_out(place, fn, handle, skip)
@@ -177,7 +218,14 @@ def on_input(
     """A call's arguments with `fn` done to the tensor of the place's size among them; `None` where it changes nothing.
 
     Raises:
-        EntangleError: if there is no such tensor.
+        EntangleError: If there is no such tensor.
+
+    Example:
+        >>> place = en.Atlas(model).place("z", 0)
+        >>> x = torch.ones(1, 2, 32)
+        >>> args, kwargs = en.models.on_input(lambda z: 2 * z, place, (x,), {})
+        >>> args[0].mean()
+        tensor(2.)
     """
     if args and _is_it(args[0], place):
         new = fn(args[0])
@@ -195,7 +243,14 @@ def on_output(fn: HookFunction, place: Place, output: Any) -> Any:
     """A module's output with `fn` done to the tensor of the place's size in it; `None` where it changes nothing.
 
     Raises:
-        EntangleError: if there is no such tensor.
+        EntangleError: If there is no such tensor.
+
+    Example:
+        >>> place = en.Atlas(model).place("resid_post", 0)
+        >>> x = torch.ones(1, 2, 32)
+        >>> hidden, cache = en.models.on_output(lambda x: 2 * x, place, (x, None))
+        >>> hidden.mean(), cache
+        (tensor(2.), None)
     """
     if isinstance(output, Tensor):
         return fn(output)
@@ -209,8 +264,16 @@ def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool =
     """Attach every `(place, fn)` for the length of a `with` block; whatever ends it, Ctrl-C included, removes all.
 
     Args:
-        places_and_fns: places and what to do there.
-        mine: whether to leave alone what other threads and asyncio tasks run meanwhile.
+        places_and_fns: Places and what to do there.
+        mine: Whether to leave alone what other threads and asyncio tasks run meanwhile.
+
+    Example:
+        >>> place, norms = en.Atlas(model).place("resid_post", 1), []
+        >>> with en.models.hooked([(place, lambda x: norms.append(x.norm(dim=-1)))]):
+        ...     _ = model(torch.tensor([[1, 2, 3]]))
+        ...
+        >>> norms[0].shape, en.models.is_hooked(model)
+        (torch.Size([1, 3]), False)
     """
     handle = Handle()
     try:
@@ -223,36 +286,6 @@ def hooked(places_and_fns: Iterable[tuple[Place, HookFunction]], *, mine: bool =
             handle.remove()
     finally:
         handle.remove()  # what an interrupt of the first left
-
-
-def refuse_compiled(model: nn.Module) -> None:
-    """Raise an `EntangleError` if the model, or a part of it, is `torch.compile`d: hooks added later would not run."""
-    for name, module in parts_of(model):
-        # By its own dictionary: a module takes long to say that it lacks something.
-        if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
-            part = f"its part {name}" if name else "the model"
-            raise EntangleError(
-                f"hooks need an uncompiled model, but {part} is torch.compile'd and would ignore them: pass the "
-                "original model "
-                "(compiled._orig_mod), or bake the edit into the weights first and compile the result"
-            )
-
-
-def refuse_meta(model: nn.Module) -> None:
-    """Raise an `EntangleError` if weights are on the meta device and nothing is there to load them when they are used:
-    such a model has shapes and no numbers.
-    """
-    parts = parts_of(model)
-    if any("_hf_hook" in vars(module) for _, module in parts):  # offloaded: each part loads as it runs
-        return
-    for path, module in parts:
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None or not tensor.is_meta:
-                continue
-            raise EntangleError(
-                f"{type(model).__name__} must have its weights, but {path}.{name} is on the meta device, which holds "
-                "none: load it with from_pretrained(...), or model.to_empty(device=...) and load_state_dict(...)"
-            )
 
 
 def _laid_out(place: Place, fn: HookFunction, handle: Handle, skip: Skip | None) -> HookFunction:

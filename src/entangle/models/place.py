@@ -11,7 +11,16 @@ from entangle.models.sites import Layout, Side
 
 
 class AtlasError(EntangleError):
-    """A site that this model does not have, or a model that has no blocks to find."""
+    """A site that this model does not have, or a model that has no blocks to find.
+
+    Example:
+        >>> try:
+        ...     en.Atlas(model).place("z", 2)
+        ... except en.AtlasError as error:
+        ...     print(error)
+        ...
+        layer 2 was asked for, but model.layers has layers 0 to 1
+    """
 
 
 @dataclass(frozen=True)
@@ -19,20 +28,25 @@ class Place:
     """One site in one layer of one model: the input or output of a module.
 
     Attributes:
-        site: one of `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post`.
-        layer: index of the block in its stack.
-        path: the module's name in the model.
-        module: the module itself.
-        side: whether the site is the module's input or its output.
-        size: numbers a token: `n_heads * d_head` for `z`, else `d_model` or `d_mlp`.
-        n_heads: of `z` only.
-        d_head: of `z` only.
-        layout: how the module gets its tokens; `attach` hands every function `[batch pos size]`.
-        turn: for a module that is several layers (ALBERT), which of its calls in one forward of `within` this layer is.
-        within: the innermost module one call of which runs all these layers.
-        block: the layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
-        root: the model.
-        bypassed: of `resid_mid`: whether the residual stream goes round the module, and not through it.
+        site: One of `resid_pre`, `z`, `attn_out`, `resid_mid`, `mlp_post`, `mlp_out`, `resid_post`.
+        layer: Index of the block in its stack.
+        path: The module's name in the model.
+        module: The module itself.
+        side: Whether the site is the module's input or its output.
+        size: Numbers a token: `n_heads * d_head` for `z`, else `d_model` or `d_mlp`.
+        n_heads: Of `z` only.
+        d_head: Of `z` only.
+        layout: How the module gets its tokens; `attach` hands every function `[batch pos size]`.
+        turn: For a module that is several layers (ALBERT), which of its calls in one forward of `within` this layer is.
+        within: The innermost module one call of which runs all these layers.
+        block: The layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
+        root: The model.
+        bypassed: Of `resid_mid`: whether the residual stream goes round the module, and not through it.
+
+    Example:
+        >>> place = en.Atlas(model).place("z", 0)
+        >>> place.shape, place.side, place.path
+        ((4, 8), 'input', 'model.layers.0.self_attn.o_proj')
     """
 
     site: str
@@ -60,7 +74,7 @@ class Place:
         """The linear module that `z` feeds.
 
         Raises:
-            AtlasError: for any other site.
+            AtlasError: For any other site.
         """
         if self.site != "z":
             raise AtlasError(

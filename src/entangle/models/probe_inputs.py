@@ -17,7 +17,11 @@ def probe_inputs(model: nn.Module) -> dict[str, Tensor]:
     """Two random examples of what the model's `main_input_name` says it takes, in sizes from its configuration.
 
     Raises:
-        EntangleError: the model does not say what it takes, or takes something else.
+        EntangleError: The model does not say what it takes, or takes something else.
+
+    Example:
+        >>> en.models.probe_inputs(model)["input_ids"].shape
+        torch.Size([2, 7])
     """
     name = getattr(model, "main_input_name", None)
     config = getattr(model, "config", None)

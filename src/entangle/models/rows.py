@@ -77,7 +77,17 @@ def encode(
     closed: bool = True,
     what: str = "text",
 ) -> list[list[int]]:
-    """Token ids of each text, cut, closed and begun by the tokenizer itself; see `encode_rows`."""
+    """Token ids of each text, cut, closed and begun by the tokenizer itself; see `encode_rows`.
+
+    Example:
+        >>> rows = en.models.encode(tokenizer, ["a useless turnip", "gem"], prepend_bos=True)
+        >>> [tokenizer.decode(row) for row in rows]
+        ['<|endoftext|>a useless turnip', '<|endoftext|>gem']
+        >>> en.models.encode(tokenizer, [""])
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: text 0 is empty: remove it, so that every example has a token to ...
+    """
     return encode_rows(
         tokenizer,
         texts,
@@ -122,6 +132,11 @@ def encode_rows(
     Raises:
         EntangleError: An empty text, one that is no string or not Unicode, longer than the context, with ids that the
             model does not have, or begun twice; no room beside the special tokens; or no beginning-of-sequence token.
+
+    Example:
+        >>> rows = en.models.encode_rows(tokenizer, ["gem"], prepend_bos=True)
+        >>> rows.ids[0][0] == tokenizer.bos_token_id, rows.added
+        (True, [(1, 0)])
     """
     texts = in_order(texts, what)
     check_texts(texts, what)
@@ -162,6 +177,12 @@ def check_texts(texts: Sequence[Any], what: str = "text") -> None:
 
     Raises:
         EntangleError: It names the first.
+
+    Example:
+        >>> en.models.check_texts(["a text", ""])
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: text 1 is empty: remove it, so that every example has a token to ...
     """
     for i, text in enumerate(texts):
         if not isinstance(text, str):
@@ -217,6 +238,10 @@ def token_batches(lengths: Sequence[int], batch_tokens: int, *, same_length: boo
 
     The longest come first, so that a batch that does not fit in memory fails at once. `same_length` puts only texts of
     one length together, so that nothing is padded.
+
+    Example:
+        >>> en.models.token_batches([3, 9, 4, 8], batch_tokens=18)
+        [[1, 3], [2, 0]]
     """
     if batch_tokens < 1:
         raise EntangleError(f"batch_tokens must be at least 1, but is {batch_tokens}")
@@ -233,7 +258,12 @@ def token_batches(lengths: Sequence[int], batch_tokens: int, *, same_length: boo
 
 
 def at_once(batch_tokens: int, device: torch.device) -> int:
-    """Tokens a batch on this device: `batch_tokens`, and at most `CPU_TOKENS` on a CPU."""
+    """Tokens a batch on this device: `batch_tokens`, and at most `CPU_TOKENS` on a CPU.
+
+    Example:
+        >>> en.models.at_once(8192, torch.device("cpu")), en.models.at_once(8192, torch.device("cuda"))
+        (1024, 8192)
+    """
     return min(batch_tokens, CPU_TOKENS) if device.type == "cpu" else batch_tokens
 
 
@@ -248,6 +278,13 @@ def pad(
 
     Positions count from 0 at each row's first token, whichever side is padded: models with absolute positions depend on
     it.
+
+    Example:
+        >>> en.models.pad([[5, 6, 7], [8]], pad_id=0, side="left")
+        {'input_ids': tensor([[5, 6, 7],
+                [0, 0, 8]]), 'attention_mask': tensor([[1, 1, 1],
+                [0, 0, 1]]), 'position_ids': tensor([[0, 1, 2],
+                [0, 0, 0]])}
     """
     if side not in ("left", "right"):
         raise EntangleError(f"side must be 'left' or 'right', but is {side!r}")
@@ -274,6 +311,13 @@ def batch_of(
 
     Padded on the right, every model numbers positions as it was trained to; padded on the left they are given, from the
     number that the model begins with (RoBERTa does not begin at 0).
+
+    Example:
+        >>> batch = en.models.batch_of(model, tokenizer, [[5, 6, 7], [8, 9]], side="left")
+        >>> batch["input_ids"], batch["position_ids"]
+        (tensor([[5, 6, 7],
+                [0, 8, 9]]), tensor([[0, 1, 2],
+                [0, 0, 1]]))
     """
     device = next((p.device for p in model.parameters() if not p.is_meta), None)
     batch = pad(rows, pad_id(tokenizer, model), side=side, device=device)
@@ -288,6 +332,10 @@ def run_rows(model: nn.Module, tokenizer: Any, rows: Sequence[Sequence[int]], **
     """What the model returns for rows of token ids, padded on the right; hooks that are on it act here too.
 
     Without dropout, whatever mode the model is in.
+
+    Example:
+        >>> en.models.run_rows(model, tokenizer, [[5, 6, 7], [8, 9]]).logits.shape
+        torch.Size([2, 3, 512])
     """
     with evaluating(model):
         return model(**batch_of(model, tokenizer, rows), use_cache=False, **arguments)
@@ -296,18 +344,32 @@ def run_rows(model: nn.Module, tokenizer: Any, rows: Sequence[Sequence[int]], **
 def carries_state(model: nn.Module) -> bool:
     """Whether the model reads a text into a state (Mamba, RWKV): padding before the text then leaves its trace there,
     masked or not, and a state is not to be shared between readings.
+
+    Example:
+        >>> en.models.carries_state(model)
+        False
     """
     return bool(getattr(model, "_is_stateful", False))
 
 
 def accepts(model: nn.Module, name: str) -> bool:
-    """Whether the model's forward takes an argument of this name."""
+    """Whether the model's forward takes an argument of this name.
+
+    Example:
+        >>> en.models.accepts(model, "attention_mask"), en.models.accepts(model, "pixel_values")
+        (True, False)
+    """
     forward = getattr(model, "forward", model)
     return name in inspect.signature(forward).parameters
 
 
 def takes(model: nn.Module, name: str) -> bool:
-    """Whether the model makes use of an argument of this name: its own, or one it hands on (as PEFT's wrappers do)."""
+    """Whether the model makes use of an argument of this name: its own, or one it hands on (as PEFT's wrappers do).
+
+    Example:
+        >>> en.models.takes(model, "input_ids"), en.models.takes(model, "pixel_values")
+        (True, False)
+    """
     if accepts(model, name):
         return True
     inner = getattr(model, "get_base_model", None)

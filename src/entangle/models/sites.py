@@ -19,20 +19,20 @@ Layout = Literal["batch pos", "pos batch", "batch*pos"]
 
 @dataclass(frozen=True)
 class Found:
-    """A site of one block: the input or output of the module at `path`, `size` numbers a token.
+    """A site of one block: the input or output of the module at `path`, `size` numbers per token.
 
     Attributes:
-        path: name of the module in the model.
-        side: its input or its output.
-        size: last dimension of the tensor.
-        layout: its other dimensions.
-        turn: for a module that runs several times in a forward, which of its calls this is.
-        within: then, name of the innermost module one call of which makes them all.
-        n_heads: of `z`.
-        note: how `z` differs from what the attention kernel returned.
-        followed: of `attn_out` and `mlp_out`: name of the norm or scale that makes something else of it before it is
+        path: Name of the module in the model.
+        side: Its input or its output.
+        size: Last dimension of the tensor.
+        layout: Its other dimensions.
+        turn: For a module that runs several times in a forward, which of its calls this is.
+        within: Then, name of the innermost module one call of which makes them all.
+        n_heads: Of `z`.
+        note: How `z` differs from what the attention kernel returned.
+        followed: Of `attn_out` and `mlp_out`: name of the norm or scale that makes something else of it before it is
             added to the residual stream, if there is one.
-        bypassed: of `resid_mid`: whether the residual stream goes round its module, as where a norm begins the MLP's
+        bypassed: Of `resid_mid`: whether the residual stream goes round its module, as where a norm begins the MLP's
             branch, and not through it, as where blocks end their branches in norms (BERT).
     """
 
@@ -174,10 +174,10 @@ class _Block:
 
     def _branch(self, call: Call) -> Found | Missing:
         """The output of a branch, and what changes it on its way to the residual stream."""
-        found, y = self._place(call, "output", call.outputs[0]), call.outputs[0]
+        site, y = self._place(call, "output", call.outputs[0]), call.outputs[0]
         after = (c for c in self.calls if c.start > call.end and c.inputs and c.outputs and _same(c.inputs[0], y))
         norm = next((c for c in after if not _has_matrices(c.module) and not _same(c.outputs[0], y)), None)
-        return replace(found, followed=norm.path) if isinstance(found, Found) and norm is not None else found
+        return replace(site, followed=norm.path) if isinstance(site, Found) and norm is not None else site
 
     def _place(self, call: Call, side: Side, x: Tensor, projection: Projection | None = None) -> Found | Missing:
         layout = self._layout(x)

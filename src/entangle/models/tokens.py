@@ -34,6 +34,10 @@ def frame(tokenizer: Any) -> Frame:
 
     Raises:
         EntangleError: The template changes the text between its special tokens.
+
+    Example:
+        >>> en.models.frame(tokenizer)  # this one puts nothing around a text
+        Frame(opening=(), closing=())
     """
     with as_it_was(tokenizer):
         return _frame(tokenizer)
@@ -58,7 +62,15 @@ def _frame(tokenizer: Any) -> Frame:
 
 @contextmanager
 def as_it_was(tokenizer: Any) -> Iterator[None]:
-    """A fast tokenizer remembers how it cut and padded last, also in the file it saves; leave it with what it had."""
+    """A fast tokenizer remembers how it cut and padded last, also in the file it saves; leave it with what it had.
+
+    Example:
+        >>> with en.models.as_it_was(tokenizer):
+        ...     tokenizer.backend_tokenizer.enable_truncation(max_length=2)
+        ...
+        >>> tokenizer.backend_tokenizer.truncation is None
+        True
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     before = None if backend is None else (backend.truncation, backend.padding)
     try:
@@ -74,6 +86,10 @@ def bos_id(tokenizer: Any) -> int:
 
     Raises:
         EntangleError: There is none of them.
+
+    Example:
+        >>> tokenizer.decode([en.models.bos_id(tokenizer)])
+        '<|endoftext|>'
     """
     for name in ("bos_token_id", "cls_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
@@ -90,6 +106,10 @@ def pad_id(tokenizer: Any, model: nn.Module | None = None) -> int:
     Where the model masks pads, any id that its embedding has will do; the model's own comes first for the heads that
     look for it in the ids. One that the embedding does not have (a token added to the tokenizer alone, or -1) is passed
     over.
+
+    Example:
+        >>> tokenizer.decode([en.models.pad_id(tokenizer, model)])
+        '<|endoftext|>'
     """
     size = None if model is None else vocabulary_size(model)
     own = getattr(_config(model), "pad_token_id", None)
@@ -106,6 +126,10 @@ def special_ids(tokenizer: Any, model: nn.Module | None = None) -> frozenset[int
     Without a tokenizer, those that the model's configuration names as beginning, end, separator or decoder start. Left
     out are an unknown word (it stands for text, also where a tokenizer pads with it), the mask, and whatever else a
     tokenizer calls special, such as the marks of a chat template.
+
+    Example:
+        >>> en.models.special_ids(tokenizer) == {tokenizer.bos_token_id}
+        True
     """
     if tokenizer is not None:
         ids = {getattr(tokenizer, name, None) for name in NAMED}
@@ -119,7 +143,12 @@ def special_ids(tokenizer: Any, model: nn.Module | None = None) -> frozenset[int
 
 
 def vocabulary_size(model: nn.Module) -> int | None:
-    """How many ids the model's input embedding has, where it is an ordinary one."""
+    """How many ids the model's input embedding has, where it is an ordinary one.
+
+    Example:
+        >>> en.models.vocabulary_size(model)
+        512
+    """
     try:
         embedding = model.get_input_embeddings()  # type: ignore[operator]
     except (AttributeError, NotImplementedError):
@@ -132,6 +161,12 @@ def check_ids(rows: Iterable[Sequence[int]], model: nn.Module | None, what: str 
 
     Raises:
         EntangleError: There is one; it names the first row and its place.
+
+    Example:
+        >>> en.models.check_ids([[5, 6], [7, 512]], model)
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: text 1 has id 512 at position 1, but the model's embedding has ...
     """
     size = None if model is None else vocabulary_size(model)
     most = UNLIMITED**2 if size is None else size
@@ -155,13 +190,22 @@ def context_length(model: nn.Module | None, tokenizer: Any = None, *, in_decoder
         model: The model; `None` for what the tokenizer says alone.
         tokenizer: Its tokenizer, if its own limit counts too.
         in_decoder: For the decoder of an encoder-decoder.
+
+    Example:
+        >>> en.models.context_length(model), en.models.context_length(None) == en.models.UNLIMITED
+        (256, True)
     """
     limit = UNLIMITED if tokenizer is None else getattr(tokenizer, "model_max_length", None) or UNLIMITED
     return int(min(limit, UNLIMITED, _positions(model, in_decoder)))
 
 
 def first_position(model: nn.Module) -> int:
-    """The number of a text's first position: 0 but for models that begin after the padding index (RoBERTa)."""
+    """The number of a text's first position: 0 but for models that begin after the padding index (RoBERTa).
+
+    Example:
+        >>> en.models.first_position(model)  # 2 for RoBERTa, which begins after its padding index
+        0
+    """
     size = _configured(_config(model), in_decoder=False)
     return max((m.padding_idx + 1 for m in _tables(model) if m.num_embeddings == size), default=0)
 

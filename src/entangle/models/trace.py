@@ -30,7 +30,7 @@ class Call:
     """One call of one module: when it ran, and the floating-point tensors that went in and came out.
 
     Attributes:
-        entry: of a module in a list, the inputs as nodes of the autograd graph that all of its work passes through.
+        entry: Of a module in a list, the inputs as nodes of the autograd graph that all of its work passes through.
     """
 
     path: str
@@ -52,9 +52,9 @@ class Kernel:
     """What one attention kernel returned, made a leaf of the autograd graph so that whatever uses it can be told.
 
     Attributes:
-        time: when it ran.
-        output: the leaf.
-        source: the same numbers, as the graph before the kernel gives them.
+        time: When it ran.
+        output: The leaf.
+        source: The same numbers, as the graph before the kernel gives them.
     """
 
     time: int
@@ -67,8 +67,8 @@ class Trace:
     """All module calls in the order they began, and all attention kernels.
 
     Attributes:
-        batch: number of examples that were run.
-        fused: when `multi_head_attention_forward` ran, which is kernel and output projection in one.
+        batch: Number of examples that were run.
+        fused: When `multi_head_attention_forward` ran, which is kernel and output projection in one.
     """
 
     batch: int
@@ -136,6 +136,15 @@ _EVALUATING: WeakKeyDictionary[nn.Module, set[object]] = WeakKeyDictionary()
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Dropout off for the length of the block; each module's own training flag comes back when the last block that
     asked, in whatever thread, has ended.
+
+    Example:
+        >>> layer = torch.nn.Dropout(0.5).train()
+        >>> with en.models.evaluating(layer):
+        ...     layer(torch.ones(3))
+        ...
+        tensor([1., 1., 1.])
+        >>> layer.training
+        True
     """
     me, mine = object(), [module for module in model.modules() if module.training or module in _EVALUATING]
     try:
@@ -216,7 +225,12 @@ def _entered(x: Any, call: Call) -> Any:
 
 
 def floating_tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors in a module's arguments or result: alone, or in a tuple, list or mapping."""
+    """The floating-point tensors in a module's arguments or result: alone, or in a tuple, list or mapping.
+
+    Example:
+        >>> [x.shape for x in en.models.floating_tensors((torch.zeros(2), None, torch.zeros(3, dtype=torch.long)))]
+        [torch.Size([2])]
+    """
     if isinstance(value, Tensor):
         value = [value]
     elif isinstance(value, Mapping):

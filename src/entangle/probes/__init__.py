@@ -3,7 +3,6 @@
 from entangle.probes.estimators import (
     PROBES,
     LDAProbe,
-    LinearProbe,
     LinearSVMProbe,
     LogisticProbe,
     MeanDifferenceProbe,
@@ -25,6 +24,7 @@ from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.null import permuted_within
 from entangle.probes.judging.reliability import split_half
 from entangle.probes.judging.scores import correct
+from entangle.probes.linear import LinearProbe
 from entangle.probes.solving.losses import LogisticLoss
 from entangle.probes.solving.solvers import Design, minimise, warn_unconverged
 from entangle.probes.splits import Split, named_split, three_way

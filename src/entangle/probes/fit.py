@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from entangle.data import same_index
 from entangle.errors import EntangleError
-from entangle.probes.estimators import BLOCK_BYTES, make_probe
+from entangle.probes.estimators import make_probe
 from entangle.probes.grid import METRICS, ProbeGrid
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
 from entangle.probes.judging.null import permuted_labels
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.block import Block
 from entangle.probes.splits import Split, three_way
+from entangle.progress import progress_bar
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))
 """Inverse strengths of the penalty that a probe by name chooses from, of standardised features."""
@@ -45,6 +46,7 @@ def fit_probes(
     layers: Sequence[int] | None = None,
     fingerprint: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
+    broken: Literal["refuse", "mark"] = "refuse",
     progress: bool = True,
 ) -> ProbeGrid:
     """Fit a linear probe in every cell of a grid, and judge each on examples that neither fitted nor chose it.
@@ -73,6 +75,8 @@ def fit_probes(
         layers: The layer numbers along the grid's first axis.
         fingerprint: Of the model, kept with the result.
         device: Where to compute; by default where `x` is.
+        broken: What becomes of a cell whose activations are not all finite: "refuse" all, or "mark" it. A marked cell
+            has no probe (its direction is 0), did not converge, and is in no choice; `.broken` says why.
         progress: Show a progress bar.
 
     Returns:
@@ -81,9 +85,18 @@ def fit_probes(
         A cell whose probe converged under no penalty is kept, marked in `.converged` and left out of `.top`.
 
     Raises:
-        EntangleError: Activations that are not finite, labels of one class, a class missing from a part of the split,
-            or a group on both sides of it.
+        EntangleError: Activations that are not finite (with "mark": in every cell), labels of one class, a class
+            missing from a part of the split, or a group on both sides of it.
+
+    Example:
+        >>> grid = en.fit_probes(acts["z"], labels, layers=acts.layers("z"), progress=False)
+        >>> grid.accuracy.shape  # [layer, head], on a fifth of the texts that chose nothing
+        torch.Size([2, 4])
+        >>> float(grid.accuracy.max()) > float(grid.null.max(0).values.median())
+        True
     """
+    if broken not in ("refuse", "mark"):
+        raise EntangleError(f'broken must be "refuse" or "mark", not {broken!r}')
     if metric not in METRICS:
         raise EntangleError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
     if n_permutations < 0 or n_resamples < 1:
@@ -110,19 +123,25 @@ def fit_probes(
     order = torch.cat([split.fit, split.select, split.report])
     shuffles = permuted_labels(codes, split, n_permutations, seed=seed, groups=units)
     parts: list[dict[str, Tensor]] = []
+    reasons: dict[int, str] = {}
     n_outputs = 1 if len(classes) == 2 else len(classes)
     extra = 4 * min(n_permutations, 25) * n_outputs
-    with tqdm(total=cells.n_cells, desc="probes", unit="cell", disable=not progress) as bar:
+    with progress_bar(total=cells.n_cells, desc="probes", unit="cell", disable=not progress) as bar:
         for start, stop in cells.blocks(BLOCK_BYTES, extra):
-            block = Block(cells.read(start, stop, order), split, codes, classes, metric, standardise=scaled)
+            rows = cells.read(start, stop, order, broken=reasons if broken == "mark" else None)
+            block = Block(rows, split, codes, classes, metric, standardise=scaled)
             parts.append(block.fit(probes, shuffles))
             bar.update(stop - start)
-    found = {
+    tensors = {
         name: torch.cat([part[name] for part in parts], dim=1 if name.endswith("scores") or name == "null" else 0)
         for name in parts[0]
     }
 
-    constant = found.pop("constant").nonzero()[:, 0].tolist()
+    if len(reasons) == cells.n_cells:
+        raise EntangleError(reasons[0])
+    if reasons:
+        tensors["converged"][list(reasons)] = False
+    constant = tensors.pop("constant").nonzero()[:, 0].tolist()
     outputs = () if n_outputs == 1 else (n_outputs,)
     shapes = {
         "coef_": (*cells.grid, *outputs, cells.n_features),
@@ -131,17 +150,18 @@ def fit_probes(
         "converged": cells.grid,
     }
     shapes |= {"C": cells.grid, "null": (n_permutations, *cells.grid)}
-    shapes |= {name: (len(found[name]), *cells.grid, *outputs) for name in ("selection_scores", "report_scores")}
+    shapes |= {name: (len(tensors[name]), *cells.grid, *outputs) for name in ("selection_scores", "report_scores")}
     settings = {
         "probe": probe if isinstance(probe, str) else repr(probe),
         "C": penalties if has_penalty else [],
         "standardised": scaled,
         "seed": seed,
         "n_resamples": n_resamples,
-        "constant_cells": [[int(i) for i in np.unravel_index(cell, cells.grid)] for cell in constant],
+        "constant_cells": [cells.index(cell) for cell in constant],
+        "broken_cells": [[cells.index(cell), reason] for cell, reason in reasons.items()],
     }
     return ProbeGrid(
-        **{name: found[name].reshape(shape) for name, shape in shapes.items()},
+        **{name: tensors[name].reshape(shape) for name, shape in shapes.items()},
         classes_=classes,
         split=split,
         labels=codes,

@@ -52,6 +52,15 @@ class ProbeGrid:
         layers: The layer number of each index of the grid's first axis.
         converged: Which cells' probes reached their minimum; the others are in no choice.
         fingerprint: Of the model the activations come from.
+
+    Example:
+        >>> grid.shape, grid.directions.shape  # layers x heads, and a direction of d_head numbers in each
+        ((2, 4), torch.Size([2, 4, 8]))
+        >>> len(grid.top(2)), grid.null.shape  # the best (layer, head), and every head under shuffled labels
+        (2, torch.Size([100, 2, 4]))
+        >>> grid.save("probes")
+        >>> en.ProbeGrid.load("probes").shape
+        (2, 4)
     """
 
     coef_: Float[Tensor, "*grid feature"]
@@ -87,6 +96,11 @@ class ProbeGrid:
         for cell in self.settings.get("constant_cells", []):
             cells[tuple(cell)] = True
         return cells
+
+    @property
+    def broken(self) -> dict[tuple[int, ...], str]:
+        """Cells that have no probe, since their activations were not finite, and why (`fit_probes(broken="mark")`)."""
+        return {tuple(cell): reason for cell, reason in self.settings.get("broken_cells", [])}
 
     @property
     def n_classes(self) -> int:

@@ -43,16 +43,31 @@ class Cells:
 
     def name(self, cell: int) -> str:
         """The index of a cell in the grid, for messages."""
-        index = np.unravel_index(cell, self.grid) if self.grid else ()
-        return f"cell ({', '.join(str(int(i)) for i in index)})" if index else "the activations"
+        index = self.index(cell)
+        return f"cell ({', '.join(map(str, index))})" if index else "the activations"
+
+    def index(self, cell: int) -> list[int]:
+        """The index of a cell along each axis of the grid."""
+        return [int(i) for i in np.unravel_index(cell, self.grid)] if self.grid else []
 
     def read(
-        self, start: int, stop: int, examples: Int[Tensor, " row"] | None = None
+        self,
+        start: int,
+        stop: int,
+        examples: Int[Tensor, " row"] | None = None,
+        *,
+        broken: dict[int, str] | None = None,
     ) -> Float[Tensor, "cell row feature"]:
         """Cells `start` to `stop`, of the given examples or all, in float32 (float64 if they are that).
 
+        Args:
+            start: The first cell.
+            stop: The cell after the last.
+            examples: Numbers of the examples; all by default.
+            broken: Takes the reason for each cell that is not finite, which is then read as zeros.
+
         Raises:
-            EntangleError: A value is NaN or infinite; says where.
+            EntangleError: A value is NaN or infinite, and there is no `broken`; says where.
         """
         block = self._slice(start, stop)
         if examples is not None:
@@ -60,12 +75,18 @@ class Cells:
         block = block.to(self.device, torch.float64 if block.dtype == torch.float64 else torch.float32).transpose(0, 1)
         # A sum is finite only if its terms are: one pass, and only a failure looks closer.
         if not bool(block.sum().isfinite()) and not bool(block.isfinite().all()):
-            cell, row, feature = (int(i) for i in (~block.isfinite()).nonzero()[0])
-            example = row if examples is None else int(examples[row])
-            raise EntangleError(
-                f"activations hold NaN or inf: example {example}, {self.name(start + cell)}, feature {feature} is "
-                f"{block[cell, row, feature].item()}; leave such examples out, or capture in a wider dtype"
-            )
+            is_broken = (~block.isfinite()).flatten(1).any(1)
+            for cell in is_broken.nonzero()[:, 0].tolist():
+                row, feature = (int(i) for i in (~block[cell].isfinite()).nonzero()[0])
+                example = row if examples is None else int(examples[row])
+                reason = (
+                    f"activations hold NaN or inf: example {example}, {self.name(start + cell)}, feature {feature} is "
+                    f"{block[cell, row, feature].item()}; leave such examples out, or capture in a wider dtype"
+                )
+                if broken is None:
+                    raise EntangleError(reason)
+                broken[start + cell] = reason
+            block = torch.where(is_broken[:, None, None], 0, block)
         return block
 
     def blocks(self, n_bytes: int, extra_columns: int = 0) -> Iterator[tuple[int, int]]:

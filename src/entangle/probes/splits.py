@@ -34,6 +34,14 @@ class Split:
         fit: Train the probes.
         select: Choose among them: heads, layers, the strength of the penalty.
         report: Give the numbers that are shown. Nothing is ever chosen with these.
+
+    Example:
+        >>> split = en.probes.Split(fit=torch.arange(4), select=torch.arange(4, 6), report=torch.arange(6, 8))
+        >>> split.check(torch.arange(8) % 2)
+        >>> split.check(torch.arange(8) // 6)
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: the fit part of the split (4 examples) has none of class number ...
     """
 
     fit: Int[Tensor, " example"]
@@ -98,6 +106,11 @@ def three_way(
 
     Raises:
         EntangleError: A class has too few examples, or all its examples too few groups, to be in every part.
+
+    Example:
+        >>> split = en.probes.three_way(labels)
+        >>> len(split.fit), len(split.select), len(split.report)
+        (58, 18, 20)
     """
     codes, classes = encode_labels(labels)
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
@@ -137,6 +150,11 @@ def named_split(
 
     Raises:
         EntangleError: A part without every class.
+
+    Example:
+        >>> split, note = en.probes.named_split([0, 1] * 4, ["train"] * 4 + ["valid"] * 2 + ["test"] * 2)
+        >>> split.report, note
+        (tensor([6, 7]), '')
     """
     codes, _ = encode_labels(labels)
     if splits is None or not any(splits):

@@ -10,13 +10,14 @@ from entangle.storage.out import check_out
 from entangle.storage.owner import LOCK, owned
 from entangle.storage.record import check_same_model, read, taken_apart, write
 from entangle.storage.sealed import decoding, read_object, read_sealed, unseal, write_sealed
-from entangle.storage.tables import build, plain
+from entangle.storage.tables import as_json, build
 
 __all__ = [
     "LOCK",
     "OURS",
     "DiskError",
     "Kind",
+    "as_json",
     "build",
     "check_distinct",
     "check_files",
@@ -30,7 +31,6 @@ __all__ = [
     "on_disk",
     "owned",
     "parts_of",
-    "plain",
     "read",
     "read_object",
     "read_sealed",

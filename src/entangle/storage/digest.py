@@ -45,6 +45,14 @@ def digest(value: Any) -> str:
 
     Raises:
         EntangleError: Something inside has no content that can be compared, such as an open file.
+
+    Example:
+        >>> en.storage.digest({"layers": [0, 1]}) == en.storage.digest({"layers": [0, 1]})
+        True
+        >>> en.storage.digest(lambda x: x + 1) == en.storage.digest(lambda x: x + 2)
+        False
+        >>> len(en.storage.digest(torch.zeros(2)))
+        32
     """
     try:
         return hashlib.sha256(_bytes(value, ())).hexdigest()[:32]
@@ -103,7 +111,13 @@ def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:  # noqa: PLR0912 (a ca
 
 
 def folder_digest(folder: str | os.PathLike[str]) -> str:
-    """The digest of a model's folder: of every byte of its weights, its configuration and its tokenizer."""
+    """The digest of a model's folder: of every byte of its weights, its configuration and its tokenizer.
+
+    Example:
+        >>> model.save_pretrained("saved")
+        >>> en.storage.folder_digest("saved") == en.storage.folder_digest("saved")
+        True
+    """
     files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin", ".gguf"))
     files += [path for name in MODEL_FILES if (path := Path(folder) / name).is_file()]
     parts = {}
@@ -117,7 +131,13 @@ def folder_digest(folder: str | os.PathLike[str]) -> str:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """A hash of every bit that `tensors_of` finds in a module, each tensor read once however many names it has."""
+    """A hash of every bit that `tensors_of` finds in a module, each tensor read once however many names it has.
+
+    Example:
+        >>> before = en.storage.weights_hash(model)
+        >>> before == en.storage.weights_hash(model), len(before)
+        (True, 32)
+    """
     known: dict[Any, str] = {}
     parts = {}
     for name, x in tensors_of(module).items():

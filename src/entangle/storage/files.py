@@ -25,7 +25,12 @@ ABANDONED_AFTER = 60.0  # seconds
 
 
 class DiskError(EntangleError, OSError):
-    """Something that could not be written or read; one line that says what to do about it."""
+    """Something that could not be written or read; one line that says what to do about it.
+
+    Example:
+        >>> issubclass(en.storage.DiskError, en.EntangleError), issubclass(en.storage.DiskError, OSError)
+        (True, True)
+    """
 
 
 @contextmanager
@@ -34,6 +39,14 @@ def on_disk(what: object) -> Iterator[None]:
 
     Args:
         what: What is being written, for the message.
+
+    Example:
+        >>> with en.storage.on_disk("the report"):
+        ...     raise OSError(28, "No space left on device")
+        ...
+        Traceback (most recent call last):
+            ...
+        entangle.storage.files.DiskError: the report could not be written: No space left on device; ...
     """
     try:
         yield
@@ -70,7 +83,16 @@ def workshop(folder: Path) -> Iterator[Path]:
 
 
 def tidy(folder: Path) -> None:
-    """Clear the workshops in a folder whose owners have died, after undoing what they had only half put in place."""
+    """Clear the workshops in a folder whose owners have died, after undoing what they had only half put in place.
+
+    Example:
+        >>> import os
+        >>> Path(".entangle-0123abcd").mkdir()  # what a process that was killed long ago left behind
+        >>> os.utime(".entangle-0123abcd", (0, 0))
+        >>> en.storage.tidy(Path())
+        >>> Path(".entangle-0123abcd").exists()
+        False
+    """
     with os.scandir(folder) as entries:
         rooms = [Path(entry.path) for entry in entries if OURS.fullmatch(entry.name)]
     for room in rooms:
@@ -167,6 +189,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         DiskError: The file cannot be written.
+
+    Example:
+        >>> with en.storage.replacing(Path("numbers.txt")) as temporary:
+        ...     _ = temporary.write_text("1 2 3")
+        ...     before = Path("numbers.txt").exists()
+        ...
+        >>> before, Path("numbers.txt").read_text()
+        (False, '1 2 3')
     """
     with on_disk(path), workshop(path.parent) as room:
         temporary = room / path.name
@@ -177,7 +207,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file in UTF-8, in place of what was there, and give back its path."""
+    """Write a text file in UTF-8, in place of what was there, and give back its path.
+
+    Example:
+        >>> en.storage.write_text(Path("note.txt"), "dear reader").read_text()
+        'dear reader'
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path

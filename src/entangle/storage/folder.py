@@ -44,6 +44,12 @@ class Kind:
         receipted: A pattern (re) of paths below the folder that have checksums of their own, and none in the manifest.
         for_people: Files that people may change or have of their own, such as a card, and how ours begin: they are not
             compared, and people's own stay.
+
+    Example:
+        >>> kind = en.storage.Kind("a list of primes", "primes.json", "primes")
+        >>> _ = en.storage.folder.write("primes", kind, {"primes": [2, 3, 5]})
+        >>> en.storage.folder.read("primes", kind)["primes"]
+        [2, 3, 5]
     """
 
     what: str
@@ -85,6 +91,11 @@ def write(
     Raises:
         EntangleError: A file that is not ours is in the way, another process is writing, or the disk is full; what was
             there stays.
+
+    Example:
+        >>> en.storage.write("saved", "Numbers", 1, {"x": torch.arange(3)}, {"note": "the first three"})
+        >>> sorted(path.name for path in Path("saved").iterdir())
+        ['meta.json', 'tensors.safetensors']
     """
     target = Path(folder)
     with on_disk(target):
@@ -148,6 +159,12 @@ def read(folder: str | os.PathLike[str], kind: Kind, *, files: bool = True) -> d
 
     Raises:
         EntangleError: Nothing is there, or something else, of another version, damaged or not whole.
+
+    Example:
+        >>> en.storage.write("saved", "Numbers", 1, {"x": torch.arange(3)}, {"note": "the first three"})
+        >>> tensors, meta = en.storage.read("saved", "Numbers", 1)
+        >>> tensors["x"], meta["note"]
+        (tensor([0, 1, 2]), 'the first three')
     """
     source = Path(folder)
     for _ in range(50):
@@ -164,6 +181,15 @@ def check_files(folder: Path, manifest: str, what: str) -> None:
 
     Raises:
         EntangleError: One is missing or damaged.
+
+    Example:
+        >>> kind = en.storage.Kind("a note", "manifest.json", "note")
+        >>> _ = en.storage.folder.write("note", kind, {}, lambda new: (new / "note.txt").write_text("dear reader"))
+        >>> _ = Path("note/note.txt").write_text("changed")
+        >>> en.storage.check_files(Path("note"), "manifest.json", "a note")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: note/note.txt, of a note, is damaged (its size is not that of ...
     """
     path = folder / manifest
     if not path.is_file():
@@ -185,8 +211,8 @@ def _prepare(
     """Write the files and the manifest of a folder; the names of what is there now, the manifest last."""
     new.mkdir()
     fill(new)
-    found = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
-    names = [name for name in found if name not in without and name != kind.manifest]
+    written = sorted(path.relative_to(new).as_posix() for path in new.rglob("*") if not path.is_dir())
+    names = [name for name in written if name not in without and name != kind.manifest]
     entries = {name: _entry(new / name) for name in names if not re.fullmatch(kind.receipted, name)}
     (new / kind.manifest).write_text(sealed({**kind.marks(), **content, FILES: entries}))
     flush(new)

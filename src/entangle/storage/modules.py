@@ -35,14 +35,24 @@ VERSIONED = frozenset(("accelerate", "bitsandbytes", "entangle", "peft", "torch"
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside `DataParallel`, `DistributedDataParallel` or `torch.compile`; any other itself."""
+    """The module inside `DataParallel`, `DistributedDataParallel` or `torch.compile`; any other itself.
+
+    Example:
+        >>> en.storage.unwrapped(torch.nn.DataParallel(model)) is model
+        True
+    """
     while isinstance(inner := getattr(module, WRAPPERS.get(type(module).__name__, ""), None), nn.Module):
         module = inner
     return module
 
 
 def parts_of(module: nn.Module, path: str = "") -> list[tuple[str, nn.Module]]:
-    """A module and all its parts with their paths, a shared part at each: `named_modules`, which is slow, as a list."""
+    """A module and all its parts with their paths, a shared part at each: `named_modules`, which is slow, as a list.
+
+    Example:
+        >>> [path for path, _ in en.storage.parts_of(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))]
+        ['', '0', '1']
+    """
     parts = [(path, module)]
     for name, child in module._modules.items():
         if child is not None:
@@ -73,6 +83,10 @@ def settings_of(module: nn.Module) -> str:
     """The class and the plain settings of every part by its path: numbers, names, functions and lists of these.
 
     As the text that Python writes of them, in which no two settings look alike.
+
+    Example:
+        >>> en.storage.settings_of(torch.nn.Dropout(0.5))
+        "[('', 'Dropout', None, [('inplace', False), ('p', 0.5)])]"
     """
     settings = [
         (path, type(part).__qualname__, _code(type(part).forward), sorted(attributes(part).items()))

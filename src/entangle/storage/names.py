@@ -21,6 +21,14 @@ def check_name(name: object, what: str) -> str:
 
     Raises:
         EntangleError: It is empty, a path, hidden, reserved or too long, or holds characters that do not print.
+
+    Example:
+        >>> en.storage.check_name("10 % toxic", "a variant")
+        '10 % toxic'
+        >>> en.storage.check_name("../toxic", "a variant")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: the name of a variant becomes the name of a file, but '../toxic' ...
     """
     fault = _fault(name)
     if fault:
@@ -36,6 +44,12 @@ def check_distinct(names: Iterable[str], what: str) -> None:
 
     Raises:
         EntangleError: Two are the same.
+
+    Example:
+        >>> en.storage.check_distinct(["tense", "Tense"], "concepts")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: concepts named 'tense' and 'Tense' would share one file or ...
     """
     seen: dict[str, str] = {}
     for name in names:

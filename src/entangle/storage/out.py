@@ -17,6 +17,14 @@ def check_out(out: Path, *files: str) -> None:
 
     Raises:
         EntangleError: The folder, or one of the files, is something else, or may not be written.
+
+    Example:
+        >>> en.storage.check_out(Path("results"), "report.html")  # nothing is there yet, which is well
+        >>> _ = Path("results").write_text("a file")
+        >>> en.storage.check_out(Path("results"), "report.html")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: cannot write to results: Not a directory; choose another folder ...
     """
     try:
         for path in (out, *(out / name for name in files)):

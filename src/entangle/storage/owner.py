@@ -43,6 +43,13 @@ def owned(folder: Path, *, patience: float = PATIENCE) -> Iterator[None]:
 
     Raises:
         EntangleError: Another is not done by then; it says which process, on which machine and since when.
+
+    Example:
+        >>> Path("results").mkdir()
+        >>> with en.storage.owned(Path("results")):
+        ...     sorted(path.name for path in Path("results").iterdir())
+        ...
+        ['.entangle-lock']
     """
     place, thread = folder.resolve(), threading.get_ident()
     holder, depth = _HELD.get(place, (thread, 0))

@@ -33,6 +33,11 @@ def write(
 
     Raises:
         EntangleError: Files that are not such a result are in the way, or the disk is full.
+
+    Example:
+        >>> en.storage.write("saved", "Numbers", 1, {"x": torch.arange(3)}, {"note": "the first three"})
+        >>> sorted(path.name for path in Path("saved").iterdir())
+        ['meta.json', 'tensors.safetensors']
     """
 
     def fill(new: Path) -> None:
@@ -46,6 +51,12 @@ def read(directory: str | os.PathLike[str], kind: str, version: int) -> tuple[di
 
     Raises:
         EntangleError: Nothing is there, or something else, or it is damaged or of another version.
+
+    Example:
+        >>> en.storage.write("saved", "Numbers", 1, {"x": torch.arange(3)}, {"note": "the first three"})
+        >>> tensors, meta = en.storage.read("saved", "Numbers", 1)
+        >>> tensors["x"], meta["note"]
+        (tensor([0, 1, 2]), 'the first three')
     """
     meta = folders.read(directory, _kind(kind, version))
     with taken_apart(directory, kind):
@@ -54,7 +65,16 @@ def read(directory: str | os.PathLike[str], kind: str, version: int) -> tuple[di
 
 @contextmanager
 def taken_apart(directory: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Turn whatever goes wrong while what was read is made into an object into one clear line."""
+    """Turn whatever goes wrong while what was read is made into an object into one clear line.
+
+    Example:
+        >>> with en.storage.taken_apart("saved", "ProbeGrid"):
+        ...     torch.zeros(2).reshape(3)
+        ...
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: saved is damaged, it does not make a saved ProbeGrid (shape ...
+    """
     with decoding(directory, f"a saved {kind}", remedy="save it again"):
         yield
 
@@ -73,6 +93,13 @@ def check_same_model(saved: Mapping[str, Any] | None, given: Mapping[str, Any] |
 
     Raises:
         EntangleError: They differ, or the result has none.
+
+    Example:
+        >>> en.storage.check_same_model({"d_model": 32}, {"d_model": 32}, "these probes")
+        >>> en.storage.check_same_model({"d_model": 32}, {"d_model": 64}, "these probes")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: these probes belongs to another model: its d_model is 32, this ...
     """
     if given is None:
         return

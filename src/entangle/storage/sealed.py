@@ -25,7 +25,13 @@ def sealed(content: Mapping[str, Any], *, indent: int | None = 1) -> str:
 
 
 def write_sealed(path: Path, content: Mapping[str, Any], *, indent: int | None = 1) -> Path:
-    """Write content as JSON with its checksum, in place of what was there."""
+    """Write content as JSON with its checksum, in place of what was there.
+
+    Example:
+        >>> path = en.storage.write_sealed(Path("edit.json"), {"alpha": 8})
+        >>> en.storage.read_sealed(path, "an edit", remedy="save it again")
+        {'alpha': 8}
+    """
     return write_text(path, sealed(content, indent=indent))
 
 
@@ -39,6 +45,13 @@ def read_object(path: Path, what: str, *, remedy: str) -> dict[str, Any]:
 
     Raises:
         EntangleError: There is no such file, it cannot be read, or holds something else.
+
+    Example:
+        >>> _ = Path("edit.json").write_text("[1, 2]")
+        >>> en.storage.read_object(Path("edit.json"), "an edit", remedy="save it again")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: edit.json, of an edit, is damaged (it holds a list, not an ...
     """
     try:
         content = json.loads(path.read_bytes().decode())
@@ -60,6 +73,12 @@ def unseal(content: Mapping[str, Any], path: Path, what: str, *, remedy: str) ->
 
     Raises:
         EntangleError: It is not what was written.
+
+    Example:
+        >>> en.storage.unseal({"alpha": 8, "checksum": "0"}, Path("edit.json"), "an edit", remedy="save it again")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: edit.json, of an edit, is damaged (its checksum says it was ...
     """
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
     if CHECKSUM in content and content[CHECKSUM] != _digest(rest):
@@ -72,6 +91,14 @@ def read_sealed(path: Path, what: str, *, remedy: str) -> dict[str, Any]:
 
     Raises:
         EntangleError: As for `read_object` and `unseal`.
+
+    Example:
+        >>> path = en.storage.write_sealed(Path("edit.json"), {"alpha": 8})
+        >>> _ = path.write_text(path.read_text().replace("8", "9"))
+        >>> en.storage.read_sealed(path, "an edit", remedy="save it again")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: edit.json, of an edit, is damaged (its checksum says it was ...
     """
     return unseal(read_object(path, what, remedy=remedy), path, what, remedy=remedy)
 
@@ -84,6 +111,14 @@ def decoding(where: object, what: str, *, remedy: str) -> Iterator[None]:
         where: The file or folder.
         what: What it should hold: "an edit".
         remedy: What to do.
+
+    Example:
+        >>> with en.storage.decoding("edit.json", "an edit", remedy="save it again"):
+        ...     {}["alpha"]
+        ...
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: edit.json is damaged, it does not make an edit (no 'alpha'): ...
     """
     try:
         yield

@@ -18,14 +18,22 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
     """A dataclass from a table, and from the tables in it.
 
     Args:
-        kind: the dataclass; its annotations say what each field is.
-        fields: the table.
-        what: what the table is called.
-        hidden: fields that no table may set.
-        file: what the file is called that holds the table.
+        kind: The dataclass; its annotations say what each field is.
+        fields: The table.
+        what: What the table is called.
+        hidden: Fields that no table may set.
+        file: What the file is called that holds the table.
 
     Raises:
-        EntangleError: where a name is unknown or missing, or a value is of another kind.
+        EntangleError: Where a name is unknown or missing, or a value is of another kind.
+
+    Example:
+        >>> en.storage.build(en.composition.Training, {"epochs": 2.0}, "training").epochs
+        2.0
+        >>> en.storage.build(en.composition.Training, {"epoch": 2.0}, "training")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: unknown key 'epoch' in training: it has epochs, batch_size, ...
     """
     if not isinstance(fields, Mapping):
         raise EntangleError(f"{what!r} in {file} is a table, not {fields!r}")
@@ -44,10 +52,15 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
     return kind(**{name: _value(hints[name], value, name, what, file) for name, value in fields.items()})
 
 
-def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as values that JSON can hold."""
-    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
-    return found
+def as_json(value: Any) -> dict[str, Any]:
+    """A dataclass as values that JSON can hold.
+
+    Example:
+        >>> en.storage.as_json(en.composition.Training(batch_size=8))["batch_size"]
+        8
+    """
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(value), default=str))
+    return values
 
 
 def _value(hint: Any, value: Any, name: str, what: str, file: str) -> Any:

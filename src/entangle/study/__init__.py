@@ -1,8 +1,9 @@
 """One concept in one model, end to end, as one typed result."""
 
+from entangle.study.foretelling import to_foretell
 from entangle.study.measure import measure, run, study
 from entangle.study.numbers import plain
-from entangle.study.page import Drawing, Panel, Table, draw, forecast_table, limit_panel, render, template
+from entangle.study.page import Drawing, Panel, Spot, Table, draw, forecast_table, limit_panel, render, template
 from entangle.study.question import METHODS, Question, check_seed
 from entangle.study.result import SideBySide, Study
 from entangle.study.settings import Settings, default_of, flag_of, read_config
@@ -17,6 +18,7 @@ __all__ = [
     "Question",
     "Settings",
     "SideBySide",
+    "Spot",
     "StudiedModel",
     "Study",
     "StudyTexts",
@@ -40,4 +42,5 @@ __all__ = [
     "spread",
     "study",
     "template",
+    "to_foretell",
 ]

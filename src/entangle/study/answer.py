@@ -38,8 +38,25 @@ def sentences(study: Numbers) -> list[str]:
     Args:
         study: The numbers of a study, as `Study.to_dict` gives them.
     """
-    found = [_readable(study), _against_words(study), _entangled(study), *_steered(study), _caution(study)]
-    return [sentence for sentence in found if sentence]
+    return [sentence for _, sentence in told(study)]
+
+
+def told(study: Numbers) -> list[tuple[str, str]]:
+    """The same sentences, each with the question that it answers.
+
+    Args:
+        study: The numbers of a study, as `Study.to_dict` gives them.
+    """
+    change, price = _steered(study) or ("", "")
+    found = [
+        ("Can it be read?", _readable(study)),
+        ("Better than from words?", _against_words(study)),
+        ("Is it entangled?", _entangled(study)),
+        ("Does steering remove it?", change),
+        ("At what price?", price),
+        ("What not to conclude", _caution(study)),
+    ]
+    return [(question, sentence) for question, sentence in found if sentence]
 
 
 def best_probe(study: Numbers) -> tuple[str, Numbers]:

@@ -289,7 +289,7 @@ def _probes(
     reason = ""
     for site in SITES:
         grid, unfitted = probe(site, acts, data.labels, split, studied)
-        missing |= {f"probes on {site} in layer {layer}": why for layer, why in unfitted.items()}
+        missing |= {f"probes on {where}": why for where, why in unfitted.items()}
         reason = reason or next(iter(unfitted.values()), "")
         if grid is not None:
             probes[site] = grid

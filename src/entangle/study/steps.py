@@ -116,40 +116,30 @@ class StudiedModel:
 
 def probe(
     site: str, activations: Activations, labels: Any, split: Split, studied: StudiedModel
-) -> tuple[ProbeGrid | None, dict[int, str]]:
+) -> tuple[ProbeGrid | None, dict[str, str]]:
     """A logistic probe in every cell of a site.
 
     Returns:
-        The probes of every layer where all could be fitted (None where there is no such layer), and the other layers
-        with the reason.
+        The probes, None where no cell could be fitted; and where cells could not be, with the reason.
     """
-    layers, unfitted = activations.layers(site), {}
-    x = activations[site]
-
-    def fit(kept: Sequence[int]) -> ProbeGrid:
-        rows = x if list(kept) == layers else x[:, [layers.index(layer) for layer in kept]]
-        return fit_probes(
-            rows,
+    layers = activations.layers(site)
+    try:
+        grid = fit_probes(
+            activations[site],
             labels,
             split=split,
-            layers=list(kept),
+            layers=layers,
             fingerprint=activations.fingerprint,
             n_permutations=studied.question.n_permutations,
             n_resamples=studied.question.n_resamples,
             seed=studied.question.seed,
+            broken="mark",
             progress=studied.progress,
         )
-
-    try:
-        return fit(layers), {}
-    except EntangleError:
-        for layer in layers:
-            try:
-                fit([layer])
-            except EntangleError as error:
-                unfitted[layer] = str(error)
-    fitted = [layer for layer in layers if layer not in unfitted]
-    return (fit(fitted) if fitted else None), unfitted
+    except EntangleError as error:
+        return None, {site: str(error)}
+    names = (f"{site} in layer {layers[layer]}" + "".join(f", head {i}" for i in head) for layer, *head in grid.broken)
+    return grid, dict(zip(names, grid.broken.values(), strict=True))
 
 
 def fitting_rows(data: LabelledTexts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

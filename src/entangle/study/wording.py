@@ -16,9 +16,32 @@ def number(value: object, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
+class Interval(str):
+    """The words of a value with its interval, which keep the numbers: a page draws them beside the words.
+
+    Attributes:
+        value: The value.
+        low: The lower end; minus infinity where there is none.
+        high: The upper end; infinity where there is none.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
 def interval(value: object, low: object, high: object, digits: int = 3) -> str:
-    """A value with its interval in brackets."""
-    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+    """A value with its interval in brackets: an `Interval`, where there is a value."""
+    words = f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+    if not isinstance(value, int | float) or math.isnan(value):
+        return words
+    found = Interval(words)
+    found.value, found.low, found.high = float(value), _end(low, -math.inf), _end(high, math.inf)
+    return found
+
+
+def _end(value: object, unbounded: float) -> float:
+    return float(value) if isinstance(value, int | float) and not math.isnan(value) else unbounded
 
 
 def spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
@@ -27,6 +50,11 @@ def spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
     if value is None or math.isnan(value):
         return ""
     return interval(value, row[f"{name}_low"], row[f"{name}_high"], digits)
+
+
+def short(name: str, letters: int = 28) -> str:
+    """A name for a drawing, which has no room for a long one."""
+    return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
 def percent(share: float) -> str:

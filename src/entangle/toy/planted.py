@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from entangle.concepts.report import entanglement_report
 from entangle.directions import Directions
@@ -20,6 +19,7 @@ from entangle.errors import EntangleError
 from entangle.metrics import entanglement
 from entangle.probes import fit_probes
 from entangle.probes.estimators import make_probe
+from entangle.progress import progress_bar
 
 Setting = Literal["n_examples", "label_noise", "correlation", "strength", "cosine"]
 
@@ -251,7 +251,7 @@ def recovery_curve(
     fixed = {"cosine": cosine, "strength": strength, "correlation": correlation, "label_noise": label_noise}
     rows = []
     jobs = [(value, repeat) for value in values for repeat in range(n_repeats)]
-    for value, repeat in tqdm(jobs, desc=f"recovery by {setting}", disable=not progress, leave=False):
+    for value, repeat in progress_bar(jobs, desc=f"recovery by {setting}", disable=not progress, leave=False):
         chosen = fixed | ({} if setting == "n_examples" else {setting: value})
         planted = PlantedConcepts(**chosen, n_concepts=n_concepts, d_model=d_model, seed=seed + repeat)
         sample = planted.sample(int(value) if setting == "n_examples" else n_examples, seed=seed + repeat)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor, distributed
-from tqdm import tqdm
 
 from entangle.activations.disk.store import Store
 from entangle.activations.inputs.tokens import Selection
 from entangle.errors import EntangleError
+from entangle.progress import progress_bar
 
 PATIENCE = 600.0  # seconds without any new shard after which the other processes are taken for dead
 
@@ -47,13 +47,13 @@ def fill(store: Store, run: Run, *, progress: bool = True, patience: float = PAT
     Shards of an earlier run are compared with their checksums; a damaged one is written again.
 
     Raises:
-        EntangleError: another process has not finished its shards.
+        EntangleError: Another process has not finished its shards.
     """
     rank, world = processes()
     bounds: Sequence[Sequence[int]] = store.manifest["bounds"]
     mine = [shard for shard in range(rank, store.n_shards, world) if not store.whole(shard)]
     one = len(mine) == 1
-    for shard in tqdm(mine, desc="shards", unit="shard", delay=2, disable=one or not progress or rank > 0):
+    for shard in progress_bar(mine, desc="shards", unit="shard", delay=2, disable=one or not progress or rank > 0):
         start, end = bounds[shard]
         store.write(shard, run(only=range(start, end), progress=progress and one))
     left, since = len(store.missing()), time.monotonic()

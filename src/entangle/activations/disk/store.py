@@ -53,7 +53,7 @@ class Store:
     """A directory of shards, and what its manifest says.
 
     Attributes:
-        directory: where it is.
+        directory: Where it is.
         manifest: `key` (a hash of model, texts and settings), `bounds` (the examples of each shard, `[start, end)`),
             `layers`, `fingerprint`, `meta`.
     """
@@ -76,7 +76,7 @@ class Store:
         """Begin a store, or go on with one that was begun with the same model, texts and settings.
 
         Raises:
-            EntangleError: the directory holds something else, or cannot be written.
+            EntangleError: The directory holds something else, or cannot be written.
         """
         target = Path(directory)
         content = cls.describe(
@@ -122,7 +122,7 @@ class Store:
         """Read the manifest of a store, complete or not.
 
         Raises:
-            EntangleError: there is none, it is damaged, or from another version.
+            EntangleError: There is none, it is damaged, or from another version.
         """
         store = cls(Path(directory), folder.read(directory, KIND))
         store.check_manifest()
@@ -138,9 +138,11 @@ class Store:
         with decoding(self.directory / MANIFEST, "the manifest of activations", remedy=KIND.remedy):
             bounds = [(int(start), int(end)) for start, end in manifest["bounds"]]
             starts, ends = [start for start, _ in bounds], [end for _, end in bounds]
-            whole = bounds and starts == [0, *ends[:-1]] and all(start <= end for start, end in bounds)
+            is_partition = bounds and starts == [0, *ends[:-1]] and all(start <= end for start, end in bounds)
             kept = isinstance(manifest["layers"], dict) and manifest["layers"]
-            if not (whole and kept and all(isinstance(manifest[name], dict) for name in ("fingerprint", "meta"))):
+            if not (
+                is_partition and kept and all(isinstance(manifest[name], dict) for name in ("fingerprint", "meta"))
+            ):
                 raise ValueError("bounds, layers, fingerprint or meta are not what they should be")
             str(manifest["key"])
 
@@ -174,7 +176,7 @@ class Store:
         """Write a shard whole, or not at all.
 
         Raises:
-            EntangleError: the disk is full, or the directory cannot be written.
+            EntangleError: The disk is full, or the directory cannot be written.
         """
         with writing(self.directory), owned(self.directory, patience=PATIENCE):
             self.write_shard(self.directory, shard, tensors)
@@ -196,7 +198,7 @@ class Store:
         """Read every shard and compare it with its receipt.
 
         Raises:
-            EntangleError: a shard is missing or damaged.
+            EntangleError: A shard is missing or damaged.
         """
         missing = self.missing()
         if missing:
@@ -232,10 +234,10 @@ class Store:
             size, _ = int(receipt["size"]), str(receipt["sha256"])
             # Older versions wrote neither its number nor whose it is.
             mine = (receipt.get("shard", shard), receipt.get("key", self.manifest["key"]))
-            whole = mine == (shard, self.manifest["key"]) and path.stat().st_size == size
+            is_ours = mine == (shard, self.manifest["key"]) and path.stat().st_size == size
         except (EntangleError, OSError, KeyError, TypeError, ValueError):
             return None
-        return receipt if whole else None
+        return receipt if is_ours else None
 
 
 class ShardedData(Mapping[str, Tensor]):

@@ -26,12 +26,20 @@ class Turn:
     assistant's last answer, `Turn(0, role="user")` the last token of the user's first message.
 
     Attributes:
-        index: which turn, from 0, or negative from the end; among those of `role` if that is given.
+        index: Which turn, from 0, or negative from the end; among those of `role` if that is given.
         role: `"system"`, `"user"`, `"assistant"` or whatever the conversations use.
         tokens: `"last"`, `"first"`, `"mean"`, `"all"` or an integer, within the turn.
         part: `"content"`: the message's own text; every token that overlaps it. `"turn"`: the header and end mark that
             the template puts around it as well. `"generated"`: what the template marks with `{% generation %}` as
             written by the assistant, which most often is the content and the end mark.
+
+    Example:
+        >>> en.Turn(role="assistant", tokens="mean")
+        Turn(index=-1, role='assistant', tokens='mean', part='content')
+        >>> en.Turn(part="middle")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: the part of a turn must be one of content, turn, generated, but ...
     """
 
     index: int = -1
@@ -51,9 +59,9 @@ class Conversations:
     """Conversations and what the chat template makes of them.
 
     Attributes:
-        messages: of each conversation, each with a `role` and a `content`.
-        texts: each conversation as the template writes it.
-        arguments: of `apply_chat_template`, such as `add_generation_prompt`.
+        messages: Of each conversation, each with a `role` and a `content`.
+        texts: Each conversation as the template writes it.
+        arguments: Of `apply_chat_template`, such as `add_generation_prompt`.
     """
 
     messages: list[list[Message]]
@@ -72,13 +80,13 @@ def read_conversations(
     """Each conversation as the tokenizer's chat template writes it.
 
     Args:
-        tokenizer: one with a chat template, unless `arguments` brings one.
-        conversations: lists of messages with `role` and `content`.
-        arguments: for `apply_chat_template`: `add_generation_prompt`, `chat_template`, `tools`, or what the template
+        tokenizer: One with a chat template, unless `arguments` brings one.
+        conversations: Lists of messages with `role` and `content`.
+        arguments: For `apply_chat_template`: `add_generation_prompt`, `chat_template`, `tools`, or what the template
             itself knows, such as `enable_thinking`.
 
     Raises:
-        EntangleError: no tokenizer or template, something that is no conversation, or one the template refuses.
+        EntangleError: No tokenizer or template, something that is no conversation, or one the template refuses.
     """
     if tokenizer is None:
         raise EntangleError("conversations need a tokenizer, but None arrived: pass it, or pass tokenised tensors")
@@ -104,7 +112,7 @@ def turn_span(turn: Turn, conversations: Conversations, i: int, tokenizer: Any) 
     letting it write the conversation up to there; either must agree with the text, character for character.
 
     Raises:
-        EntangleError: the conversation has no such turn, or the template writes it differently in its place.
+        EntangleError: The conversation has no such turn, or the template writes it differently in its place.
     """
     messages, text = conversations.messages[i], conversations.texts[i]
     k = _message(turn, messages, i)
@@ -141,7 +149,7 @@ def generated_span(turn: Turn, conversations: Conversations, i: int, tokenizer: 
     """The tokens, `[start, end)`, that the template marks as generated in the assistant's turn of conversation `i`.
 
     Raises:
-        EntangleError: the template marks nothing (it has no `{% generation %}`), or not once a turn.
+        EntangleError: The template marks nothing (it has no `{% generation %}`), or not once a turn.
     """
     messages, arguments = conversations.messages[i], conversations.arguments
     template = arguments.get("chat_template") or tokenizer.get_chat_template()

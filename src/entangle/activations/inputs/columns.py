@@ -17,12 +17,12 @@ def columns_of(inputs: Mapping[str, Any] | Iterable[Any]) -> Columns:
     """Each argument's rows, from one mapping of tensors or an iterable of them (a DataLoader, a `datasets.Dataset`).
 
     Args:
-        inputs: a mapping whose values have examples along the first axis (tensors, arrays, or lists of lists of
+        inputs: A mapping whose values have examples along the first axis (tensors, arrays, or lists of lists of
             different lengths); or an iterable of such batches, of single examples, or of bare rows of token ids.
             `labels` are left out: they change no activation.
 
     Raises:
-        EntangleError: values that are no numbers, or columns that do not go together.
+        EntangleError: Values that are no numbers, or columns that do not go together.
     """
     if isinstance(inputs, Mapping):
         columns = {str(name): _rows(name, value) for name, value in inputs.items() if name != "labels"}
@@ -44,7 +44,7 @@ def unpadded(value: str, rows: list[Tensor], masks: list[Tensor]) -> list[slice]
     """Which part of the first axis of each row is not padding.
 
     Raises:
-        EntangleError: a mask of another length, that masks everything, or has a gap.
+        EntangleError: A mask of another length, that masks everything, or has a gap.
     """
     parts = []
     for i, (row, mask) in enumerate(zip(rows, masks, strict=True)):

@@ -20,14 +20,20 @@ class Examples:
     """Token ids of each example, its padding removed, and any other tensors the model takes.
 
     Attributes:
-        ids: the tokens of each example.
-        pad_id: the id that fills the rest of a batch.
-        per_token: other integer tensors with one number a token (such as `token_type_ids`), cut like `ids`.
-        first: column of each example's first token in the tensors it came from; 0 for texts.
-        beside: tensors that each example has whole, such as the image that goes with a text.
-        source: what the tokens were read from, where that is text: strings, or conversations and their template.
-        added: how many tokens before and after each text its tokenizer's template, or `prepend_bos`, put there.
-        special: ids that stand for no text wherever they are (see `entangle.models.tokens.special_ids`).
+        ids: The tokens of each example.
+        pad_id: The id that fills the rest of a batch.
+        per_token: Other integer tensors with one number per token (such as `token_type_ids`), cut like `ids`.
+        first: Column of each example's first token in the tensors it came from; 0 for texts.
+        beside: Tensors that each example has whole, such as the image that goes with a text.
+        source: What the tokens were read from, where that is text: strings, or conversations and their template.
+        added: How many tokens before and after each text its tokenizer's template, or `prepend_bos`, put there.
+        special: Ids that stand for no text wherever they are (see `entangle.models.tokens.special_ids`).
+
+    Example:
+        >>> examples = en.activations.Examples([[5, 6, 7], [8, 9]], pad_id=0)
+        >>> examples.lengths, examples.batch([0, 1], model, torch.device("cpu"))["attention_mask"]
+        ([3, 2], tensor([[1, 1, 1],
+                [1, 1, 0]]))
     """
 
     ids: list[list[int]]
@@ -99,7 +105,7 @@ class DecoderExamples(Examples):
     """Examples for the decoder of an encoder-decoder: `ids` are the decoder's, and what the encoder reads goes along.
 
     Attributes:
-        encoder: what the encoder reads, where that is tokens or an image or sound alone (then it is `beside`).
+        encoder: What the encoder reads, where that is tokens or an image or sound alone (then it is `beside`).
     """
 
     encoder: Examples | None = None
@@ -124,7 +130,13 @@ class SignalExamples(Examples):
     """Images, videos or sounds: no tokens, and positions that only the model can count (patches, frames).
 
     Attributes:
-        positions: how many positions the model makes of each example.
+        positions: How many positions the model makes of each example.
+
+    Example:
+        >>> pixels = [torch.zeros(3, 8, 8), torch.ones(3, 8, 8)]
+        >>> images = en.activations.SignalExamples([[], []], 0, beside={"pixel_values": pixels}, positions=[5, 5])
+        >>> images.lengths, images.batch([0, 1], model, torch.device("cpu"))["pixel_values"].shape
+        ([5, 5], torch.Size([2, 3, 8, 8]))
     """
 
     positions: list[int] = field(default_factory=list)

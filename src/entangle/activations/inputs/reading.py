@@ -34,17 +34,17 @@ def examples_from(
     """Whatever `collect` takes, as examples.
 
     Args:
-        texts: strings; conversations; a mapping of tensors; or an iterable of batches, such as a DataLoader.
-        tokenizer: for strings and conversations.
-        model: what they are for.
-        max_length: keep the first so many tokens of each.
-        prepend_bos: begin texts and conversations with the beginning-of-sequence token.
-        chat_template_kwargs: for the chat template.
-        in_decoder: whether the positions wanted are those of an encoder-decoder's decoder (see `reads_decoder`).
-        count: tells how many positions the model makes of an example that is no text.
+        texts: Strings; conversations; a mapping of tensors; or an iterable of batches, such as a DataLoader.
+        tokenizer: For strings and conversations.
+        model: What they are for.
+        max_length: Keep the first so many tokens of each.
+        prepend_bos: Begin texts and conversations with the beginning-of-sequence token.
+        chat_template_kwargs: For the chat template.
+        in_decoder: Whether the positions wanted are those of an encoder-decoder's decoder (see `reads_decoder`).
+        count: Tells how many positions the model makes of an example that is no text.
 
     Raises:
-        EntangleError: nothing to run, or something this model cannot be run on.
+        EntangleError: Nothing to run, or something this model cannot be run on.
     """
     if not isinstance(texts, Mapping):
         if not isinstance(texts, Iterable):
@@ -79,7 +79,12 @@ def examples_from(
 
 
 def reads_decoder(model: nn.Module, block: nn.Module) -> bool:
-    """Whether a block of an encoder-decoder is the decoder's."""
+    """Whether a block of an encoder-decoder is the decoder's.
+
+    Example:
+        >>> en.activations.reads_decoder(model, en.Atlas(model).blocks[0])  # it has no encoder
+        False
+    """
     inner = model
     while (base := getattr(inner, "get_base_model", None)) is not None and base() is not inner:  # PEFT's wrappers
         inner = base()
@@ -221,7 +226,7 @@ def _cut(
     """Each row without its padding and no longer than `max_length`, its first column, and the columns kept.
 
     Raises:
-        EntangleError: rows that are no integers, or one whose closing token `max_length` would cut off.
+        EntangleError: Rows that are no integers, or one whose closing token `max_length` would cut off.
     """
     if max_length is not None and max_length < 1:
         raise EntangleError(f"max_length must be at least 1, but is {max_length}")

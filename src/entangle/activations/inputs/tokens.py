@@ -36,9 +36,9 @@ class Selection:
     """Rows of the result, in order of example and position.
 
     Attributes:
-        rows: example and position (counted from the example's own first token; `-1` for a mean) of each row of the
+        rows: Example and position (counted from the example's own first token; `-1` for a mean) of each row of the
             result.
-        starts: the first row of each example, and the number of rows at the end.
+        starts: The first row of each example, and the number of rows at the end.
     """
 
     rows: Int[Tensor, "row 2"]
@@ -62,10 +62,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class MeanSelection(Selection):
-    """One row an example: the mean over some of its tokens.
+    """One row per example: the mean over some of its tokens.
 
     Attributes:
-        parts: the positions averaged in each example.
+        parts: The positions averaged in each example.
     """
 
     parts: list[Sequence[int]]
@@ -88,20 +88,27 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None, special
             bool mask `[example pos]` in the columns of the tensors given, or of each text's own tokens; one character
             span `(start, end)`, or a list of spans, for each text: every token that overlaps it; or a `Turn` of each
             conversation.
-        examples: what will be run.
-        tokenizer: a fast tokenizer, for spans and turns.
-        special_tokens: whether `"mean"` and `"all"` take in what stands for no text: what the tokenizer's template and
+        examples: What will be run.
+        tokenizer: A fast tokenizer, for spans and turns.
+        special_tokens: Whether `"mean"` and `"all"` take in what stands for no text: what the tokenizer's template and
             `prepend_bos` added, and beginning, end, separator and padding wherever they are written. All else is taken
             literally: masks, spans, turns, integers, `"last"` and `"first"`.
 
     Raises:
-        EntangleError: a selection that no rule above covers, or one that leaves an example without a token.
+        EntangleError: A selection that no rule above covers, or one that leaves an example without a token.
+
+    Example:
+        >>> examples = en.activations.read_inputs(en.Atlas(model), texts[:2], tokenizer)
+        >>> en.activations.select(-1, examples).rows, en.activations.select("mean", examples).rows
+        (tensor([[ 0, 19],
+                [ 1, 11]]), tensor([[ 0, -1],
+                [ 1, -1]]))
     """
     if isinstance(tokens, str | int) and not isinstance(tokens, bool):
-        whole = [(0, n) for n in examples.lengths]
+        extents = [(0, n) for n in examples.lengths]
         if tokens in POOLED and not special_tokens:
-            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(whole)])
-        return _within(whole, tokens, "text")
+            return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(extents)])
+        return _within(extents, tokens, "text")
     if isinstance(tokens, Turn):
         return _within(_turns(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
     if isinstance(tokens, Tensor):

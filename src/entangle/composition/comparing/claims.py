@@ -8,6 +8,7 @@ from typing import Any
 
 from entangle.composition.comparing.attacks import attacks_by_share
 from entangle.composition.comparing.comparison import PLAIN, Comparison
+from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
 from entangle.metrics.statistics import Estimate
 
 FLAT_WITHIN = 0.05  # nats per token: about 5 % of perplexity, fixed before any model was compared
@@ -71,6 +72,7 @@ def claims(comparison: Comparison, *, flat_within: float = FLAT_WITHIN) -> list[
         _probes(comparison, between),
         *(_steered(comparison, alpha) for alpha in _strengths(comparison)),
         _price(comparison),
+        *_foretold(comparison, between),
         *_attacked(comparison),
     ]
 
@@ -149,6 +151,30 @@ def _price(comparison: Comparison) -> Claim:
         f"{_interval(first, 2)} to {_interval(last, 2)}",
         said,
     )
+
+
+def _foretold(comparison: Comparison, between: str) -> list[Claim]:
+    """Of models that were measured with a forecast."""
+    table = foretold_by_share(comparison)
+    if table.empty:
+        return []
+    chosen = table[(table["concept"] == comparison.concept) & (table["layer"] == CHOSEN)]
+    first, last = chosen.iloc[0], chosen.iloc[-1]
+    limits, prices = (
+        " to ".join(_interval(Estimate.of(row, name), digits) for row in (first, last))
+        for name, digits in (("limit", 3), ("price", 4))
+    )
+    change = Estimate.of(last, "against_first")
+    return [
+        Claim(
+            "it is cheaper to steer, as foretold from its gradients: a shift buys more of it at the same price",
+            "less entangled, so cheaper; not measured so",
+            "not stated",
+            f"{between}: most contrast per root nat {limits}, change {_interval(change)}; {first['unit']:g} nats of "
+            f"contrast cost {prices} nats a token",
+            verdict(change, rises=True, n_seeds=len(comparison.seeds)),
+        )
+    ]
 
 
 def _attacked(comparison: Comparison) -> list[Claim]:

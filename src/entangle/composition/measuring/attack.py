@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.measuring.fitted import Fitted
@@ -18,6 +17,7 @@ from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.subject import NotFiniteError, applied
 from entangle.evaluation.scoring.scorers import Scorer, scorer_key
 from entangle.models.rows import context_length, encode
+from entangle.progress import progress_bar
 from entangle.storage.digest import digest, folder_digest
 from entangle.storage.sealed import read_sealed, write_sealed
 from entangle.study import StudyTexts
@@ -159,7 +159,7 @@ def _condition(
     """Search for a suffix for every prompt, and see what the model says after it."""
     model, tokenizer, measurement = fitted.model, fitted.tokenizer, fitted.measurement
     options: dict[str, Any] = {"prepend_bos": fitted.studied.question.prepend_bos, "seed": measurement.seed}
-    bar = tqdm(prompts, desc=f"attacking at {alpha:g}", disable=not fitted.progress, unit="prompt", leave=False)
+    bar = progress_bar(prompts, desc=f"attacking at {alpha:g}", disable=not fitted.progress, unit="prompt", leave=False)
     suffixes: list[Suffix] = [
         gcg(
             model,

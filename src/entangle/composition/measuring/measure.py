@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from entangle.composition.measuring.fitted import STUDY, Fitted
+from entangle.composition.measuring.foretold import foretold_numbers
 from entangle.composition.recipe.measurement import Measurement
 from entangle.errors import EntangleError
 from entangle.evaluation import Prompt, Scorer, Tradeoff, degenerate_share
@@ -82,7 +83,8 @@ def measured_numbers(study: Study, prompts: Mapping[str, list[str]]) -> dict[str
     Returns:
         Plain numbers: `heads` (with `hits`, the share of heads that are right about each text) and `stream` (probes),
         `bag_of_words`, `entanglement`, `prompts` (where each set of prompts begins and ends), `tokens` of each
-        document, and `conditions` with the scores of every prompt and the nats of every document.
+        document, and `conditions` with the scores of every prompt and the nats of every document; `forecast` (see
+        `foretold_numbers`), where there is one.
     """
     if study.tradeoff is None or study.words is None:
         raise EntangleError(f"{study.label} was studied without steering or without words: give prompts and clean text")
@@ -91,6 +93,7 @@ def measured_numbers(study: Study, prompts: Mapping[str, list[str]]) -> dict[str
         "stream": _grid_numbers(study.probes["resid_post"]),
         "bag_of_words": study.words.accuracy.value,
         "entanglement": _entanglement(study),
+        "forecast": foretold_numbers(study),
         **_sweep_numbers(study.tradeoff, prompts),
     }
 

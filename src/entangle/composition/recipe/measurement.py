@@ -27,6 +27,8 @@ class Measurement:
             "prompting" and "self-debias".
         top_k: heads that ITI moves; 0 is a quarter of them, at most 30.
         direction: the estimator of the concepts' directions.
+        forecast: whether to foretell, at every layer, what steering each concept out costs at least and what a shift
+            buys of it at most (see `entangle.forecast.foretell`): a few backward passes per text.
         clean_documents: held-out documents on which cross-entropy is measured; 0 is all.
         samples: continuations a prompt.
         max_new_tokens: tokens a continuation.
@@ -45,6 +47,7 @@ class Measurement:
     methods: tuple[str, ...] = METHODS
     top_k: int = 0
     direction: str = "mean_difference"
+    forecast: bool = False
     clean_documents: int = 0
     samples: int = 1
     max_new_tokens: int = 20
@@ -82,6 +85,7 @@ class Measurement:
             layers="best",
             alphas=self.alphas,
             methods=self.methods,
+            forecast=self.forecast,
             top_k=self.top_k or None,
             samples=self.samples,
             max_new_tokens=self.max_new_tokens,

@@ -19,7 +19,7 @@ from entangle.composition.training.posttraining import PostTraining
 from entangle.errors import EntangleError
 from entangle.storage.digest import digest
 from entangle.storage.names import check_distinct, check_name
-from entangle.storage.tables import build, plain
+from entangle.storage.tables import as_json, build
 from entangle.study.question import check_seed
 
 SMALL = {
@@ -93,7 +93,7 @@ class Variant:
 
     def of_each_model(self) -> dict[str, Any]:
         """What decides a model of it, other than the seed."""
-        return {name: value for name, value in plain(self).items() if name not in ("told", "seeds")}
+        return {name: value for name, value in as_json(self).items() if name not in ("told", "seeds")}
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values that JSON can hold."""
-        fields = plain(self)
+        fields = as_json(self)
         del fields["root"]
         return fields
 

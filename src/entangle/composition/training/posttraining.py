@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.recipe.pairs import Pair
 from entangle.errors import EntangleError
 from entangle.models.rows import bos_id, frame
+from entangle.progress import progress_bar
 from entangle.storage.names import check_name
 
 METHODS = ("sft", "dpo")
@@ -233,7 +233,7 @@ def _show_progress(trainer: Any, description: str) -> None:
 
     class Bar(TrainerCallback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, desc=description, unit="step", leave=False)
+            self.bar = progress_bar(total=state.max_steps, desc=description, unit="step", leave=False)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if "loss" in logs:

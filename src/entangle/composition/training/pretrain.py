@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.recipe.training import Training
@@ -22,6 +21,7 @@ from entangle.composition.training.checkpoint import load_checkpoint, save_check
 from entangle.composition.training.processes import ALONE, Processes
 from entangle.composition.training.stream import Stream
 from entangle.errors import EntangleError
+from entangle.progress import progress_bar
 
 Loss = Callable[..., Float[Tensor, ""]]
 
@@ -148,7 +148,9 @@ def pretrain(
     started = time.perf_counter()
     model.train()
     shown = progress and processes.main
-    bar = tqdm(batches, desc=description, initial=begun, total=n_steps, disable=not shown, unit="step", leave=False)
+    bar = progress_bar(
+        batches, desc=description, initial=begun, total=n_steps, disable=not shown, unit="step", leave=False
+    )
     for starts in bar:
         step = len(losses)
         for group in optimiser.param_groups:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -42,6 +41,7 @@ from entangle.models.rows import (
 )
 from entangle.models.tokens import first_position
 from entangle.models.trace import evaluating
+from entangle.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
     ends = stop_tokens(model, tokenizer)
     config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
     lengths = [len(rows[i]) + sampling.max_new_tokens for i, _ in jobs]
-    with tqdm(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
+    with progress_bar(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
         # What carries a state would carry padding on the left in it: only prompts of one length go together. And RWKV,
         # whose state is its own and not generate()'s, mixes up the rows of a batch.
         at_once = 1 if accepts(model, "state") else sampling.batch_tokens

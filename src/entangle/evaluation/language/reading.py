@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied, check_finite
 from entangle.interventions import Edit
 from entangle.models.rows import token_batches
+from entangle.progress import progress_bar
 
 _MAX_LOGITS = 2**28  # elements of one batch's logits: 1 GB in float32
 _KL_BLOCK = 2**19  # log-probabilities compared at once: what a processor's cache holds in float64
@@ -110,7 +110,8 @@ def batches(
     vocabulary = model.config.get_text_config().vocab_size
     budget = max(1, min(batch_tokens, _MAX_LOGITS // vocabulary))
     batches = token_batches([len(row) for row in rows], budget)
-    return tqdm(batches, desc="cross-entropy", unit="batch", disable=not progress)
+    shown: Iterable[list[int]] = progress_bar(batches, desc="cross-entropy", unit="batch", disable=not progress)
+    return shown
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from typing import cast
 
 import torch
 import transformers
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
@@ -24,6 +23,7 @@ from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
 from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
+from entangle.progress import progress_bar
 from entangle.storage.digest import digest
 
 PLAIN = ""
@@ -161,7 +161,7 @@ def tradeoff(
         changed = sorted((c for c in done if (c.method, c.alpha) in order), key=lambda c: order[c.method, c.alpha])
         return Tradeoff(plain[0], tuple(changed), tuple(prompts), tuple(scorers), store.settings) if plain else None
 
-    with tqdm(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
+    with progress_bar(total=1 + len(grid), desc="trade-off", unit="condition", disable=not progress) as bar:
         for name, given, cost in [(PLAIN, 0.0, None), *grid]:
             alpha, at = given, f"{cost:g} nats" if cost is not None else f"alpha={given:g}"
             bar.set_postfix_str(f"{name} {at}" if name else "plain")

@@ -23,9 +23,14 @@ class AddDirection(Edit):
 
     Attributes:
         vector: v `[d]`, added as it is: its length counts.
-        site: a site name, or a full name such as `"blocks.3.hook_resid_post"` together with `layer=None`.
-        layer: the layer, counted from 0.
-        head: one head of site `z`; `None` for the whole width.
+        site: A site name, or a full name such as `"blocks.3.hook_resid_post"` together with `layer=None`.
+        layer: The layer, counted from 0.
+        head: One head of site `z`; `None` for the whole width.
+
+    Example:
+        >>> edit = en.AddDirection(torch.tensor([0.0, 1.0]), layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0]]), alpha=2.0)
+        tensor([[3., 6.]])
     """
 
     vector: Float[Tensor, " d"]
@@ -52,17 +57,17 @@ class AddDirection(Edit):
         """Contrastive activation addition: the mean difference over pairs (Rimsky et al. 2024, arXiv 2312.06681).
 
         Args:
-            toward: activations of the side to steer toward.
-            away: activations of the other side, row for row.
-            site: where they were collected.
-            layer: the layer.
-            head: the head, at site `z`.
+            toward: Activations of the side to steer toward.
+            away: Activations of the other side, row for row.
+            site: Where they were collected.
+            layer: The layer.
+            head: The head, at site `z`.
 
         Returns:
             The edit that adds mean(toward - away).
 
         Raises:
-            EntangleError: if the two have different shapes.
+            EntangleError: If the two have different shapes.
         """
         if toward.shape != away.shape:
             raise EntangleError(
@@ -86,19 +91,19 @@ class AddDirection(Edit):
 
         Args:
             x: activations.
-            labels: two classes: one name, bool or whole number for each example (see `entangle.data.labels`).
-            site: where they were collected.
-            layer: the layer.
-            head: the head, at site `z`.
-            toward: the class whose mean alpha = 1 moves the other class's mean to: one of the labels; or 0 for the
+            labels: Two classes: one name, bool or whole number for each example (see `entangle.data.labels`).
+            site: Where they were collected.
+            layer: The layer.
+            head: The head, at site `z`.
+            toward: The class whose mean alpha = 1 moves the other class's mean to: one of the labels; or 0 for the
                 class that is not the positive one, and 1 for that, where no label is called so.
-            positive: the label that is class 1, all others being class 0.
+            positive: The label that is class 1, all others being class 0.
 
         Returns:
             The edit that adds mean(x of `toward`) - mean(x of the other class).
 
         Raises:
-            EntangleError: if there are not two classes, or `toward` is none of them.
+            EntangleError: If there are not two classes, or `toward` is none of them.
         """
         target = class_mask(labels, toward, len(x), positive)
         x = finite(x, "x").flatten(1)
@@ -114,10 +119,15 @@ class Ablate(Edit):
 
     Attributes:
         directions: `[d]` or `[k, d]`, of any length and angle.
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
         mean: `[d]`, what the component is set to; 0 where `None`.
+
+    Example:
+        >>> edit = en.Ablate(torch.tensor([1.0, 0.0]))
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[0., 4.]])
     """
 
     directions: Float[Tensor, "k d"]
@@ -145,10 +155,15 @@ class Scale(Edit):
     Attributes:
         direction: `[d]`, of any length.
         factor: 1 leaves x, 0 ablates, -1 reflects.
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
         mean: `[d]`, the point that scaling leaves where it is; 0 where `None`.
+
+    Example:
+        >>> edit = en.Scale(torch.tensor([1.0, 0.0]), factor=0.5)
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[1.5000, 4.0000]])
     """
 
     direction: Float[Tensor, " d"]
@@ -177,10 +192,15 @@ class Set(Edit):
 
     Attributes:
         direction: `[d]`, of any length; u is it at length 1.
-        value: the component after the edit, in the activations' units.
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        value: The component after the edit, in the activations' units.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
+
+    Example:
+        >>> edit = en.Set(torch.tensor([1.0, 0.0]), value=7.0)
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[7., 4.]])
     """
 
     direction: Float[Tensor, " d"]
@@ -207,11 +227,17 @@ class Clamp(Edit):
 
     Attributes:
         direction: `[d]`, of any length; u is it at length 1.
-        low: the least component, in the activations' units; `None` for no bound.
-        high: the largest component; `None` for no bound.
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        low: The least component, in the activations' units; `None` for no bound.
+        high: The largest component; `None` for no bound.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
+
+    Example:
+        >>> edit = en.Clamp(torch.tensor([1.0, 0.0]), high=1.0)
+        >>> edit(torch.tensor([[3.0, 4.0], [-3.0, 4.0]]))
+        tensor([[ 1.,  4.],
+                [-3.,  4.]])
     """
 
     direction: Float[Tensor, " d"]
@@ -251,13 +277,18 @@ class Affine(Edit):
     """Any affine map of low rank: x -> x + alpha ((x - mean) left right + bias).
 
     Attributes:
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
         mean: `[d]` or `None`.
         left: `[d, r]` or `None`.
         right: `[r, d]` or `None`.
         bias: `[d]` or `None`.
+
+    Example:
+        >>> edit = en.Affine(left=torch.tensor([[1.0], [0.0]]), right=torch.tensor([[0.0, 1.0]]))
+        >>> edit(torch.tensor([[3.0, 4.0]]))  # the first coordinate is added to the second
+        tensor([[3., 7.]])
     """
 
     site: str = "resid_post"
@@ -285,7 +316,13 @@ class Compose(Edit):
     """Several edits as one: at each place in the order given, each on the result of the one before.
 
     Attributes:
-        edits: the edits.
+        edits: The edits.
+
+    Example:
+        >>> first = torch.tensor([1.0, 0.0])
+        >>> edit = en.Compose([en.AddDirection(first), en.Scale(first, factor=2.0)])
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[8., 4.]])
     """
 
     edits: Sequence[Edit]
@@ -303,7 +340,7 @@ def span(directions: Float[Tensor, "k d"]) -> Float[Tensor, "d rank"]:
     """An orthonormal basis of the rows' span, worked out in double precision.
 
     Raises:
-        EntangleError: if every row is zero.
+        EntangleError: If every row is zero.
     """
     _, s, vh = torch.linalg.svd(directions.double(), full_matrices=False)
     rank = int((s > s[0] * max(directions.shape) * torch.finfo(torch.float32).eps).sum()) if s[0] > 0 else 0
@@ -314,16 +351,16 @@ def span(directions: Float[Tensor, "k d"]) -> Float[Tensor, "d rank"]:
 
 
 def class_mask(given: Any, toward: Any, n_examples: int, positive: Any = None) -> Tensor:
-    """Which rows have label `toward`, after checking that there is one label a row and exactly two classes.
+    """Which rows have label `toward`, after checking that there is one label per row and exactly two classes.
 
     Args:
-        given: labels of any kind.
-        toward: as for `Labels.number_of`.
-        n_examples: how many rows there are.
-        positive: the label that is class 1, all others being class 0.
+        given: Labels of any kind.
+        toward: As for `Labels.number_of`.
+        n_examples: How many rows there are.
+        positive: The label that is class 1, all others being class 0.
 
     Raises:
-        EntangleError: if not.
+        EntangleError: If not.
     """
     labels = read_labels(given, n_examples, positive=positive, two=True)
     mask: Tensor = torch.from_numpy(labels.codes) == labels.number_of(toward)

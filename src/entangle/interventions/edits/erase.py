@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from entangle.data import plain, read_labels
+from entangle.data import as_text, read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite
 from entangle.interventions.edit import Edit
@@ -32,9 +32,16 @@ class Erase(Edit):
         mean: E x, `[d]`.
         left: `[d, r]`, minus the transpose of P W in its r directions.
         right: `[r, d]`, the transpose of W^+ P.
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
+
+    Example:
+        >>> erase = en.Erase.fit(acts["resid_post"][:, -1], labels, layer=1)
+        >>> x = erase(acts["resid_post"][:, -1])
+        >>> means = x[labels == 1].mean(0), x[labels == 0].mean(0)
+        >>> bool(torch.allclose(*means, atol=1e-4))  # nothing linear is left
+        True
     """
 
     mean: Float[Tensor, " d"]
@@ -60,18 +67,18 @@ class Erase(Edit):
         """Fit on activations and labels, in double precision.
 
         Args:
-            x: activations; `[example, head, d_head]` is taken as all heads side by side.
-            labels: one class an example, by name, bool or whole number, of which there may be more than two; or any
+            x: Activations; `[example, head, d_head]` is taken as all heads side by side.
+            labels: One class per example, by name, bool or whole number, of which there may be more than two; or any
                 numbers `[example, k]` to make unreadable.
-            site: where x was collected.
-            layer: the layer.
-            head: the head, where x is one head's.
+            site: Where x was collected.
+            layer: The layer.
+            head: The head, where x is one head's.
 
         Returns:
             The fitted erasure.
 
         Raises:
-            EntangleError: if x is not finite or the labels are constant.
+            EntangleError: If x is not finite or the labels are constant.
         """
         x, z, dtype = _centred(x, labels)
         mean = x.mean(0)
@@ -102,11 +109,17 @@ class OracleErase(Edit):
     Attributes:
         coefficient: Cov(x, z) Cov(z, z)^+, `[d, k]`.
         mean_label: E z, `[k]`.
-        classes: the class of each column of z; `None` where labels are numbers.
+        classes: The class of each column of z; `None` where labels are numbers.
         labels: z of each text of the batch, `[row, k]`; `None` until `given`.
-        site: as for `AddDirection`.
-        layer: as for `AddDirection`.
-        head: as for `AddDirection`.
+        site: As for `AddDirection`.
+        layer: As for `AddDirection`.
+        head: As for `AddDirection`.
+
+    Example:
+        >>> erase = en.OracleErase.fit(acts["resid_post"][:, -1], labels, layer=1)
+        >>> x = erase.given(labels)(acts["resid_post"][:, -1])
+        >>> bool(torch.allclose(x[labels == 1].mean(0), x[labels == 0].mean(0), atol=1e-4))
+        True
     """
 
     coefficient: Float[Tensor, "d k"]
@@ -138,7 +151,7 @@ class OracleErase(Edit):
         """The erasure for a batch of texts with these labels.
 
         Raises:
-            EntangleError: if a label is of a class that the fit did not see.
+            EntangleError: If a label is of a class that the fit did not see.
         """
         from dataclasses import replace
 
@@ -149,7 +162,7 @@ class OracleErase(Edit):
                     self.coefficient.dtype
                 ),
             )
-        read, known = read_labels(labels), [plain(value) for value in self.classes]
+        read, known = read_labels(labels), [as_text(value) for value in self.classes]
         unknown = [name for name in read.names if name not in known]
         if unknown:
             raise EntangleError(

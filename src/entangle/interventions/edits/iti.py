@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entangle.activations import Activations
-from entangle.data import Labels, plain, read_labels
+from entangle.data import Labels, as_text, read_labels
 from entangle.errors import EntangleError
 from entangle.interventions.base import finite, unit
 from entangle.interventions.edit import Edit
@@ -41,14 +41,25 @@ class ITI(Edit):
     Attributes:
         heads: (layer, head) of each chosen head, best first.
         directions: theta, unit rows.
-        sigmas: standard deviation of the fitting rows' projections on each direction, in the activations' units.
-        toward: the number of the class that positive alpha moves to: 1 is what the labels' positive class was.
-        direction: how the directions were found.
-        selection: how the heads were chosen.
-        seed: of the splits and of whatever was drawn at random.
-        label_names: what classes 0 and 1 were called; `None` where that is not known.
-        of_layers: how many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
+        sigmas: Standard deviation of the fitting rows' projections on each direction, in the activations' units.
+        toward: The number of the class that positive alpha moves to: 1 is what the labels' positive class was.
+        direction: How the directions were found.
+        selection: How the heads were chosen.
+        seed: Seed of the splits and of whatever was drawn at random.
+        label_names: What classes 0 and 1 were called; `None` where that is not known.
+        of_layers: How many layers the tensor had that it was fitted on, if nothing told which of the model's they are:
             then it fits a model of that many layers alone.
+
+    Example:
+        >>> iti = en.ITI.fit(acts, labels, top_k=2)
+        >>> len(iti.heads), iti.directions.shape  # two (layer, head), and a direction in each
+        (2, torch.Size([2, 8]))
+        >>> prompt = tokenizer(prompts[:1], return_tensors="pt")["input_ids"]
+        >>> with en.steer(model, iti, alpha=8):
+        ...     steered = model(prompt).logits
+        ...
+        >>> bool(torch.allclose(steered, iti.bake(model, alpha=8)(prompt).logits, atol=1e-4))
+        True
     """
 
     heads: Sequence[Head]
@@ -110,28 +121,28 @@ class ITI(Edit):
         selection split, and the report split is not looked at.
 
         Args:
-            z: the `Activations`, which know their layers and their model; or `acts["z"]` alone.
-            labels: two classes: one name, bool or whole number for each example, such as 1 = toxic and 0 = not (see
+            z: The `Activations`, which know their layers and their model; or `acts["z"]` alone.
+            labels: Two classes: one name, bool or whole number for each example, such as 1 = toxic and 0 = not (see
                 `entangle.data.labels`).
-            top_k: how many heads to steer.
+            top_k: How many heads to steer.
             direction: `"mass_mean"`, the difference of the class means; `"probe"`, the probe's normal; or `"random"`, a
                 control.
             heads: `"probe"`, those whose probes are most accurate on the selection split; or `"random"`, a control.
-            grid: probes of these very activations, so as not to fit them twice; its splits are used.
-            layers: the model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
+            grid: Probes of these very activations, so as not to fit them twice; its splits are used.
+            layers: The model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
                 the grid names them, z must hold all layers of the model, or `steer`, `bake` and `export` refuse it.
-            groups: one a row; rows of a group, such as paraphrases, never fall in different splits.
-            toward: the class that positive alpha steers to: one of the labels; or, where no label is called so, 0 for
+            groups: One a row; rows of a group, such as paraphrases, never fall in different splits.
+            toward: The class that positive alpha steers to: one of the labels; or, where no label is called so, 0 for
                 the class that is not the positive one and 1 for that. 0 by default: away from what label 1 marks, as
                 for toxicity. Pass 1 to steer to it, as for truthfulness.
-            positive: the label that is class 1, all others being class 0.
-            seed: of the splits and of random heads and directions.
+            positive: The label that is class 1, all others being class 0.
+            seed: Seed of the splits and of random heads and directions.
 
         Returns:
             The fitted intervention, to be used with `steer`, `bake` or `export`.
 
         Raises:
-            EntangleError: if z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
+            EntangleError: If z is not `[example, layer, head, d_head]` or holds NaN, if there are not two classes, if
                 there are fewer heads than `top_k`, if a head's direction is zero, or if z, `layers` and `grid` name
                 different layers.
         """
@@ -168,12 +179,12 @@ class ITI(Edit):
 
         rows, target = z[split.fit].double(), target[split.fit]
         if direction == "mass_mean":
-            found = rows[target].mean(0) - rows[~target].mean(0)
+            vectors = rows[target].mean(0) - rows[~target].mean(0)
         elif grid is not None and direction == "probe":
-            found = grid.directions.double() * (1 if read.names[number] == plain(grid.classes_[1]) else -1)
+            vectors = grid.directions.double() * (1 if read.names[number] == as_text(grid.classes_[1]) else -1)
         else:
-            found = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
-        theta = [unit(found[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
+            vectors = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
+        theta = [unit(vectors[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
         sigma = [(rows[:, i, j] @ v).std(correction=0) for (i, j), v in zip(chosen, theta, strict=True)]
         return cls(
             [(layers[i], j) for i, j in chosen],
@@ -207,8 +218,8 @@ def _unpacked(
         if len(theirs) != z.shape[1]:
             raise EntangleError(f"{who} names {len(theirs)} layers but z has {z.shape[1]}: name one for each")
     if len({tuple(theirs) for theirs in known.values()}) > 1:
-        said = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
-        raise EntangleError(f"z has one layer at each index, but they are named differently ({said}): name them once")
+        names = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
+        raise EntangleError(f"z has one layer at each index, but they are named differently ({names}): name them once")
     return fingerprint, next(iter(known.values()), None), z
 
 
@@ -218,7 +229,7 @@ def _check_grid(grid: ProbeGrid, z: Tensor, labels: Labels) -> None:
         raise EntangleError(
             f"grid has {list(grid.shape)} cells but z has {z.shape[1]} layers x {z.shape[2]} heads: pass its own"
         )
-    classes = [plain(value) for value in np.asarray(grid.classes_).tolist()]
+    classes = [as_text(value) for value in np.asarray(grid.classes_).tolist()]
     same = [classes[code] for code in grid.labels.tolist()] == [labels.names[code] for code in labels.codes.tolist()]
     if not same:
         raise EntangleError("grid was fitted with other labels than the ones given: pass the probes of these very rows")

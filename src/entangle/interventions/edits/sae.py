@@ -34,13 +34,24 @@ class SAEFeature(Edit):
     weights.
 
     Attributes:
-        sae: with `encode` and `decode`, on the device and in the dtype of the model.
-        feature: index of the feature.
-        value: what to set the feature to, add to it or multiply it by; 0 under "set" ablates it.
+        sae: With `encode` and `decode`, on the device and in the dtype of the model.
+        feature: Index of the feature.
+        value: What to set the feature to, add to it or multiply it by; 0 under "set" ablates it.
         how: `"set"`, `"add"` or `"scale"`.
-        site: where the autoencoder reads.
-        layer: the layer it reads.
-        head: the head, at site `z`.
+        site: Where the autoencoder reads.
+        layer: The layer it reads.
+        head: The head, at site `z`.
+
+    Example:
+        >>> class Doubling:  # an autoencoder of one feature per coordinate
+        ...     def encode(self, x):
+        ...         return 2 * x
+        ...     def decode(self, features):
+        ...         return features / 2
+        ...
+        >>> edit = en.SAEFeature(Doubling(), feature=0, value=0.0, layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0]]))
+        tensor([[0., 4.]])
     """
 
     sae: SparseAutoencoder

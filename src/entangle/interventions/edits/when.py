@@ -23,14 +23,21 @@ class When(Edit):
     it. The edit must act at the same place or a later layer. Not affine: it steers but has no weights.
 
     Attributes:
-        edit: what to do there.
+        edit: What to do there.
         probe: w, `[d]`, of any length.
-        threshold: the score above (or below) which to act.
-        site: where the probe reads.
-        layer: the layer it reads.
-        head: the head it reads, at site `z`.
-        intercept: the probe's.
+        threshold: The score above (or below) which to act.
+        site: Where the probe reads.
+        layer: The layer it reads.
+        head: The head it reads, at site `z`.
+        intercept: The probe's.
         side: `"above"` or `"below"`.
+
+    Example:
+        >>> nothing = en.Scale(torch.tensor([1.0, 0.0]), factor=0.0, layer=1)
+        >>> edit = en.When(nothing, probe=torch.tensor([0.0, 1.0]), layer=1)
+        >>> edit(torch.tensor([[3.0, 4.0], [3.0, -4.0]]))  # only where the second coordinate is above 0
+        tensor([[ 0.,  4.],
+                [ 3., -4.]])
     """
 
     edit: Edit

@@ -31,12 +31,12 @@ def attach_constant(
     was last needed, costs one addition; any other call goes the long way.
 
     Args:
-        place: one whose module is called once a layer with `[batch pos size]`.
-        constant: what is added.
-        long_way: the same, for any call.
-        tally: called with each tensor after the short way; `None` to count nothing.
-        skip: tells at a call that it is none of the block's; see `presence`.
-        handle: what to add the hook to.
+        place: One whose module is called once a layer with `[batch pos size]`.
+        constant: What is added.
+        long_way: The same, for any call.
+        tally: Called with each tensor after the short way; `None` to count nothing.
+        skip: Tells at a call that it is none of the block's; see `presence`.
+        handle: What to add the hook to.
     """
     size = place.size
     vector, dtype = constant, None

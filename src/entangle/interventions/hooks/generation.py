@@ -17,10 +17,10 @@ class Announcement:
     """The inputs of the pass that `generate` runs next.
 
     Attributes:
-        columns: of the text so far, or of the tokens given anew, as the model's own `prepare_inputs_for_generation`
+        columns: Of the text so far, or of the tokens given anew, as the model's own `prepare_inputs_for_generation`
             was handed them.
-        size: tokens a row that the pass computes.
-        mask: of the text so far; `None` where there is none.
+        size: Tokens a row that the pass computes.
+        mask: Of the text so far; `None` where there is none.
     """
 
     columns: int
@@ -33,17 +33,17 @@ class Generation:
     """What was given to `generate`, and what it says of each pass.
 
     Attributes:
-        speaker: the model whose `generate` it is.
-        columns: of the padded prompts.
-        cached: columns in a cache that it was given.
-        held: those of them of which the prompts' ids say nothing.
-        embedded: columns given as embeddings, which the ids of later passes do not hold.
-        others: whether other texts with masks of their own, such as negative prompts, run beside them.
-        ids: of the prompts, where they were given.
-        spoke: whether it has announced a pass yet.
-        virtual: columns before the text, in the cache or computed; `None` before the first pass.
-        first: tokens a row in the first pass without a cache, where no pass is announced.
-        text: columns of the text so far.
+        speaker: The model whose `generate` it is.
+        columns: Of the padded prompts.
+        cached: Columns in a cache that it was given.
+        held: Those of them of which the prompts' ids say nothing.
+        embedded: Columns given as embeddings, which the ids of later passes do not hold.
+        others: Whether other texts with masks of their own, such as negative prompts, run beside them.
+        ids: Of the prompts, where they were given.
+        spoke: Whether it has announced a pass yet.
+        virtual: Columns before the text, in the cache or computed; `None` before the first pass.
+        first: Tokens a row in the first pass without a cache, where no pass is announced.
+        text: Columns of the text so far.
     """
 
     speaker: nn.Module
@@ -96,25 +96,25 @@ class Generation:
         """The columns of the text after a pass that was announced.
 
         Args:
-            said: the announcement.
-            before: columns in the cache before the pass; `None` where nobody knows.
-            counted: whether the cache says so itself; else they were counted, and the text may have been rewound.
+            said: The announcement.
+            before: Columns in the cache before the pass; `None` where nobody knows.
+            counted: Whether the cache says so itself; else they were counted, and the text may have been rewound.
 
         Returns:
             The columns; `None` where the sources disagree.
         """
-        whole = said.columns + self.embedded + self.held
+        n_columns = said.columns + self.embedded + self.held
         if before is None:
-            start = whole - said.size
-            return whole if start <= 0 or not self.text or start == self.text else None
+            start = n_columns - said.size
+            return n_columns if start <= 0 or not self.text or start == self.text else None
         if self.virtual is None:
-            self.virtual = 0 if self.cached else before + said.size - whole
+            self.virtual = 0 if self.cached else before + said.size - n_columns
         end = before + said.size - self.virtual
         if self.virtual < 0:
             return None
-        if not counted and not self.virtual and end > whole > said.size:
-            return whole
-        if end in (whole, said.columns):
+        if not counted and not self.virtual and end > n_columns > said.size:
+            return n_columns
+        if end in (n_columns, said.columns):
             return end
         return end if said.columns == said.size and end <= self.columns else None  # a chunk of the prompt
 

@@ -20,19 +20,19 @@ class Pass:
     Columns below 0 are virtual: what prompt tuning and its relatives put before a text is part of no prompt.
 
     Attributes:
-        start: columns before these, computed in earlier passes and cached; negative where virtual ones are computed.
-        size: columns computed now.
-        prompt: columns of the prompt; the columns after it are generated.
-        given: the mask, 0 at padding, for all columns from 0 up to the last one computed; `None` where nothing is
+        start: Columns before these, computed in earlier passes and cached; negative where virtual ones are computed.
+        size: Columns computed now.
+        prompt: Columns of the prompt; the columns after it are generated.
+        given: The mask, 0 at padding, for all columns from 0 up to the last one computed; `None` where nothing is
             padded.
-        generating: whether `generate` runs it.
-        positions_given: the positions that the model was told, `[row or 1, pos]`.
-        virtual: columns before the text, which the positions given may count or not; `None` where they may begin
+        generating: Whether `generate` runs it.
+        positions_given: The positions that the model was told, `[row or 1, pos]`.
+        virtual: Columns before the text, which the positions given may count or not; `None` where they may begin
             anywhere, since `generate` itself says which columns these are.
-        aside: whether it computes another text than the one that `generate` goes on with, such as a negative prompt.
-        unknown: why its columns are not known; `None` where they are.
-        unplaced: why the tokens' places in their texts are not known, although their columns are.
-        kept: what each scope on the model found in this pass, so that many places ask once.
+        aside: Whether it computes another text than the one that `generate` goes on with, such as a negative prompt.
+        unknown: Why its columns are not known; `None` where they are.
+        unplaced: Why the tokens' places in their texts are not known, although their columns are.
+        kept: What each scope on the model found in this pass, so that many places ask once.
     """
 
     start: int
@@ -80,7 +80,7 @@ class Pass:
             The places, -1 at virtual tokens and before the first token; and the lengths, `[row or 1, pos or 1]`.
 
         Raises:
-            EntangleError: if the positions that the model was given are those of no text that the mask and the cache
+            EntangleError: If the positions that the model was given are those of no text that the mask and the cache
                 leave room for.
         """
         if self.unplaced is not None:

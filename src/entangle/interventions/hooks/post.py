@@ -72,9 +72,9 @@ class Patched:
     """A method of one model while blocks are open on it; copies and pickles of the model have the method itself.
 
     Attributes:
-        module: the model.
-        name: of the method.
-        own: what the model had of that name besides its class's, if anything.
+        module: The model.
+        name: Of the method.
+        own: What the model had of that name besides its class's, if anything.
     """
 
     def __init__(self, module: nn.Module, name: str, post: Post, watch: str) -> None:

@@ -103,8 +103,8 @@ def replaced(root: nn.Module, paths: Iterable[str]) -> Callable[[], None]:
     """What refuses, when called later, a model in which a module that is edited was replaced after the edit was put on.
 
     Args:
-        root: the model.
-        paths: the edited modules by their names in it.
+        root: The model.
+        paths: The edited modules by their names in it.
     """
     links: dict[tuple[int, str], tuple[dict[str, nn.Module | None], str, nn.Module, str]] = {}
     for path in paths:

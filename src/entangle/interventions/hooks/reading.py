@@ -15,8 +15,8 @@ def around(model: nn.Module, inside: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The innermost language model around a module, whatever wraps it, and the innermost that generates.
 
     Args:
-        model: what the module is in.
-        inside: the module.
+        model: What the module is in.
+        inside: The module.
     """
     path = next((name for name, module in model.named_modules(remove_duplicate=False) if module is inside), "")
     parts = path.split(".") if path else []

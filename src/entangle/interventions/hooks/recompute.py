@@ -34,8 +34,8 @@ class Checkpointing:
     """The checkpointing function of a module, while blocks are open on its model.
 
     Attributes:
-        original: transformers' own.
-        model: the model.
+        original: Transformers' own.
+        model: The model.
     """
 
     original: Callable[..., Any]

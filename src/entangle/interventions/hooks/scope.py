@@ -23,7 +23,7 @@ class Scope:
             everything after.
 
     Raises:
-        EntangleError: if it is none of these.
+        EntangleError: If it is none of these.
     """
 
     def __init__(self, tokens: Tokens) -> None:
@@ -48,15 +48,15 @@ class Scope:
         """The tokens of this pass that are in the scope.
 
         Args:
-            now: the pass.
-            n_rows: rows of the batch.
-            device: where to put the answer.
+            now: The pass.
+            n_rows: Rows of the batch.
+            device: Where to put the answer.
 
         Returns:
             True for all, False for none, or a bool tensor `[row or 1, pos]`.
 
         Raises:
-            EntangleError: if a mask does not fit the batch, or what the pass computes is not known.
+            EntangleError: If a mask does not fit the batch, or what the pass computes is not known.
         """
         if self.is_all:
             return True

@@ -18,10 +18,10 @@ class State:
     """A cache or recurrent state as a pass finds it.
 
     Attributes:
-        value: what it is.
-        key: the object by which it is known again.
-        length: columns it says that it holds; `None` where it does not say.
-        room: columns it can hold; `None` where it does not say.
+        value: What it is.
+        key: The object by which it is known again.
+        length: Columns it says that it holds; `None` where it does not say.
+        room: Columns it can hold; `None` where it does not say.
     """
 
     value: Any
@@ -41,7 +41,7 @@ def states(values: Mapping[str, Any]) -> list[State]:
     An object that nothing is known about is one too, with no length: it may well hold earlier passes.
 
     Args:
-        values: arguments or outputs by name.
+        values: Arguments or outputs by name.
     """
     seen: dict[int, State] = {}
     for name, value in values.items():
@@ -115,8 +115,8 @@ def _recurrent(cache: Any) -> bool | None:
     """Whether a recurrent state is in it; `None` where it keeps none that it tells of."""
     answer = getattr(cache, "has_previous_state", None)
     layers = getattr(cache, "layers", None)
-    told = [_any(getattr(layer, "has_previous_state", None)) for layer in layers] if isinstance(layers, list) else []
-    known = [one for one in told if one is not None]
+    answers = [_any(getattr(layer, "has_previous_state", None)) for layer in layers] if isinstance(layers, list) else []
+    known = [one for one in answers if one is not None]
     if known:
         return any(known)
     if callable(answer):

@@ -24,8 +24,9 @@ from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint, underlying
-from entangle.models.hooks import Handle, Skip, attach, elsewhere, refuse_compiled, tell
+from entangle.models.hooks import Handle, Skip, attach, elsewhere, tell
 from entangle.models.place import Place
+from entangle.models.refusals import refuse_compiled
 from entangle.models.sites import SITES
 
 
@@ -44,23 +45,33 @@ def steer(
     acts first. An edit of strength 0 attaches nothing.
 
     Args:
-        model: a HuggingFace model, or a TransformerLens bridge.
-        edit_or_edits: what to do; several edits act in the order given, each on the result of the one before.
-        alpha: the strength of each edit, as a multiple of its displacement (of sigma for `ITI`, which also knows
+        model: A HuggingFace model, or a TransformerLens bridge.
+        edit_or_edits: What to do; several edits act in the order given, each on the result of the one before.
+        alpha: The strength of each edit, as a multiple of its displacement (of sigma for `ITI`, which also knows
             "weak", "mid", "strong").
         tokens: `"all"`; `"prompt"`; `"generated"`, what follows the prompt; an integer p, tokens from position p of
             each text on, padding not counted (negative p counts from the end of the prompt: -1 is its last token and
             all that follows); or a bool mask `[row, column]` shaped as the prompts' input ids. Outside `generate`,
             tokens run with an empty cache are the prompt.
-        atlas: the model's atlas, if there is one already.
+        atlas: The model's atlas, if there is one already.
 
     Returns:
         A context manager that yields itself: `.counts`, the token positions each edit was applied to so far, padding
         not counted; `.remove()`, to end it early.
 
     Raises:
-        EntangleError: if alpha is not finite, an edit was made for another model, its size, layer, head or site is not
+        EntangleError: If alpha is not finite, an edit was made for another model, its size, layer, head or site is not
             there, or the model is compiled or partly offloaded. The model is left as it was.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6, 7]])
+        >>> plain = model(ids).logits
+        >>> with en.steer(model, iti, alpha=8):
+        ...     bool(torch.allclose(model(ids).logits, plain))
+        ...
+        False
+        >>> bool(torch.allclose(model(ids).logits, plain))  # untouched outside the block
+        True
     """
     several = isinstance(edit_or_edits, Iterable) and not isinstance(edit_or_edits, BaseEdit)
     edits: list[BaseEdit] = list(edit_or_edits) if several else [edit_or_edits]  # type: ignore[arg-type, list-item]
@@ -92,10 +103,10 @@ class Stop:
     """A place where something is done, and which edits' tokens are counted there.
 
     Attributes:
-        place: the place.
-        forms: what to do, in order, merged.
-        counted: index of each edit that first acts here, with the condition it acts under.
-        carry: where the change must be added again. `resid_mid` is the input of the MLP's branch alone in most models:
+        place: The place.
+        forms: What to do, in order, merged.
+        counted: Index of each edit that first acts here, with the condition it acts under.
+        carry: Where the change must be added again. `resid_mid` is the input of the MLP's branch alone in most models:
             the residual stream goes round it to the end of the block.
     """
 
@@ -109,14 +120,14 @@ def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]
     """The forms of several edits gathered by place, checked against the model, merged where they can be.
 
     Args:
-        atlas: the model's.
-        forms_by_edit: the forms of each edit.
+        atlas: The model's.
+        forms_by_edit: The forms of each edit.
 
     Returns:
         One stop for each place, in order of layers.
 
     Raises:
-        EntangleError: if a form does not fit its place.
+        EntangleError: If a form does not fit its place.
     """
     gathered: dict[tuple[str, int], list[Form]] = {}
     places: dict[tuple[str, int], Place] = {}
@@ -211,9 +222,16 @@ class Steering:
     """Edits on a model for as long as a `with` block lasts; made by `steer`.
 
     Attributes:
-        model: the model.
-        elsewhere: tells whether a call comes from another thread or task than the one that opened the block.
-        attached: what was put where, for gradient checkpointing to repeat: place, function, and whether it goes first.
+        model: The model.
+        elsewhere: Tells whether a call comes from another thread or task than the one that opened the block.
+        attached: What was put where, for gradient checkpointing to repeat: place, function, and whether it goes first.
+
+    Example:
+        >>> with en.steer(model, iti, alpha=4) as steering:
+        ...     _ = model(torch.tensor([[5, 6, 7]]))
+        ...
+        >>> steering.counts  # tokens that each edit changed
+        [3]
     """
 
     elsewhere: Skip

@@ -27,11 +27,11 @@ class _Record:
     """What is known of a cache that earlier passes filled.
 
     Attributes:
-        columns: that it holds, virtual ones among them.
-        virtual: how many of them are virtual.
-        prompt: columns of the prompt of its text.
-        honest: whether it said so itself after the pass.
-        aside: whether its text is another than the one that `generate` goes on with.
+        columns: That it holds, virtual ones among them.
+        virtual: How many of them are virtual.
+        prompt: Columns of the prompt of its text.
+        honest: Whether it said so itself after the pass.
+        aside: Whether its text is another than the one that `generate` goes on with.
     """
 
     columns: int
@@ -64,7 +64,7 @@ class Timeline:
         self.checks: dict[object, Callable[[], None]] = {}
         self.now: Pass | None = None
         self._generation: Generation | None = None
-        self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens a row, states
+        self._given: tuple[int, list[State]] | None = None  # to the module around, while it runs: tokens, states
         self._held: list[State] = []
         self._pending: _Record | None = None
         self._records: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -87,8 +87,8 @@ class Timeline:
         """The model's timeline in this thread, or a new one, which watches nothing before somebody joins.
 
         Args:
-            model: the model.
-            inside: a module of it that is edited; what is watched is the language model around it.
+            model: The model.
+            inside: A module of it that is edited; what is watched is the language model around it.
         """
         decoder, speaker = around(underlying(model), inside)
         mine = cls._running.setdefault(decoder, Post()).mine()
@@ -98,9 +98,9 @@ class Timeline:
         """Count a member, and watch.
 
         Args:
-            member: who joins, and leaves.
-            by_column: whether it needs to know the columns of every pass, or padding alone.
-            check: what it asks of each pass that is watched, the first of every `generate` among them.
+            member: Who joins, and leaves.
+            by_column: Whether it needs to know the columns of every pass, or padding alone.
+            check: What it asks of each pass that is watched, the first of every `generate` among them.
         """
         self.members[member] = by_column
         self.checks[member] = check
@@ -277,8 +277,8 @@ class Timeline:
         added = size - given if record is not None or not empty else before + size - given
         if added == 0:
             return known, None
-        told = _virtual_tokens(self.model)
-        if record is None and empty and added == told:
+        n_virtual = _virtual_tokens(self.model)
+        if record is None and empty and added == n_virtual:
             return added, None
         return (
             0,

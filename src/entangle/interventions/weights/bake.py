@@ -29,10 +29,10 @@ from entangle.interventions.hooks.timeline import Timeline
 from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
-from entangle.models.hooks import refuse_compiled
 from entangle.models.loading.gguf import unmark
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.refusals import refuse_compiled
 
 # Configuration switches that give modules biases, in the order they are tried.
 BIAS_SWITCHES = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
@@ -53,16 +53,26 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
     says why in `edit_why`, its `save_pretrained` writes the stock checkpoint and the edit, and `load_baked` reads them.
 
     Args:
-        model: the model; it is not changed.
-        edit: an affine edit.
-        alpha: its strength.
+        model: The model; it is not changed.
+        edit: An affine edit.
+        alpha: Its strength.
 
     Returns:
         The edited copy: no hooks, nothing to undo; it can be compiled and saved.
 
     Raises:
-        EntangleError: if the edit is not affine, was made for another model or does not fit, or if the model is being
+        EntangleError: If the edit is not affine, was made for another model or does not fit, or if the model is being
             steered or carries an edit already.
+
+    Example:
+        >>> edit = en.AddDirection(directions.vectors[0], layer=1)
+        >>> baked = en.interventions.bake(model, edit, alpha=2.0)
+        >>> ids = torch.tensor([[5, 6, 7]])
+        >>> with en.steer(model, edit, alpha=2.0):
+        ...     same = torch.allclose(model(ids).logits, baked(ids).logits, atol=1e-4)
+        ...
+        >>> same
+        True
     """
     refuse_compiled(model)
     if Timeline.running(model) is not None:
@@ -129,11 +139,11 @@ def _writers(atlas: Atlas, site: str, layer: int, module: nn.Module) -> Iterator
         site, layer = "resid_post", layer - 1
     for other in ("mlp_post",) if site == "mlp_out" else WRITERS.get(site, ()):
         try:
-            found = atlas.module(other, layer)
+            projection = atlas.module(other, layer)
         except AtlasError:
             continue
-        if _is_projection(found):
-            yield found
+        if _is_projection(projection):
+            yield projection
 
 
 def _is_projection(module: nn.Module) -> bool:
@@ -251,18 +261,18 @@ def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Plac
     """What an edit that only adds constants adds to module outputs.
 
     Args:
-        model: the model.
-        edit: an affine edit without a map.
-        alpha: its strength.
+        model: The model.
+        edit: An affine edit without a map.
+        alpha: Its strength.
 
     Returns:
         For each place the vector that it adds to the output of the place's module: W b for a constant b before a
         projection W.
 
     Raises:
-        EntangleError: if the edit has a map, or acts before something that is no projection.
+        EntangleError: If the edit has a map, or acts before something that is no projection.
     """
-    found: dict[Place, Tensor] = {}
+    results: dict[Place, Tensor] = {}
     for stop in planned(Atlas(model), [edit.affine(alpha)]):
         form, place = stop.forms[0], stop.place
         where = f"{place.site} in layer {place.layer}"
@@ -276,5 +286,5 @@ def constants(model: nn.Module, edit: BaseEdit, alpha: float | str) -> dict[Plac
                 )
             weight, _ = _read(place.module)
             vector = weight @ vector.to(weight.device, weight.dtype)
-        found[place] = vector.float().cpu()
-    return found
+        results[place] = vector.float().cpu()
+    return results

@@ -58,16 +58,16 @@ def carry(model: PreTrainedModel, edit: BaseEdit, alpha: float | str, *, why: st
     """Make a model do an affine edit of all tokens in its own modules.
 
     Args:
-        model: the model; it is changed.
-        edit: an affine edit that was checked against the model.
-        alpha: its strength.
-        why: why no weights hold it, for whoever meets the model later.
+        model: The model; it is changed.
+        edit: An affine edit that was checked against the model.
+        alpha: Its strength.
+        why: Why no weights hold it, for whoever meets the model later.
 
     Returns:
         The model, now of a subclass of its stock class whose `save_pretrained` writes the edit too.
 
     Raises:
-        EntangleError: if a module of the edit is several layers at once (ALBERT).
+        EntangleError: If a module of the edit is several layers at once (ALBERT).
     """
     for stop in planned(Atlas(model), [edit.affine(alpha) if edit.strength(alpha) else []]):
         form = stop.forms[0]  # affine forms at one place merge into one
@@ -188,9 +188,9 @@ class EditedModel:
     """Mixed into the class of a model that carries an edit.
 
     Attributes:
-        edit: what its modules do.
-        edit_alpha: at what strength.
-        edit_why: why its weights do not hold it.
+        edit: What its modules do.
+        edit_alpha: At what strength.
+        edit_why: Why its weights do not hold it.
     """
 
     edit: BaseEdit
@@ -201,11 +201,11 @@ class EditedModel:
         """Write the stock checkpoint, the edit and how they go together; `load_baked` reads it.
 
         Args:
-            save_directory: the directory; `model/` in it is the model without the edit, the rest is the edit.
-            **kwargs: for the stock `save_pretrained`.
+            save_directory: The directory; `model/` in it is the model without the edit, the rest is the edit.
+            **kwargs: For the stock `save_pretrained`.
 
         Raises:
-            EntangleError: if asked to push to the hub as well, where the stock method would leave the edit behind.
+            EntangleError: If asked to push to the hub as well, where the stock method would leave the edit behind.
         """
         if kwargs.get("push_to_hub"):
             raise EntangleError(
@@ -241,14 +241,23 @@ def load_baked(path: str | Path, *, device: torch.device | str | None = None) ->
     """Load what `bake(...).save_pretrained(path)` wrote, whether weights hold the edit or the model carries it.
 
     Args:
-        path: the directory.
-        device: where to put the model.
+        path: The directory.
+        device: Where to put the model.
 
     Returns:
         The model with its edit, in evaluation mode.
 
     Raises:
-        EntangleError: if there is no baked model, or its model and its edit do not belong together.
+        EntangleError: If there is no baked model, or its model and its edit do not belong together.
+
+    Example:
+        >>> iti.bake(model, alpha=8).save_pretrained("steered")
+        >>> again = en.load_baked("steered")
+        >>> ids = torch.tensor([[5, 6, 7]])
+        >>> with en.steer(model, iti, alpha=8):
+        ...     bool(torch.allclose(model(ids).logits, again(ids).logits, atol=1e-4))
+        ...
+        True
     """
     place = Path(path)
     if not os.path.lexists(place / SETTINGS):

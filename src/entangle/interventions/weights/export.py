@@ -26,19 +26,24 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
     """Write an edit, at one strength, for another tool.
 
     Args:
-        edit: an affine edit.
-        path: the file to write.
+        edit: An affine edit.
+        path: The file to write.
         format: `"lm-eval"`, a steering file of lm-evaluation-harness (`--model steered --model_args
             pretrained=...,steer_path=PATH`); or `"gguf"`, a control vector of llama.cpp (`--control-vector PATH`),
             exact for constants at `resid_post` alone.
-        model: the model it is for.
-        alpha: the strength, which the file fixes.
+        model: The model it is for.
+        alpha: The strength, which the file fixes.
 
     Returns:
         The path.
 
     Raises:
-        EntangleError: if the format is unknown or cannot say what the edit does, or a file of another kind is there.
+        EntangleError: If the format is unknown or cannot say what the edit does, or a file of another kind is there.
+
+    Example:
+        >>> _ = en.interventions.export(iti, "steer.pt", format="lm-eval", model=model, alpha=8.0)
+        >>> {name.split(".", 2)[2] for name in torch.load("steer.pt", weights_only=True)}
+        {'self_attn.o_proj'}
     """
     writers = {"lm-eval": _lm_eval, "gguf": _gguf}
     if format not in writers:
@@ -114,12 +119,17 @@ def transformer_lens_hooks(
     """The edit as TransformerLens hooks: `bridge.run_with_hooks(tokens, fwd_hooks=hooks)`.
 
     Args:
-        edit: any edit.
-        model: the HuggingFace model, for its sizes.
-        alpha: the strength.
+        edit: Any edit.
+        model: The HuggingFace model, for its sizes.
+        alpha: The strength.
 
     Returns:
         (hook name, function) pairs; at `attn.hook_z` the functions take `[batch pos n_heads d_head]`.
+
+    Example:
+        >>> hooks = en.interventions.transformer_lens_hooks(iti, model, alpha=8.0)
+        >>> {name.split(".", 2)[2] for name, function in hooks}
+        {'attn.hook_z'}
     """
     hooks: list[tuple[str, Callable[..., Tensor]]] = []
     for stop in planned(Atlas(model), [edit.forms(edit.strength(alpha))]):

@@ -47,6 +47,11 @@ def auroc_interval(
 
     Raises:
         EntangleError: A class without examples, labels of another length, or fewer than two groups.
+
+    Example:
+        >>> scores, labels = torch.arange(20.0), torch.arange(20) >= 10
+        >>> en.metrics.auroc_interval(scores, labels)  # a perfect order of twenty is not yet an AUROC of 1
+        Estimate(value=1.0, low=0.800, high=1.0)
     """
     check_level(level)
     x, y = finite(scores, "scores").numpy(), np.asarray(labels)

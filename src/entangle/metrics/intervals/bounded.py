@@ -20,6 +20,11 @@ def no_narrower(
 
     Differences, whose bounds lie on both sides of zero, are nearly all small where an effect is: theirs is the room
     only where all are equal, and so is that of values without a bound.
+
+    Example:
+        >>> mean, n, constant = torch.tensor(0.0), torch.tensor(20.0), torch.tensor(True)
+        >>> en.metrics.no_narrower(mean, mean, mean, n, constant, bounds=(0.0, 1.0), level=0.95)
+        (tensor(0.), tensor(0.1611))
     """
     least, most = (-torch.inf, torch.inf) if bounds is None else bounds
     differences = least < 0 < most

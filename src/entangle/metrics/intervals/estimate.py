@@ -14,9 +14,19 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 
+_BLOCK = 1 << 23  # elements of one block of counts: 64 MB in float64
+
 
 class Estimate(NamedTuple):
-    """A value and the interval around it: three floats, or three tensors of one shape."""
+    """A value and the interval around it: three floats, or three tensors of one shape.
+
+    Example:
+        >>> estimate = en.metrics.Estimate(0.5, 0.4, 0.6)
+        >>> estimate.columns("accuracy")
+        {'accuracy': 0.5, 'accuracy_low': 0.4, 'accuracy_high': 0.6}
+        >>> en.metrics.Estimate.of({"ce": 2.6, "ce_low": 2.5, "ce_high": 2.7}, "ce")
+        Estimate(value=2.6, low=2.5, high=2.7)
+    """
 
     value: float | Tensor
     low: float | Tensor
@@ -105,3 +115,9 @@ def quantile(level: float, freedom: float | None = None) -> float:
 def is_one_of(values: Shaped[Tensor, "..."], *allowed: float) -> bool:
     """Whether every value is one of a few."""
     return bool(torch.isin(values, values.new_tensor(allowed)).all())
+
+
+def block_sizes(rows: int, row_length: int) -> list[int]:
+    """How many rows of this length to take at once, until all are taken, within a bounded memory."""
+    block = max(1, _BLOCK // row_length)
+    return [min(block, rows - start) for start in range(0, rows, block)]

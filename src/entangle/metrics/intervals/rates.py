@@ -32,6 +32,10 @@ def wilson_interval(successes: ArrayLike, n: ArrayLike, *, level: float = 0.95) 
 
     Raises:
         EntangleError: No trials, or successes outside [0, n].
+
+    Example:
+        >>> en.metrics.wilson_interval(0, 20)
+        Estimate(value=0.0, low=0.0, high=0.161)
     """
     check_level(level)
     k, trials = (torch.tensor(v, dtype=torch.float64) for v in np.broadcast_arrays(successes, n))
@@ -59,6 +63,12 @@ def rate_interval(
 
     Raises:
         EntangleError: Values other than 0 and 1, or fewer than two groups.
+
+    Example:
+        >>> en.metrics.rate_interval([0.0] * 20)  # no hit among twenty: up to a sixth
+        Estimate(value=0.0, low=0.0, high=0.161)
+        >>> en.metrics.rate_interval([0.0, 1.0] * 10, groups=[0] * 5 + [1] * 5 + [2] * 5 + [3] * 5)
+        Estimate(value=0.5, low=0.187, high=0.813)
     """
     x = finite(hits, "hits")
     if not is_one_of(x, 0, 1):
@@ -85,6 +95,10 @@ def clustered_rate(
 
     Raises:
         EntangleError: Fewer than two groups with examples, or more hits than examples.
+
+    Example:
+        >>> en.metrics.clustered_rate([9.0, 1.0, 8.0, 2.0], [10.0, 10.0, 10.0, 10.0])
+        Estimate(value=0.5, low=0.101, high=0.899)
     """
     check_level(level)
     x, m = finite(hits, "hits"), finite(sizes, "sizes")
@@ -118,6 +132,10 @@ def paired_rate_interval(
 
     Raises:
         EntangleError: Other values, or fewer than two examples or groups.
+
+    Example:
+        >>> en.metrics.paired_rate_interval([1.0, 0.0, 0.0, 1.0, 1.0, 0.0, -1.0, 1.0])
+        Estimate(value=0.375, low=-0.184, high=0.784)
     """
     check_level(level)
     x = finite(difference, "difference")

@@ -33,6 +33,15 @@ def fieller(gain: float, cost: float, half_width: HalfWidth, *, units: tuple[flo
 
     Returns:
         The ratio, low and high: infinite where the cost is none, NaN for 0 / 0 with the whole line.
+
+    Example:
+        >>> def half_width(a, b):  # for a gain and a cost with standard errors of 0.1
+        ...     return 1.96 * np.sqrt(0.1**2 * a**2 + 0.1**2 * b**2)
+        ...
+        >>> en.metrics.fieller(1.0, 0.5, half_width)
+        Estimate(value=2.000, low=1.343, high=3.383)
+        >>> en.metrics.fieller(1.0, 0.1, half_width)  # the cost may be none
+        Estimate(value=10.000, low=3.280, high=inf)
     """
     if gain == cost == 0:
         return Estimate(float("nan"), float("-inf"), float("inf"))
@@ -72,6 +81,13 @@ def fieller_of_sums(
         bounds: Between which numbers every gain lies, for gains with rows of their own. Gains that are all equal then
             have the variance of values at the bounds which so few rows may have missed; without it, no ratio is
             excluded by them.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> costs = rng.exponential(size=200)
+        >>> estimate = en.metrics.fieller_of_sums(2 * costs + rng.normal(size=200), costs)
+        >>> bool(estimate.low < 2 < estimate.high)
+        True
     """
     if sizes is None:
         if costs.mean() < 0:  # an ordinary ratio, whose sign is that of both parts
@@ -104,12 +120,22 @@ def fieller_of_sums(
 
 
 def is_constant(values: Array) -> bool:
-    """Whether values are all equal, but for rounding: nothing is known of their spread."""
+    """Whether values are all equal, but for rounding: nothing is known of their spread.
+
+    Example:
+        >>> en.metrics.is_constant(np.array([0.3, 0.1 + 0.2])), en.metrics.is_constant(np.array([0.3, 0.4]))
+        (True, False)
+    """
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def least_variance(mean: float, n: int, bounds: Bounds, level: float) -> float:
-    """Of a mean of n equal values: what makes its interval reach as far as unseen values at a bound may."""
+    """Of a mean of n equal values: what makes its interval reach as far as unseen values at a bound may.
+
+    Example:
+        >>> en.metrics.least_variance(0.0, n=20, bounds=(0.0, 1.0), level=0.95) ** 0.5
+        0.082
+    """
     z = quantile(level)
     return float((max(bounds[1] - mean, mean - bounds[0]) * z / (n + z**2)) ** 2)
 

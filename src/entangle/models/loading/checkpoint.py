@@ -47,17 +47,24 @@ def load(
     without a padding token pads with its end-of-sequence token.
 
     Args:
-        path_or_id: a local directory, an id on the HuggingFace hub, or a GGUF file or a directory with one, whose
+        path_or_id: A local directory, an id on the HuggingFace hub, or a GGUF file or a directory with one, whose
             weights are unpacked (needs `pip install 'entangle[gguf]'`).
-        revision: of a hub model: a commit, for a result that can be repeated.
-        dtype: of the weights, in which the model computes; by default that of `dtype_rule`.
-        device: where to put the model; where HuggingFace puts it by default.
+        revision: Of a hub model: a commit, for a result that can be repeated.
+        dtype: Of the weights, in which the model computes; by default that of `dtype_rule`.
+        device: Where to put the model; where HuggingFace puts it by default.
         task: `"causal"` for a language model with its head, `"encoder"` for the bare model, `"auto"` for the first that
             its configuration allows.
 
     Raises:
-        EntangleError: no model there, one that needs code of its own, whose weights are pickled, or not all there; no
+        EntangleError: No model there, one that needs code of its own, whose weights are pickled, or not all there; no
             tokenizer, or no token to pad with; or no such device.
+
+    Example:
+        >>> model.save_pretrained("saved")
+        >>> _ = tokenizer.save_pretrained("saved")
+        >>> again, its_tokenizer = en.models.load("saved")
+        >>> en.models.fingerprint(again)["weights"] == en.models.fingerprint(model)["weights"]
+        True
     """
     from transformers import AutoModel, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -102,6 +109,13 @@ def check_device(device: torch.device | str) -> None:
 
     Raises:
         EntangleError: No such device, or one that holds no numbers.
+
+    Example:
+        >>> en.models.check_device("cpu")
+        >>> en.models.check_device("gpu")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: device 'gpu' cannot be used ...
     """
     try:
         placed = torch.ones(1, device=device)
@@ -117,7 +131,13 @@ def check_device(device: torch.device | str) -> None:
 
 
 def load_tokenizer(path_or_id: str | Path, *, revision: str | None = None) -> Any:
-    """The tokenizer beside a model; see `load`."""
+    """The tokenizer beside a model; see `load`.
+
+    Example:
+        >>> _ = tokenizer.save_pretrained("saved")
+        >>> len(en.models.load_tokenizer("saved"))
+        512
+    """
     from transformers import AutoTokenizer
 
     name, options = source(path_or_id, revision)
@@ -160,6 +180,12 @@ def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -
         EntangleError: Nothing there that can be loaded, code that would have to run, a pickle, weights that are missing
             (transformers would draw them at random) or have another shape, or weights of a block that the class has no
             place for.
+
+    Example:
+        >>> model.save_pretrained("saved")
+        >>> from transformers import AutoModelForCausalLM
+        >>> en.models.pretrained(AutoModelForCausalLM, "saved").training
+        False
     """
     if "gguf_file" in options:
         options |= dense()
@@ -182,7 +208,15 @@ def pretrained(auto: Any, name: str, *, what: str = "a model", **options: Any) -
 
 
 def refuse_code(name: str, error: Exception) -> None:
-    """Raise one line of our own where transformers refused a repository that carries code; else do nothing."""
+    """Raise one line of our own where transformers refused a repository that carries code; else do nothing.
+
+    Example:
+        >>> error = ValueError("pass trust_remote_code=True to run it")
+        >>> en.models.refuse_code("someone/model", error)
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: someone/model carries Python code of its own, which is never run ...
+    """
     if "trust_remote_code" in str(error) or "custom code" in str(error):
         raise EntangleError(
             f"{name} carries Python code of its own, which is never run here: save it as a class of transformers, or "

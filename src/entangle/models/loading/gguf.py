@@ -93,6 +93,10 @@ def unmark(model: nn.Module) -> nn.Module:
 
     Raises:
         EntangleError: Its weights are still packed.
+
+    Example:
+        >>> en.models.unmark(model) is model  # weights that were never packed bear no marks
+        True
     """
     config: Any = getattr(model, "config", None)
     if not is_marked(config):

@@ -15,11 +15,11 @@ from entangle.data import same_index, texts_of
 from entangle.errors import EntangleError
 from entangle.metrics.intervals.rates import rate_interval
 from entangle.metrics.statistics import Estimate
-from entangle.probes.estimators import BLOCK_BYTES
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
 from entangle.probes.judging.scores import area_interval, correct
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.splits import Split
 
 
@@ -32,6 +32,12 @@ class BaselineResult:
         accuracy: With Wilson's interval.
         auroc: With its score interval.
         scores: Of the report part, `[example]` (`[example, class]` for more than two classes).
+
+    Example:
+        >>> split = en.probes.three_way(labels)
+        >>> words = en.probes.bag_of_words(texts, labels, split)
+        >>> words.name, words.auroc.value  # the last words give it away
+        ('bag of words', 1.0)
     """
 
     name: str
@@ -65,6 +71,11 @@ def bag_of_words(
 
     Raises:
         EntangleError: As many texts as labels are needed, and a split of them.
+
+    Example:
+        >>> split = en.probes.three_way(labels)
+        >>> en.probes.bag_of_words(texts, labels, split).accuracy.value
+        1.0
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -97,6 +108,11 @@ def majority_class(
         n_resamples: No longer used: nothing is resampled.
         level: Coverage of the intervals.
         seed: No longer used.
+
+    Example:
+        >>> split = en.probes.three_way(labels)
+        >>> en.probes.majority_class(labels, split).accuracy.value
+        0.5
     """
     codes, classes = encode_labels(labels)
     split.check(codes)
@@ -114,6 +130,10 @@ def random_direction(x: Any, y: Any, *, seed: int = 0, **options: Any) -> ProbeG
         y: One label per example.
         seed: Seed of the directions, of the split and of the null.
         **options: For `fit_probes`; give `split` the split of the probes.
+
+    Example:
+        >>> en.probes.random_direction(acts["resid_post"], labels, n_permutations=0, progress=False).shape
+        (2,)
     """
     cells = Cells(x)
     generator = torch.Generator().manual_seed(seed)
@@ -136,6 +156,11 @@ def mean_embeddings(
 
     Raises:
         EntangleError: A text has no tokens.
+
+    Example:
+        >>> table = model.get_input_embeddings().weight
+        >>> en.probes.mean_embeddings(table, acts.input_ids).shape
+        torch.Size([96, 32])
     """
     for number, tokens in enumerate(input_ids):
         if not len(tokens):

@@ -27,6 +27,13 @@ class Comparison:
         p_examples: Of that mean, were an example's two results (in every cell together) exchangeable.
         p_cells: Of that mean, were a cell's two accuracies exchangeable. Cells are not independent, so it is too
             confident.
+
+    Example:
+        >>> noise = torch.randn(acts["z"].shape)
+        >>> weaker = en.fit_probes(noise, labels, split=grid.split, n_permutations=0, progress=False)
+        >>> comparison = en.probes.compare(grid, weaker, n_permutations=200)
+        >>> comparison.mean.low > 0
+        True
     """
 
     difference: Estimate
@@ -50,21 +57,26 @@ def compare(
 
     Raises:
         EntangleError: The grids differ in shape, or in what they report on.
+
+    Example:
+        >>> layers = [en.fit_probes(acts["resid_post"][:, i], labels, progress=False) for i in (0, 1)]
+        >>> comparison = en.probes.compare(*layers, n_permutations=200)
+        >>> comparison.mean.low <= 0 <= comparison.mean.high  # one layer reads it as well as the other
+        True
     """
     if a.shape != b.shape:
         raise EntangleError(f"two grids are compared cell by cell, but their shapes are {a.shape} and {b.shape}")
     if not torch.equal(a.split.report, b.split.report) or not torch.equal(a.report_labels, b.report_labels):
         raise EntangleError("two grids are compared on the same examples; fit both with one split= and the same labels")
     groups = None if a.groups is None else a.groups[a.split.report]
-    of_a, of_b = (
-        correct(grid.report_scores, grid.report_labels, grid.n_classes).flatten(1).double() for grid in (a, b)
-    )
-    difference = (of_a - of_b).reshape(-1, *a.shape)
+    of_a, of_b = (correct(grid.report_scores, grid.report_labels, grid.n_classes).double() for grid in (a, b))
+    difference = of_a - of_b
+    of_a, of_b = (hits.reshape(len(hits), -1) for hits in (of_a, of_b))
     options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed, "groups": groups}
     across = [part.mean(1) for part in (of_a, of_b)]
     return Comparison(
         paired_rate_interval(difference, groups=groups),
-        _swapped(difference.flatten(1), groups, n_permutations, seed).reshape(a.shape),
+        _swapped(of_a - of_b, groups, n_permutations, seed).reshape(a.shape),
         paired_difference(*across, bounds=(-1, 1), **options),
         paired_permutation_test(*across, n_permutations=n_permutations, seed=seed, groups=groups),
         paired_permutation_test(of_a.mean(0), of_b.mean(0), n_permutations=n_permutations, seed=seed),

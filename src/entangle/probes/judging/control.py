@@ -29,6 +29,12 @@ class Selectivity:
         task: The probes of the concept.
         control: The probes of the control labels, reported on the same examples.
         difference: Accuracy of the task minus that of the control, with its paired interval over examples.
+
+    Example:
+        >>> last_words = [text.split()[-1] for text in texts]
+        >>> result = en.probes.selectivity(acts["resid_post"], labels, last_words, n_permutations=0, progress=False)
+        >>> result.task.shape, result.control.shape
+        ((2,), (2,))
     """
 
     task: ProbeGrid
@@ -46,6 +52,11 @@ def control_labels(types: Sequence[Any], labels: Any, *, seed: int = 0) -> Int[T
 
     Raises:
         EntangleError: Too few types to draw every class.
+
+    Example:
+        >>> control = en.probes.control_labels(["gem", "turnip", "gem", "beacon"], [0, 1, 0, 1])
+        >>> bool(control[0] == control[2])  # a word keeps the class that it was given at random
+        True
     """
     codes, classes = encode_labels(labels)
     units = encode_groups(types, len(codes))
@@ -73,6 +84,12 @@ def selectivity(x: Any, y: Any, types: Sequence[Any], *, seed: int = 0, **option
         types: The word type of each token.
         seed: Seed of the control labels and of the split.
         **options: For `fit_probes`.
+
+    Example:
+        >>> last_words = [text.split()[-1] for text in texts]
+        >>> result = en.probes.selectivity(acts["resid_post"], labels, last_words, n_permutations=0, progress=False)
+        >>> result.difference.value.shape  # of each layer: how much better than random classes of words
+        torch.Size([2])
     """
     codes, _ = encode_labels(y, positive=options.pop("positive", None))
     control = control_labels(types, codes, seed=seed)

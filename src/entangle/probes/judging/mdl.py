@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from entangle.errors import EntangleError
-from entangle.probes.estimators import BLOCK_BYTES, LogisticProbe
+from entangle.probes.estimators import LogisticProbe
 from entangle.probes.inputs import Cells, encode_labels
 from entangle.probes.judging.calibration import log_loss
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.solvers import warn_unconverged
+from entangle.progress import progress_bar
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
@@ -32,6 +33,11 @@ class CodeLength:
         uniform: Length of the code that knows nothing: `n log2 K`.
         unconverged: How many of each cell's probes did not converge; such a probe is not the minimum it stands for, and
             the code is not the one that was asked for.
+
+    Example:
+        >>> code = en.probes.online_mdl(acts["resid_post"], labels, progress=False)
+        >>> code.uniform, bool((code.compression > 1).all())
+        (96.0, True)
     """
 
     bits: Float[Tensor, "*grid"]
@@ -64,6 +70,11 @@ def online_mdl(
 
     Raises:
         EntangleError: Portions that do not rise to 1, or anything `fit_probes` refuses.
+
+    Example:
+        >>> code = en.probes.online_mdl(acts["resid_post"][:, -1], labels, progress=False)
+        >>> code.bits < code.uniform
+        tensor(True)
     """
     cells = Cells(x)
     codes, classes = encode_labels(y, cells.n_examples)
@@ -75,7 +86,7 @@ def online_mdl(
     probe = LogisticProbe(C)
     bits = torch.full((cells.n_cells,), ends[0] * math.log2(len(classes)), dtype=torch.float64)
     unconverged = torch.zeros(cells.n_cells, dtype=torch.int64)
-    with tqdm(total=cells.n_cells, desc="description length", unit="cell", disable=not progress) as bar:
+    with progress_bar(total=cells.n_cells, desc="description length", unit="cell", disable=not progress) as bar:
         for start, stop in cells.blocks(BLOCK_BYTES):
             rows = cells.read(start, stop, order)
             for known, end in pairwise(ends):

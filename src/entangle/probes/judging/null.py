@@ -50,6 +50,12 @@ def permuted_within(y: Array, groups: Array, rng: np.random.Generator) -> Array:
         y: Labels.
         groups: Group of each example.
         rng: Where chance comes from.
+
+    Example:
+        >>> y, groups = np.array([0, 0, 1, 1]), np.array([7, 7, 8, 8])
+        >>> shuffled = en.probes.permuted_within(y, groups, np.random.default_rng(0))
+        >>> bool(shuffled[0] == shuffled[1]), bool(shuffled[2] == shuffled[3])  # a group stays together
+        (True, True)
     """
     _, first, unit = np.unique(groups, return_index=True, return_inverse=True)
     pure = np.bincount(unit, y != y[first][unit]) == 0

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from entangle.errors import EntangleError
 from entangle.metrics.statistics import Estimate
-from entangle.probes.estimators import BLOCK_BYTES, make_probe
+from entangle.probes.estimators import make_probe
 from entangle.probes.inputs import Cells, encode_groups, encode_labels
+from entangle.probes.linear import BLOCK_BYTES
 from entangle.probes.solving.solvers import warn_unconverged
 
 
@@ -44,6 +45,11 @@ def split_half(
     Returns:
         The mean cosine over the divisions and their quantiles, each shaped like the grid. A warning counts probes that
         did not converge.
+
+    Example:
+        >>> cosine = en.probes.split_half(acts["resid_post"], labels, n_splits=10)
+        >>> cosine.value.shape, bool((cosine.value > 0.5).all())
+        (torch.Size([2]), True)
     """
     cells = Cells(x)
     codes, classes = encode_labels(y, cells.n_examples)

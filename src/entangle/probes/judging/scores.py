@@ -19,7 +19,12 @@ Labels = Int[Tensor, " example"]
 
 
 def correct(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes: int) -> Float[Tensor, "example *cell"]:
-    """1 where the predicted class is the label, else 0."""
+    """1 where the predicted class is the label, else 0.
+
+    Example:
+        >>> en.probes.correct(torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([1, 0, 0]), 2).flatten()
+        tensor([1., 1., 0.])
+    """
     predicted = (scores > 0).long() if n_classes == 2 else scores.argmax(-1)
     return (predicted == _beside(labels, predicted)).float()
 

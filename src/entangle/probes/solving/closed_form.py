@@ -17,7 +17,7 @@ def mean_difference(design: Design, labels: Labels, n_classes: int) -> Solution:
 
     Args:
         design: The examples of each cell.
-        labels: Class numbers of each example, one column a labelling.
+        labels: Class numbers of each example, one column per labelling.
         n_classes: How many classes there are.
     """
     means, _ = _class_means(design, labels, n_classes)
@@ -29,7 +29,7 @@ def lda(design: Design, labels: Labels, n_classes: int, *, shrinkage: float | st
 
     Args:
         design: The examples of each cell.
-        labels: Class numbers of each example, one column a labelling.
+        labels: Class numbers of each example, one column per labelling.
         n_classes: How many classes there are.
         shrinkage: From 0 (none; directions without variance are left out) to 1, or "oas" for the oracle approximating
             shrinkage of Chen et al. 2010 as scikit-learn computes it.

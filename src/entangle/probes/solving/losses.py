@@ -39,7 +39,15 @@ class Loss(Protocol):
 
 
 class LogisticLoss:
-    """`log(1 + exp(-s))` with `s` the score signed by the label; curvature p(1 - p) <= 1/4 (Boehning 1988)."""
+    """`log(1 + exp(-s))` with `s` the score signed by the label; curvature p(1 - p) <= 1/4 (Boehning 1988).
+
+    Example:
+        >>> loss = en.probes.LogisticLoss()
+        >>> scores = torch.tensor([0.0, 4.0]).reshape(1, 2, 1, 1)
+        >>> targets = loss.targets(torch.tensor([[1], [1]]), 2, torch.float32)
+        >>> loss.value(scores, targets).flatten()  # log 2, and nearly nothing
+        tensor([0.6931, 0.0181])
+    """
 
     curvature = 0.25
 

@@ -35,6 +35,11 @@ class Design:
         mean: Weighted mean of each feature.
         gram: Weighted `rows' rows` in float64.
         weights: Of the examples; each labelling may have its own, `[example, 1]` where all share them.
+
+    Example:
+        >>> design = en.probes.Design.of(torch.randn(1, 20, 3))  # one cell
+        >>> design.rows.mean(1).abs().max() < 1e-6, design.gram.shape
+        (tensor(True), torch.Size([1, 3, 3]))
     """
 
     rows: Rows
@@ -114,7 +119,7 @@ def minimise(
     Args:
         loss: What to minimise.
         design: The examples of each cell.
-        labels: Class numbers of each example, one column a labelling.
+        labels: Class numbers of each example, one column per labelling.
         n_classes: How many classes there are.
         C: Inverse strength of the penalty on the coefficients (of the raw features), as in scikit-learn.
         tol: Stop once half the squared gradient, in the metric of the preconditioner and per unit of weight, is below
@@ -125,6 +130,12 @@ def minimise(
 
     Returns:
         The solutions, those not converged among them: the caller decides what they are worth.
+
+    Example:
+        >>> x, y = acts["resid_post"][:, -1:].movedim(1, 0), torch.as_tensor(labels)[:, None]
+        >>> solution = en.probes.minimise(en.probes.LogisticLoss(), en.probes.Design.of(x), y, n_classes=2)
+        >>> solution.coef.shape, bool(solution.converged.all())
+        (torch.Size([1, 1, 1, 32]), True)
     """
     tol = TOLERANCE[design.rows.dtype] if tol is None else tol
     rows, weights = design.rows, C * design.weights.unsqueeze(-1)
@@ -183,7 +194,17 @@ def minimise(
 
 
 def warn_unconverged(n: int, of: int, what: str) -> None:
-    """Say that some fits did not reach their minimum, once for all of them."""
+    """Say that some fits did not reach their minimum, once for all of them.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     en.probes.warn_unconverged(3, 20, "LogisticProbe")
+        ...
+        >>> str(caught[0].message)
+        '3 of 20 LogisticProbe did not converge: they are not the minimum; scale the features, or lower C'
+    """
     if n:
         warnings.warn(
             f"{n} of {of} {what} did not converge: they are not the minimum; scale the features, or lower C",

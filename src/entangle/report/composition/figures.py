@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
-from entangle.plots import COLOURS
-from entangle.study.page import Drawing, Table, draw
+from entangle.plots import COLOURS, MARKERS
+from entangle.study.page import Drawing, Spot, Table, draw
 from entangle.study.wording import interval, number, percent, spread
 
 Array = NDArray[np.float64]
-SIZE = (4.8, 3.1)
+SIZE = (5.2, 3.4)
 
 
 def over_shares(
@@ -42,7 +42,8 @@ def over_shares(
         with np.errstate(invalid="ignore"):  # of an infinite value
             ends = np.clip([value - low, high - value], 0, None)
         ends[~np.isfinite(ends)] = 0
-        ax.errorbar(at, value, ends, color=colour, marker="o", markersize=4, linewidth=1.3, elinewidth=0.8, label=name)
+        style = {"color": colour, "marker": MARKERS[index % len(MARKERS)], "markersize": 4, "label": name}
+        ax.errorbar(at, value, ends, linewidth=1.3, elinewidth=0.8, **style)
         for place, seeds in zip(at, (points or {}).get(name, []), strict=False):
             ax.plot(np.full(len(seeds), place), seeds, "x", color=colour, markersize=4, alpha=0.7)
     ax.set_xticks(x, [f"{each:g}" for each in x])
@@ -52,6 +53,42 @@ def over_shares(
         ax.spines[side].set_visible(False)
     if len(series) > 1:
         ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+
+
+def drawing_over_shares(
+    found: Comparison,
+    series: Mapping[str, tuple[Array, Array, Array]],
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    ylabel: str,
+    points: Mapping[str, Sequence[Sequence[float]]] | None = None,
+) -> Drawing:
+    """`over_shares` as a drawing whose every share says its numbers."""
+    told = [
+        [
+            f"{percent(share)}",
+            *(
+                f"{line}: {interval(float(ends[0][i]), float(ends[1][i]), float(ends[2][i]))}"
+                for line, ends in series.items()
+            ),
+        ]
+        for i, share in enumerate(found.shares)
+    ]
+    width = 100 * float(np.min(np.diff(found.shares)))
+    svg = draw(
+        over_shares,
+        found.shares,
+        series,
+        points=points,
+        ylabel=ylabel,
+        size=SIZE,
+        name=name,
+        says=f"{ylabel} over the share of the added corpus. " + " ".join(", ".join(lines) + "." for lines in told),
+        spots=[Spot(lines, 100 * share, size=(width, 0)) for lines, share in zip(told, found.shares, strict=True)],
+    )
+    return Drawing(svg, caption, title=title)
 
 
 def head_distributions(accuracies: Mapping[str, Array], *, baseline: float, ax: Any) -> None:
@@ -71,18 +108,15 @@ def head_distributions(accuracies: Mapping[str, Array], *, baseline: float, ax: 
 def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 4: cross-entropy on clean text."""
     frame = found.capability
-    series = {"cross-entropy": _columns(frame, "ce")}
-    drawing = Drawing(
-        draw(
-            over_shares,
-            found.shares,
-            series,
-            points={"cross-entropy": frame["seeds"].tolist()},
-            ylabel="nats a token on clean text",
-            size=SIZE,
-            name="capability",
-        ),
-        "Cross-entropy on clean documents that no model has seen; a cross for each seed.",
+    series = {"cross-entropy": columns_of(frame, "ce")}
+    drawing = drawing_over_shares(
+        found,
+        series,
+        points={"cross-entropy": frame["seeds"].tolist()},
+        ylabel="nats a token on clean text",
+        name="capability",
+        title="Are they equally good at clean text?",
+        caption="Cross-entropy on clean documents that no model has seen; a cross for each seed.",
     )
     rows = [
         [percent(row["share"]), spread(row, "ce"), spread(row, "difference", 4), number(row["seed_noise"], 4)]
@@ -99,13 +133,19 @@ def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     spread = Drawing(
         draw(head_distributions, heads, baseline=frame["bag_of_words"].iloc[0], size=SIZE, name="heads"),
         "Held-out accuracy of a linear probe on every head's output at the last token, all seeds; dotted: means.",
+        title="How heads are spread",
     )
     tail = {name: (values, values, values) for name, values in (
         ("all heads", frame["mean"].to_numpy()), ("best tenth", frame["best_tenth"].to_numpy()))}  # fmt: skip
     seeds = {"all heads": frame["seeds"].tolist()}
-    lines = Drawing(
-        draw(over_shares, found.shares, tail, points=seeds, ylabel="mean accuracy", size=SIZE, name="tail"),
-        "Mean accuracy of all heads and of each model's best tenth; a cross for each seed.",
+    lines = drawing_over_shares(
+        found,
+        tail,
+        points=seeds,
+        ylabel="mean accuracy",
+        name="tail",
+        title=f"Do heads read {found.concept} better?",
+        caption="Mean accuracy of all heads and of each model's best tenth; a cross for each seed.",
     )
     columns = ["share", "mean", "best tenth", "best", "beyond the first's best tenth", "skewness", "residual stream"]
     rows = [
@@ -137,29 +177,42 @@ def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     for prompts in found.prompt_sets:
         column = "toxicity" if prompts == ALL else prompts
         series = {
-            "not steered" if method == PLAIN else f"alpha {alpha:g}": _columns(frame, column)
+            "not steered" if method == PLAIN else f"alpha {alpha:g}": columns_of(frame, column)
             for (method, alpha), frame in _by_condition(found)
         }
-        shown = draw(
-            over_shares, found.shares, series, ylabel=f"{found.concept} (mean score)", size=SIZE, name=f"by-{column}"
+        drawings.append(
+            drawing_over_shares(
+                found,
+                series,
+                ylabel=f"{found.concept} (mean score)",
+                name=f"by-{column}",
+                title="What do they write, steered and not?",
+                caption=f"{found.concept.capitalize()} of continuations by strength of ITI: {prompts}.",
+            )
         )
-        drawings.append(Drawing(shown, f"{found.concept.capitalize()} of continuations by strength of ITI: {prompts}."))
     return drawings, []
 
 
 def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """What a nat of cross-entropy buys at each share."""
     series = {
-        f"alpha {alpha:g}": _columns(frame, "removed_per_nat")
+        f"alpha {alpha:g}": columns_of(frame, "removed_per_nat")
         for (method, alpha), frame in _by_condition(found)
         if method != PLAIN
     }
-    shown = draw(over_shares, found.shares, series, ylabel=f"{found.concept} removed a nat", size=SIZE, name="price")
     caption = (
         "The score removed by ITI for each nat of cross-entropy paid, against the same models unsteered. Intervals are "
         "for other seeds, prompts and documents (Fieller's); one that reaches infinity is not drawn."
     )
-    return [Drawing(shown, caption)], []
+    drawing = drawing_over_shares(
+        found,
+        series,
+        ylabel=f"{found.concept} removed a nat",
+        name="price",
+        title="What does a nat buy?",
+        caption=caption,
+    )
+    return [drawing], []
 
 
 def table_one(found: Comparison) -> tuple[list[Drawing], list[Table]]:
@@ -204,18 +257,25 @@ def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
             str(row["seed"]),
             str(row["layer"]),
             interval(row["entanglement"], row["low"], row["high"]),
+            number(100 * row["covariance_percentile"], 1),
             row["partner"],
-            *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
             number(row["variance_share"], 4),
         ]
         for row in found.entanglement.to_dict("records")
     ]
-    columns = ["share", "seed", "layer", "E [95 %]", "nearest", "percentile, uniform", "percentile, covariance"]
+    columns = ["share", "seed", "layer", "E [95 %]", "percentile", "nearest", "variance share"]
     caption = (
         "E is the largest |cosine| with another concept's direction, in the residual stream where the concept is read "
-        "best; its percentile among random directions, uniform and with the activations' own covariance."
+        "best; its percentile among random directions with the activations' own covariance."
     )
-    return [], [Table([*columns, "variance share"], rows, caption)] if rows else []
+    uniform = [
+        [*row[:4], number(100 * each["percentile"], 1)]
+        for row, each in zip(rows, found.entanglement.to_dict("records"), strict=True)
+    ]
+    folded = Table([*columns[:4], "percentile, uniform"], uniform)
+    return [], [
+        Table(columns, rows, caption, folded=folded, summary="against uniform random directions")
+    ] if rows else []
 
 
 def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFrame]]:
@@ -230,6 +290,7 @@ def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFra
     return groups
 
 
-def _columns(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+def columns_of(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
+    """Value, low and high of a quantity, row by row."""
     value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
     return value, low, high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +17,13 @@ from entangle.composition.comparing.attacks import attacks, attacks_by_share
 from entangle.composition.comparing.claims import claims
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.displacement import displacement
+from entangle.composition.comparing.foretold import foretold_by_share
 from entangle.composition.training.processes import Processes
 from entangle.errors import EntangleError
 from entangle.models import fingerprint, load
 from entangle.report.composition import figures
 from entangle.report.composition.attacks import red_teaming
+from entangle.report.composition.foretold import foretold
 from entangle.report.composition.posttraining import posttraining
 from entangle.report.write import NAMES, write_pages
 from entangle.study.numbers import plain
@@ -33,36 +36,51 @@ SECTIONS = (
     (
         figures.capability,
         "Capability",
+        "price",
         "What all models should do equally well: read clean text. The paper's Figure 4.",
     ),
-    (figures.probes, "Where it is read", "One linear probe for every head. The paper's Figure 5."),
+    (figures.probes, "Where it is read", "probe", "One linear probe for every head. The paper's Figure 5."),
     (
         figures.toxicity,
         "What is written",
+        "steering",
         "Continuations scored by a linear model that has seen only the probes' fitting texts. The paper's Figure 6.",
     ),
     (
         figures.price,
         "The price",
+        "price",
         "At one strength two models are not moved equally far: what counts is what is removed for what is paid.",
     ),
-    (figures.table_one, "Every method", "The paper's Table 1."),
+    (
+        foretold,
+        "The price, foretold",
+        "forecast",
+        "What a constant shift buys of each concept at most and what it costs at least, from gradients alone.",
+    ),
+    (figures.table_one, "Every method", "steering", "The paper's Table 1."),
     (
         posttraining,
         "Trained on pairs",
+        "",
         "What was trained after pretraining, on a preferred text and one that is not, moved these pairs so far.",
     ),
     (
         red_teaming,
         "Red-teaming",
+        "",
         "Suffixes searched for by greedy coordinate gradient (Zou et al. 2023) against each model as it is steered.",
     ),
     (
         figures.entanglement,
         "Entanglement",
+        "entanglement",
         "How far the concept's direction lies along those of others, model by model.",
     ),
 )
+
+LEADING = {figures.capability: 0, figures.probes: -1, figures.toxicity: 0, figures.price: 0}
+"""Which drawing of a section stands at the page's beginning."""
 
 
 def compose(recipe: Recipe, out: Path | str, *, device: str | None = None, progress: bool = True) -> list[Path]:
@@ -113,20 +131,21 @@ def write_comparison(composition: Composition, comparison: Comparison, out: Path
             ("probes", comparison.probes),
             ("steering", comparison.steering),
             ("entanglement", comparison.entanglement),
+            ("foretold", foretold_by_share(comparison)),
             ("posttraining", displacement(composition.models)),
             ("attacks", attacks(composition.models)),
             ("attacks_by_share", attacks_by_share(comparison)),
             ("models", composition.to_frame()),
         )
     }
-    numbers = plain({"claims": judged, "probe_tests": comparison.probe_tests, **tables})
+    numbers = plain({"answer": answer(judged), "claims": judged, "probe_tests": comparison.probe_tests, **tables})
     recipe = composition.recipe.to_dict()
     contents = (render(composition, comparison), json.dumps({"recipe": recipe, **numbers}, indent=1))
     return write_pages(out, dict(zip(NAMES, contents, strict=True)))
 
 
 def render(composition: Composition, comparison: Comparison) -> str:
-    """The comparison as one HTML page: no script, no request to anywhere.
+    """The comparison as one HTML page, the answer first: no request to anywhere.
 
     Args:
         composition: The models that are finished.
@@ -135,12 +154,16 @@ def render(composition: Composition, comparison: Comparison) -> str:
     recipe = composition.recipe
     done = {model.path.name for model in composition.models if model.measured}
     model: Any = load(composition.models[0].path)[0]
-    sections = []
-    for show, title, text in SECTIONS:
+    sections, pictures = [], []
+    for show, title, means, text in SECTIONS:
         drawings, tables = show(comparison)
+        if show in LEADING and drawings:
+            pictures.append(drawings[LEADING[show]])
+            drawings = [drawing for drawing in drawings if drawing is not pictures[-1]]
         if drawings or tables:
-            name = show.__name__
-            sections.append({"name": name, "title": title, "text": text, "drawings": drawings, "tables": tables})
+            section = {"name": show.__name__, "title": title, "means": means, "text": text}
+            sections.append({**section, "drawings": drawings, "tables": tables})
+    judged = claims(comparison)
     return template("composition.html.j2", "report").render(
         version=version("entangle"),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -152,13 +175,36 @@ def render(composition: Composition, comparison: Comparison) -> str:
         seeds=", ".join(map(str, comparison.seeds)),
         several_seeds=len(comparison.seeds) > 1,
         missing=", ".join(cell.name for cell in recipe.cells if cell.name not in done),
-        claims=claims(comparison),
+        answer=answer([vars(each) for each in judged]),
+        claims=Table(
+            ["claim", "verdict", "here", "paper", "replication"],
+            [[each.claim, each.verdict, each.ours, each.paper, each.replication] for each in judged],
+            prose=True,
+        ),
+        pictures=pictures,
         sections=sections,
         command="entangle compose RECIPE.toml --out DIR",
         models=_models(composition.to_frame()),
         recipe=json.dumps(recipe.to_dict(), indent=1),
         versions=Table(["version", ""], [["python", platform.python_version()], *([p, version(p)] for p in PACKAGES)]),
     )
+
+
+def answer(judged: Sequence[Mapping[str, str]]) -> list[str]:
+    """What the claims come to: how many have which verdict, and which have one at all.
+
+    Args:
+        judged: The fields of each claim.
+    """
+    by_verdict: dict[str, list[str]] = {}
+    for each in judged:
+        by_verdict.setdefault(each["verdict"], []).append(each["claim"])
+    counts = ", ".join(f"{verdict}: {len(found)}" for verdict, found in by_verdict.items())
+    return [f"Of {len(judged)} claims, {counts}."] + [
+        f"{verdict[:1].upper()}{verdict[1:]}: {'; '.join(found)}."
+        for verdict, found in by_verdict.items()
+        if not verdict.startswith("cannot")
+    ]
 
 
 def _models(frame: pd.DataFrame) -> Table:

@@ -1,7 +1,18 @@
 """The page of one or several studies, and what pages are made of."""
 
-from entangle.study.page.drawing import Drawing, Panel, Table, draw, template
+from entangle.study.page.drawing import Drawing, Panel, Spot, Table, draw, template
 from entangle.study.page.foretold import forecast_table, limit_panel
 from entangle.study.page.page import render, render_light
 
-__all__ = ["Drawing", "Panel", "Table", "draw", "forecast_table", "limit_panel", "render", "render_light", "template"]
+__all__ = [
+    "Drawing",
+    "Panel",
+    "Spot",
+    "Table",
+    "draw",
+    "forecast_table",
+    "limit_panel",
+    "render",
+    "render_light",
+    "template",
+]

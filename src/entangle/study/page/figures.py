@@ -6,16 +6,18 @@ Everything is drawn from the dictionary that becomes `report.json`, so that the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from entangle import plots
-from entangle.study.page.drawing import Panel, Table
-from entangle.study.wording import interval, number
+from entangle.study.page.drawing import SIZE, Panel, Spot, Table, columns_of, merged
+from entangle.study.page.entangled import entanglement_panel, entanglement_panels
+from entangle.study.page.foretold import limit_panel
+from entangle.study.wording import Interval, interval, number, short
 
 Numbers = Mapping[str, Any]
-NULLS = ("percentile, uniform", "percentile, covariance")
 
 
 def probe_panels(study: Numbers) -> dict[str, Panel]:
@@ -24,45 +26,113 @@ def probe_panels(study: Numbers) -> dict[str, Panel]:
     words = study["baselines"].get("bag_of_words", {}).get("accuracy")
     if "z" in study["probes"]:
         heads = study["probes"]["z"]
-        accuracy = np.array(heads["accuracy"], dtype=float)
-        steered = study["intervention"]
-        panels["heads"] = Panel(
-            plots.heatmap,
-            (accuracy,),
-            {"rows": heads["layers"], "mark": [tuple(cell) for cell in steered["cells"]] if steered else []},
-            (1.9 + 0.4 * max(accuracy.shape[1], 5), 1.2 + 0.28 * max(accuracy.shape[0], 5)),
-            "Held-out accuracy of a linear probe on the output z of every attention head, at the last token."
-            + (" Outlined: the heads that the intervention takes." if steered else ""),
-            _cells(heads),
-            wide=accuracy.shape[1] > 12,
-        )
+        panels["heads"] = _heads(study)
         panels["spread"] = Panel(
             plots.distribution,
-            (accuracy, heads["null"]),
+            (np.array(heads["accuracy"], dtype=float), np.array(heads["null"], dtype=float)),
             {"baseline": words},
-            (4.8, 2.9),
-            f"How accuracy is spread over the {accuracy.size} heads, against the same probes on permuted labels "
-            f"({heads['n_permutations']} permutations). {heads['n_significant']} heads beat the null at 5 %, corrected "
-            "for the number of heads.",
+            SIZE,
+            f"How accuracy is spread over the {np.isfinite(np.array(heads['accuracy'], dtype=float)).sum()} heads, "
+            f"against the same probes on permuted labels ({heads['n_permutations']} permutations). "
+            f"{heads['n_significant']} heads beat the null at 5 %, corrected for the number of heads.",
+            title="Every head against shuffled labels",
         )
     if "resid_post" in study["probes"]:
-        stream = study["probes"]["resid_post"]
-        series = {"probe on resid_post": (stream["accuracy"], stream["accuracy_low"], stream["accuracy_high"])}
-        null = [np.quantile(stream["null"], level, axis=0) for level in (0.025, 0.975)]
-        panels["layers"] = Panel(
-            plots.by_layer,
-            (stream["layers"], series),
-            {"band": tuple(null), "baseline": words},
-            (4.8, 2.9),
-            "Held-out accuracy of a probe on the whole residual stream after each layer, with 95 % intervals.",
-            _cells(stream),
-        )
+        panels["layers"] = layers_panel([study])
     return panels
 
 
-def _cells(grid: Numbers) -> Table:
-    """Accuracy and AUROC of every cell with intervals and corrected p-values."""
+def _heads(study: Numbers) -> Panel:
+    """The heat map, whose cells say their numbers."""
+    heads, steered = study["probes"]["z"], study["intervention"]
+    accuracy = np.array(heads["accuracy"], dtype=float)
+    n_rows, n_columns = accuracy.shape
+    table, wide = _cells(heads, steered), n_columns > 16
+    taken = " Outlined: the heads that the intervention takes." if steered else ""
+    return Panel(
+        plots.heatmap,
+        (accuracy,),
+        {"rows": heads["layers"], "mark": [tuple(cell) for cell in steered["cells"]] if steered else []},
+        (2 * SIZE[0] if wide else SIZE[0], min(max(SIZE[1], 0.8 + 0.22 * n_rows), 8.0)),
+        f"Held-out accuracy of a linear probe on the output z of every attention head, at the last token.{taken}",
+        table,
+        wide,
+        f"Which heads read {study['concept']}",
+        f"Heat map of {n_rows} layers by {n_columns} heads. Held-out accuracy goes from "
+        f"{_extreme(heads, np.nanargmin)} to {_extreme(heads, np.nanargmax)}, with a median of "
+        f"{number(float(np.nanmedian(accuracy)))}; "
+        f"{heads['n_significant']} heads beat shuffled labels.{taken}",
+        [
+            Spot(_lines(table, index), column, row, (1, 1), index)
+            for index, (row, column) in enumerate(np.ndindex(accuracy.shape))
+            if np.isfinite(accuracy[row, column])
+        ],
+    )
+
+
+def _extreme(heads: Numbers, which: Any) -> str:
+    accuracy = np.array(heads["accuracy"], dtype=float)
+    row, column = np.unravel_index(which(accuracy), accuracy.shape)
+    return f"{number(float(accuracy[row, column]))} (layer {heads['layers'][row]}, head {column})"
+
+
+def _lines(table: Table, index: int) -> list[str]:
+    """One row of a table in words, a line per cell."""
+    return [
+        f"{column.removesuffix(' [95 %]')}: {cell}"
+        for column, cell in zip(table.columns, table.rows[index], strict=True)
+        if cell
+    ]
+
+
+def layers_panel(studies: Sequence[Numbers]) -> Panel:
+    """The probe on the residual stream over the layers, a line per model, over the null of the first."""
+    streams = {study["label"]: study["probes"]["resid_post"] for study in studies}
+    alone = len(studies) == 1
+    first, *_ = streams.values()
+    series = {
+        "probe on resid_post" if alone else short(label): tuple(np.array(stream[key], dtype=float) for key in _ENDS)
+        for label, stream in streams.items()
+    }
+    null = np.nanquantile(np.array(first["null"], dtype=float), (0.025, 0.975), axis=0)
+    words = studies[0]["baselines"].get("bag_of_words", {}).get("accuracy")
+    best = [
+        f"{label}: best after layer {stream['best']['layer']}, {_accuracy(stream['best'])}"
+        for label, stream in streams.items()
+    ]
+    return Panel(
+        plots.by_layer,
+        (first["layers"], series),
+        {"band": tuple(null), "baseline": words},
+        SIZE,
+        "Held-out accuracy of a probe on the whole residual stream after each layer, with 95 % intervals.",
+        _cells(first) if alone else merged({label: _cells(stream) for label, stream in streams.items()}),
+        title=f"After which layer {studies[0]['concept']} can be read",
+        says=f"Line over {len(first['layers'])} layers. {'; '.join(best)}. The null is between "
+        f"{number(float(null[0].min()))} and {number(float(null[1].max()))}"
+        + (f", a bag of words gets {number(words)}." if words else "."),
+        spots=columns_of(
+            first["layers"],
+            {label: stream["layers"] for label, stream in streams.items()},
+            {
+                label: [_accuracy({key: stream[key][i] for key in _ENDS}) for i in range(len(stream["layers"]))]
+                for label, stream in streams.items()
+            },
+        ),
+    )
+
+
+def _accuracy(row: Numbers) -> Interval | str:
+    return interval(*(row[key] for key in _ENDS))
+
+
+def _cells(grid: Numbers, steered: Numbers | None = None) -> Table:
+    """Accuracy and AUROC of every cell with intervals and corrected p-values; of heads also how far they are moved."""
     by_head = np.ndim(grid["accuracy"]) == 2
+    sigmas = {}
+    if by_head and steered:
+        flat = np.ravel(np.array(steered["sigmas"], dtype=float))
+        sigmas = {tuple(cell): float(sigma) for cell, sigma in zip(steered["cells"], flat, strict=False)}
     rows = []
     for index, accuracy in np.ndenumerate(np.array(grid["accuracy"], dtype=float)):
         pick = {key: float(np.array(grid[key], dtype=float)[index]) for key in _SHOWN}
@@ -72,114 +142,18 @@ def _cells(grid: Numbers) -> Table:
                 interval(accuracy, pick["accuracy_low"], pick["accuracy_high"]),
                 interval(pick["auroc"], pick["auroc_low"], pick["auroc_high"]),
                 number(pick["p"]),
+                number(pick["selection_accuracy"]),
+                *([f"by {number(sigmas[index])} × alpha" if index in sigmas else ""] if sigmas else []),
             ]
         )
-    return Table(["layer", *(["head"] if by_head else []), "accuracy [95 %]", "AUROC [95 %]", "p, corrected"], rows)
-
-
-_SHOWN = ("accuracy_low", "accuracy_high", "auroc", "auroc_low", "auroc_high", "p")
-
-
-def probe_tables(study: Numbers) -> list[Table]:
-    """The probes beside what they must beat."""
-    rows = []
-    for label, site in (("best head", "z"), ("best layer", "resid_post")):
-        if site not in study["probes"]:
-            continue
-        best = study["probes"][site]["best"]
-        where = f"layer {best['layer']}" + (f", head {best['head']}" if best["head"] is not None else "")
-        rows.append([f"{label}: {where}", *_score(best)])
-    rows += [[name.replace("_", " "), *_score(score)] for name, score in study["baselines"].items()]
-    return [
-        Table(
-            ["", "accuracy [95 %]", "AUROC [95 %]"],
-            rows,
-            "On the reporting rows. The best head and layer were chosen on other rows.",
-        )
-    ]
-
-
-def _score(score: Numbers) -> list[str]:
-    return [
-        interval(score["accuracy"], score["accuracy_low"], score["accuracy_high"]),
-        interval(score["auroc"], score["auroc_low"], score["auroc_high"]),
-    ]
-
-
-def entanglement_panels(study: Numbers) -> dict[str, Panel]:
-    """E over the layers for every concept, and the matrix of cosines after the layer where the concept reads best."""
-    table = study["entanglement"]
-    if not table:
-        return {}
-    rows, names, layers = table["rows"], table["names"], table["layers"]
-    by_concept = {concept: [row for row in rows if row["concept"] == concept] for concept in names}
-    series = {
-        concept: tuple([row[key] for row in own] for key in ("entanglement", "low", "high"))
-        for concept, own in by_concept.items()
-    }
-    null = by_concept[names[0]]
-    curve = Panel(
-        plots.by_layer,
-        (layers, series),
-        {
-            "band": ([row["null_low"] for row in null], [row["null_high"] for row in null]),
-            "band_name": "random directions, 95 %",
-            "ylabel": "E = max |cos| with another concept",
-        },
-        (4.8, 3.2),
-        "Entanglement of each concept's direction in the residual stream, with 95 % bootstrap intervals, over the band "
-        "of random directions.",
-        Table(
-            ["layer", "concept", "E [95 %]", "nearest", "null, 95 %", *NULLS, "split-half", "variance share"],
-            [
-                [
-                    str(row["layer"]),
-                    row["concept"],
-                    interval(row["entanglement"], row["low"], row["high"]),
-                    row["partner"],
-                    f"{number(row['null_low'])} – {number(row['null_high'])}",
-                    *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
-                    number(row["split_half"], 2),
-                    number(row["variance_share"], 4),
-                ]
-                for row in rows
-            ],
-        ),
+    columns = ["layer", *(["head"] if by_head else []), "accuracy [95 %]", "AUROC [95 %]", "p, corrected", "chosen on"]
+    return Table(
+        [*columns, *(["heads moved"] if sigmas else [])], rows, "Chosen on: the accuracy on the selection rows."
     )
-    matrix = Panel(
-        plots.matrix,
-        (table["cosine"][layers.index(table["best_layer"])], names),
-        {},
-        (2.1 + 0.5 * len(names), 1.4 + 0.4 * len(names)),
-        f"Cosines between the concepts' directions after layer {table['best_layer']}, where {study['concept']} reads "
-        "best.",
-    )
-    return {"entanglement": curve, "cosines": matrix}
 
 
-def entanglement_tables(study: Numbers) -> list[Table]:
-    """One row per concept at the layer where the reported concept reads best."""
-    table = study["entanglement"]
-    return [
-        Table(
-            ["concept", "E [95 %]", "nearest", *NULLS, "split-half", "variance share"],
-            [
-                [
-                    row["concept"],
-                    interval(row["entanglement"], row["low"], row["high"]),
-                    row["partner"],
-                    *(number(100 * row[key], 1) for key in ("percentile", "covariance_percentile")),
-                    number(row["split_half"], 2),
-                    number(row["variance_share"], 4),
-                ]
-                for row in table["rows"]
-                if row["layer"] == table["best_layer"]
-            ],
-            f"After layer {table['best_layer']}. The percentile of E among random directions, uniform and with the "
-            "covariance of each concept's own texts. Split-half: the cosine r of a concept's own directions on two "
-            "halves of its texts; noise shrinks cosines with others by about 2r / (1 + r).",
-        )
-    ]
+_ENDS = ("accuracy", "accuracy_low", "accuracy_high")
+_SHOWN = ("accuracy_low", "accuracy_high", "auroc", "auroc_low", "auroc_high", "p", "selection_accuracy")
 
 
 def tradeoff_panel(studies: Sequence[Numbers]) -> Panel | None:
@@ -195,13 +169,44 @@ def tradeoff_panel(studies: Sequence[Numbers]) -> Panel | None:
     if not curves:
         return None
     concept = studies[0]["concept"]
+    points = [(name, at) for name, curve in curves.items() for at in range(len(curve["alpha"]))]
+    told = {
+        name: [
+            [
+                *([name] if len(curves) > 1 else []),
+                f"alpha {curve['alpha'][at]:g}",
+                f"{concept}: {interval(*(curve[f'toxicity{end}'][at] for end in _ENDINGS))}",
+                f"cross-entropy: {interval(*(curve[f'ce{end}'][at] for end in _ENDINGS))}",
+            ]
+            for at in range(len(curve["alpha"]))
+        ]
+        for name, curve in curves.items()
+    }
     return Panel(
         plots.tradeoff,
-        (curves,),
-        {"ylabel": f"{concept} of continuations (mean score)"},
-        (4.8, 3.4),
+        ({short(name): curve for name, curve in curves.items()},),
+        {"ylabel": f"{short(concept)} of continuations (mean score)"},
+        SIZE,
         "What steering wins against what it costs: a point per strength (alpha, written beside it), 95 % intervals. "
         f"Down is less {concept}, right is worse language.",
+        Table(
+            [*(["curve"] if len(curves) > 1 else []), "alpha", f"{concept} [95 %]", "cross-entropy [95 %]"],
+            [
+                [
+                    *([name] if len(curves) > 1 else []),
+                    f"{curves[name]['alpha'][at]:g}",
+                    *(interval(*(curves[name][f"{key}{end}"][at] for end in _ENDINGS)) for key in ("toxicity", "ce")),
+                ]
+                for name, at in points
+            ],
+        ),
+        title=f"What it costs to steer {concept} out",
+        says="Curves of the score of continuations against cross-entropy. "
+        + " ".join(", ".join(told[name][at]) + "." for name, at in points),
+        spots=[
+            Spot(told[name][at], curves[name]["ce"][at], curves[name]["toxicity"][at], row=row)
+            for row, (name, at) in enumerate(points)
+        ],
     )
 
 
@@ -211,82 +216,34 @@ def panels(study: Numbers) -> dict[str, Panel]:
     return {**probe_panels(study), **entanglement_panels(study), **({"tradeoff": price} if price else {})}
 
 
+def first_panels(studies: Sequence[Numbers]) -> dict[str, Panel]:
+    """The pictures that a page begins with: what one model shows, or what several show on the same axes.
+
+    The heat map of heads (one per model), the residual stream over the layers, E over the layers, and the price; where
+    no price was paid, what it was foretold to be at least.
+    """
+    found: dict[str, Panel] = {}
+    for index, study in enumerate(studies):
+        if "z" in study["probes"]:
+            heads = _heads(study)
+            label = f": {study['label']}" if len(studies) > 1 else ""
+            found[f"s{index}-heads"] = replace(heads, title=heads.title + label)
+    read = [study for study in studies if "resid_post" in study["probes"]]
+    if read:
+        found["layers"] = layers_panel(read)
+    crossed = [study for study in studies if study["entanglement"]]
+    if crossed:
+        found["entanglement"] = entanglement_panel(crossed)
+    price = tradeoff_panel([study for study in studies if study["tradeoff"]])
+    if price:
+        found["tradeoff"] = price
+    elif studies[0]["forecast"]:
+        found["forecast"] = limit_panel(studies[0]["forecast"]["rows"])
+    return found
+
+
+_ENDINGS = ("", "_low", "_high")
 _CURVE = ("alpha", "ce", "ce_low", "ce_high", "toxicity", "toxicity_low", "toxicity_high")
-
-
-def tradeoff_tables(study: Numbers) -> list[Table]:
-    """The levels, and the paired differences against no steering."""
-    rows = study["tradeoff"]
-    concept = study["concept"]
-    several = len({row["method"] for row in rows}) > 1
-    named = ["method"] if several else []
-    return [
-        Table(
-            [*named, "alpha", f"{concept} [95 %]", "above .5", "cross-entropy [95 %]", "KL", "degenerate"],
-            [
-                [
-                    *([row["method"]] if several else []),
-                    f"{row['alpha']:g}",
-                    interval(row["toxicity"], row["toxicity_low"], row["toxicity_high"]),
-                    number(row["toxic_share"]),
-                    interval(row["ce"], row["ce_low"], row["ce_high"]),
-                    number(row["kl"]),
-                    number(row["degenerate"]),
-                ]
-                for row in rows
-            ],
-            "Levels. Degenerate: empty or endlessly repeating; a broken model is not a polite one.",
-        ),
-        Table(
-            [*named, "alpha", f"{concept} removed [95 %]", "nats paid per token [95 %]", "removed per nat [95 %]"],
-            [
-                [
-                    *([row["method"]] if several else []),
-                    f"{row['alpha']:g}",
-                    interval(row["removed"], row["removed_low"], row["removed_high"]),
-                    interval(row["ce_change"], row["ce_change_low"], row["ce_change_high"]),
-                    interval(row["removed_per_nat"], row["removed_per_nat_low"], row["removed_per_nat_high"], 2),
-                ]
-                for row in rows
-                if row["alpha"] != 0
-            ],
-            "Against no steering, paired by prompt and by document.",
-        ),
-    ]
-
-
-def provenance_tables(study: Numbers) -> list[Table]:
-    """Settings, versions, data and model fingerprint."""
-    data = [
-        [
-            each["name"],
-            each["source"],
-            number(each["n"]),
-            number(each["n_positive"]),
-            each["positive"],
-            each["label_names"][0],
-            each["rule"],
-            each["sha256"][:16],
-        ]
-        for each in study["data"]
-    ]
-    return [
-        Table(["data", "source", "rows", "labelled 1", "label 1 is", "label 0 is", "since", "sha256"], data),
-        _listing("model", study["fingerprint"]),
-        _listing("setting", study["settings"]),
-        _listing("version", study["versions"]),
-        _listing("step, seconds", study["seconds"]),
-    ]
-
-
-def _listing(kind: str, values: Mapping[str, object]) -> Table:
-    rows = [[key, number(value, 1) if isinstance(value, float) else str(value)] for key, value in values.items()]
-    return Table([kind, ""], rows)
-
-
-def atlas_table(study: Numbers) -> Table:
-    """Where each site is, or why it is not."""
-    return Table(study["atlas"]["columns"], [[number(cell) for cell in row] for row in study["atlas"]["rows"]])
 
 
 def drawn_together(panels: Sequence[Panel]) -> Any:

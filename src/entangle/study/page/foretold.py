@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from entangle import plots
-from entangle.study.page.drawing import Panel, Table
-from entangle.study.wording import interval, number, percent
+from entangle.study.page.drawing import SIZE, Panel, Table, columns_of
+from entangle.study.wording import interval, number, percent, short
 
 Row = Mapping[str, Any]
 COLUMNS = ("limit", "limit_low", "limit_high")
@@ -29,24 +29,56 @@ def limit_panel(rows: Sequence[Row]) -> Panel:
         series[concept] = tuple(
             np.array([row[column] for row in own]) for column in ("limit", "limit_low", "limit_high")
         )
+    words = {
+        name: [interval(value, low, high, 2) for value, low, high in zip(*columns, strict=True)]
+        for name, columns in series.items()
+    }
+    places = {name: sorted(row["layer"] for row in natural if row["concept"] == name) for name in series}
+    peaks = [max(zip(*series[name], strict=True)) for name in series]
     return Panel(
         plots.by_layer,
-        (layers, series),
+        (layers, {short(name): columns for name, columns in series.items()}),
         {"ylabel": "most contrast per root nat"},
-        (5.4, 3.1),
+        SIZE,
         "The most that a constant shift of the residual stream can buy of each concept, in nats per token of contrast "
         "per square root of twice its price; bars are 95 % intervals over all texts. Higher is cheaper.",
+        title="The most that any shift can buy",
+        says=f"Lines over {len(layers)} layers. At its best layer, a root nat buys at most "
+        + ", ".join(
+            f"{interval(peak[0], peak[1], peak[2], 2)} of {name}" for name, peak in zip(series, peaks, strict=True)
+        )
+        + ".",
+        spots=columns_of(layers, places, words),
     )
 
 
 def forecast_table(rows: Sequence[Row], unit: float) -> Table:
-    """Every concept, method and place.
+    """Where each concept and method is cheapest; every place is folded away below.
 
     Args:
         rows: Of `Forecast.to_dict`.
         unit: The effect whose price is told.
     """
-    cells = [
+    cheapest = {
+        (row["concept"], row["method"]): row for row in sorted(rows, key=_price, reverse=True) if _price(row) < np.inf
+    }
+    kept = [row for row in rows if row is cheapest.get((row["concept"], row["method"]))]
+    columns = ["concept", "method", "site", "layer", "price, nats", "of the limit", "limit [95 %]", "reached"]
+    return Table(
+        columns,
+        _cells(kept),
+        f"Where each is cheapest. Price: nats per token of language for {unit:g} nats of contrast.",
+        folded=Table(columns, _cells(rows)),
+        summary="every place",
+    )
+
+
+def _price(row: Row) -> float:
+    return np.inf if row["price"] is None else float(row["price"])
+
+
+def _cells(rows: Sequence[Row]) -> list[list[str]]:
+    return [
         [
             row["concept"],
             row["method"],
@@ -59,5 +91,3 @@ def forecast_table(rows: Sequence[Row], unit: float) -> Table:
         ]
         for row in rows
     ]
-    columns = ["concept", "method", "site", "layer", "price, nats", "of the limit", "limit [95 %]", "reached"]
-    return Table(columns, cells, f"Price: nats per token of language for {unit:g} nats of contrast.")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
 from markupsafe import Markup
 
-from entangle.study.answer import best_probe, headline, own_row, place, strongest
-from entangle.study.page import figures
+from entangle.study.answer import best_probe, headline, own_row, place, strongest, told
+from entangle.study.page import figures, tables
+from entangle.study.page.bars import Scale, bar
 from entangle.study.page.drawing import Panel, Table, template
+from entangle.study.page.entangled import entanglement_panels, entanglement_table
 from entangle.study.page.foretold import forecast_table, limit_panel
 from entangle.study.wording import interval, number
 
@@ -18,7 +20,7 @@ Numbers = Mapping[str, Any]
 
 
 def render(studies: Sequence[Numbers]) -> str:
-    """The page as HTML: no script, no request to anywhere; styles and drawings are inside.
+    """The page as HTML, the answer first: no request to anywhere; styles, drawings and the one script are inside.
 
     Args:
         studies: The numbers of each model, as `Study.to_dict` gives them; several stand side by side.
@@ -28,15 +30,19 @@ def render(studies: Sequence[Numbers]) -> str:
     """
     first = studies[0]
     steered = [study for study in studies if study["tradeoff"]]
-    price = figures.tradeoff_panel(steered) if steered else None
+    pictures = figures.first_panels(studies)
     return template("page.html.j2").render(
         concept=first["concept"],
         version=first["versions"]["entangle"],
         made=first["made"],
         split=first["split"],
         labelled=first["data"][0],
-        studies=[_shown(study, f"s{index}") for index, study in enumerate(studies)],
-        tradeoff=price.drawn("tradeoff") if price else None,
+        studies=[
+            _shown(study, f"s{index}", {*pictures} - ({"entanglement"} if len(studies) > 1 else set()))
+            for index, study in enumerate(studies)
+        ],
+        pictures=[panel.drawn(name) for name, panel in pictures.items()],
+        steered=bool(steered),
         n_heads=len(steered[0]["intervention"]["heads"]) if steered else None,
         scorer=steered[0]["scorer"]["name"] if steered else None,
         samples=[{"label": study["label"], "samples": _samples(study)} for study in steered],
@@ -75,57 +81,67 @@ def _notes(study: Numbers) -> list[str]:
     return [*(f"Not measured: {what}: {why}" for what, why in study["missing"].items()), *study["notes"]]
 
 
-def _shown(study: Numbers, name: str) -> dict[str, Any]:
-    """One study's part of each section; None where it was not measured."""
+def _shown(study: Numbers, name: str, shown: Container[str]) -> dict[str, Any]:
+    """One study's part of each section, without the pictures at the page's beginning; None where not measured."""
 
     def drawn(panels: Mapping[str, Panel]) -> list[Any]:
-        return [panel.drawn(f"{name}-{key}") for key, panel in panels.items()]
+        return [
+            panel.drawn(f"{name}-{key}")
+            for key, panel in panels.items()
+            if key not in shown and f"{name}-{key}" not in shown
+        ]
 
+    forecast = study["forecast"]
     return {
         "label": study["label"],
-        "answer": study["answer"],
-        "answers": _answers(study),
+        "told": told(study),
+        "tiles": _tiles(study),
         "notes": _notes(study),
-        "probes": {"drawings": drawn(figures.probe_panels(study)), "tables": figures.probe_tables(study)},
+        "probes": {"drawings": drawn(figures.probe_panels(study)), "tables": tables.probe_tables(study)},
         "entanglement": study["entanglement"]
-        and {"drawings": drawn(figures.entanglement_panels(study)), "tables": figures.entanglement_tables(study)},
+        and {"drawings": drawn(entanglement_panels(study)), "tables": [entanglement_table(study["entanglement"])]},
         "foretold": study["foretold"],
-        "forecast": study["forecast"]
+        "forecast": forecast
         and {
-            "drawings": drawn({"forecast": limit_panel(study["forecast"]["rows"])}),
-            "tables": [forecast_table(study["forecast"]["rows"], study["forecast"]["settings"]["unit"])],
+            "drawings": drawn({"forecast": limit_panel(forecast["rows"])}),
+            "tables": [forecast_table(forecast["rows"], forecast["settings"]["unit"])],
         },
-        "price": study["tradeoff"] and {"drawings": [], "tables": figures.tradeoff_tables(study)},
+        "price": study["tradeoff"] and {"tables": tables.tradeoff_tables(study)},
         "command": study["command"],
-        "provenance": figures.provenance_tables(study),
-        "atlas": figures.atlas_table(study),
+        "provenance": tables.provenance_tables(study),
+        "atlas": tables.atlas_table(study),
     }
 
 
-def _answers(study: Numbers) -> list[dict[str, str]]:
-    """The few numbers that answer the title, each with what it must be read against."""
+def _tiles(study: Numbers) -> list[dict[str, Any]]:
+    """The few numbers that answer the title, each as a picture too, with what it must be read against."""
     site, grid = best_probe(study)
-    best, words = grid["best"], study["baselines"].get("bag_of_words")
-    against = (
-        f"bag of words {number(words['accuracy'])}" if words else f"shuffled labels {number(grid['null_ceiling'])}"
-    )
-    answers = [_tile(best, "accuracy", f"accuracy of the best probe ({place(site, best)})", against)]
+    words = study["baselines"].get("bag_of_words")
+    mark, against = (words["accuracy"], "a bag of words") if words else (grid["null_ceiling"], "shuffled labels")
+    where = f"accuracy of the best probe ({place(site, grid['best'])})"
+    tiles = [_tile(grid["best"], "accuracy", where, mark, f"dashed: {against}, {number(mark)}")]
     own = own_row(study)
     if own:
-        against = f"random directions {number(own['null_low'])} to {number(own['null_high'])}"
         value = {"E": own["entanglement"], "E_low": own["low"], "E_high": own["high"]}
-        answers.append(_tile(value, "E", f"entanglement E, nearest {own['partner']}", against))
+        percentile = own["covariance_percentile"]
+        detail = "" if percentile is None else f"percentile {number(100 * percentile, 0)} of random directions"
+        tiles.append(_tile(value, "E", f"entanglement E, nearest {own['partner']}", None, detail))
     last = strongest(study)
     if last:
         at = f"at alpha {last['alpha']:g}"
-        answers.append(_tile(last, "removed", f"{study['concept']} removed {at}"))
-        answers.append(_tile(last, "ce_change", f"nats paid per token {at}"))
-    return answers
+        tiles.append(_tile(last, "removed", f"{study['concept']} removed {at}", 0.0, "dashed: no change"))
+        tiles.append(_tile(last, "ce_change", f"nats paid per token {at}", 0.0, "dashed: no change"))
+    return tiles
 
 
-def _tile(row: Numbers, key: str, meaning: str, against: str = "") -> dict[str, str]:
-    detail = interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
-    return {"value": number(row[key]), "meaning": meaning, "detail": f"{detail}; {against}" if against else detail}
+def _tile(row: Numbers, key: str, meaning: str, mark: float | None, against: str) -> dict[str, Any]:
+    cell = interval(row[key], row[f"{key}_low"], row[f"{key}_high"])
+    return {
+        "value": number(row[key]),
+        "bar": bar(cell, Scale.of([cell], mark)),
+        "meaning": meaning,
+        "detail": f"[{cell.partition(' [')[2]}" + (f"; {against}" if against else ""),
+    }
 
 
 def _samples(study: Numbers) -> list[dict[str, Any]]:

@@ -15,11 +15,11 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.metrics import entanglement, feature_dimensionality
+from entangle.progress import progress_bar
 from entangle.toy.autoencoders.features import Features, SparseFeatures
 
 Activation = Callable[[Tensor], Tensor]
@@ -177,7 +177,9 @@ class SuperpositionModel(nn.Module):
         optimizer = torch.optim.Adam(self.parameters(), lr=lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         checks, losses, best, stale = [], [], torch.full((self.n_instances,), torch.inf), 0
-        bar = tqdm(range(1, steps + 1), desc=f"{self.n_instances} autoencoders", disable=not progress, leave=False)
+        bar = progress_bar(
+            range(1, steps + 1), desc=f"{self.n_instances} autoencoders", disable=not progress, leave=False
+        )
         for step in bar:
             optimizer.zero_grad()
             # Instances share no parameter, so the gradient of the sum is each one's own.

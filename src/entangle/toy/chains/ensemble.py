@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import GPT2LMHeadModel
 
 from entangle.errors import EntangleError
+from entangle.progress import progress_bar
 
 Weights = dict[str, Tensor]
 Batch = tuple[Int[Tensor, "#model row pos"], Float[Tensor, "model row"]]
@@ -143,7 +143,7 @@ class StackedGPT2:
         loss = torch.compile(_loss) if compiled else _loss
         optimizer = torch.optim.Adam(self.weights.values(), lr=lr, fused=True)
         wanted = set(snapshots)
-        bar = tqdm(range(steps + 1), desc=f"{self.n_models} transformers", disable=not progress, leave=False)
+        bar = progress_bar(range(steps + 1), desc=f"{self.n_models} transformers", disable=not progress, leave=False)
         last: tuple[Tensor, Tensor] | None = None
         for step in bar:
             if step in wanted and on_snapshot is not None:

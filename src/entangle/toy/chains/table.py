@@ -20,6 +20,7 @@ from entangle.toy.files import write_study
 
 Array = npt.NDArray[np.float64]
 DEFINITION = ["feature", "direction", "scope", "site", "partners"]
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,19 @@ class DataShareStudy:
         ).reset_index()
         before = table[table["step"] == 0].set_index(DEFINITION)["difference"].rename("untrained")
         return table.join(before, on=DEFINITION).join(random.rename("random"), on=["feature", "scope", "partners"])
+
+    def answer(self) -> list[str]:
+        """In how many of the definitions and budgets the minority is more entangled where it is rare."""
+        table = self.table()
+        trained = table[table["step"] > 0]
+        larger = trained[(trained["low"] > 0) & (trained["p_family"] <= SIGNIFICANT)]
+        smaller = trained[(trained["high"] < 0) & (trained["p_family"] <= SIGNIFICANT)]
+        n_seeds = self.frame.loc[self.frame["role"] == "report", "seed"].nunique()
+        return [
+            f"At a share of {trained['share'].iloc[0]:g}, the minority's features are more entangled than the others' "
+            f"in {len(larger)} of {len(trained)} definitions and budgets, less in {len(smaller)}, and in the rest "
+            f"{n_seeds} seeds cannot tell (corrected for having looked at all of them)."
+        ]
 
     def selected(self) -> pd.Series:
         """The trained definition with the largest effect on the selection seeds, as the reporting seeds have it.

@@ -1,0 +1,26 @@
+"""Formulae become MathML while the pages are built, so that no browser needs a script or a network for them."""
+
+from __future__ import annotations
+
+import html
+import re
+
+from latex2mathml.converter import convert
+
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+SIMPLER = {r"\tfrac": r"\frac", r"\lvert": "|", r"\rvert": "|", r"\lVert": r"\|", r"\rVert": r"\|"}
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """What mkdocs calls with a page's HTML."""
+    return FORMULA.sub(_written, content)
+
+
+def _written(found: re.Match[str]) -> str:
+    tex = html.unescape(found[3])
+    for command, simpler in SIMPLER.items():
+        tex = re.sub(re.escape(command) + r"(?![A-Za-z])", lambda _, to=simpler: to, tex)
+    written = convert(tex, display="block" if found[2] == "[" else "inline")
+    if left := re.search(r"\\[A-Za-z]+", written):
+        raise ValueError(f"latex2mathml does not know {left[0]}, in {found[3]}: write it otherwise")
+    return f'<{found[1]} class="formula">{written}</{found[1]}>'

@@ -1,0 +1,68 @@
+"""What the page of a composition shows of what steering was foretold to cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from entangle import plots
+from entangle.composition.comparing.comparison import Comparison
+from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
+from entangle.report.composition.figures import SIZE, columns_of, drawing_over_shares
+from entangle.study.page import Drawing, Table, draw
+from entangle.study.wording import percent, spread
+
+YLABEL = "most contrast per root nat"
+
+
+def foretold(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+    """The limit and the price of every concept over the shares, and the measured concept's over the layers."""
+    table = foretold_by_share(found)
+    if table.empty:
+        return [], []
+    at_chosen = table[table["layer"] == CHOSEN]
+    own = table[(table["concept"] == found.concept) & (table["layer"] != CHOSEN)]
+    return [_by_concept(found, at_chosen), _by_layer(found, own)], [_numbers(at_chosen, float(table["unit"].iloc[0]))]
+
+
+def _by_concept(found: Comparison, table: pd.DataFrame) -> Drawing:
+    frames = dict(list(table.groupby("concept", sort=False)))
+    return drawing_over_shares(
+        found,
+        {str(name): columns_of(frame, "limit") for name, frame in frames.items()},
+        points={str(name): frame["seeds"].tolist() for name, frame in frames.items()},
+        ylabel=YLABEL,
+        name="foretold",
+        title="The most that any shift can buy",
+        caption="The most contrast, in nats per token, that a constant shift of the residual stream buys per square "
+        "root of twice its price, at the layer where it buys most: chosen on half of a concept's texts, told by the "
+        "other half, and averaged over both ways. Higher is cheaper. Intervals are for other seeds and other texts; a "
+        "cross for each seed.",
+    )
+
+
+def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
+    layers = sorted(set(table["layer"]))
+    by_share = {share: table[table["share"] == share].sort_values("layer") for share in found.shares}
+    lines = {percent(share): columns_of(frame, "limit") for share, frame in by_share.items()}
+    shown = draw(plots.by_layer, layers, lines, ylabel=YLABEL, size=SIZE, name="foretold-by-layer")
+    return Drawing(shown, f"The same at every layer, of {found.concept}, one line a share.")
+
+
+def _numbers(table: pd.DataFrame, unit: float) -> Table:
+    rows = [_row(row) for row in table.to_dict("records")]
+    columns = ["share", "concept", "layers", "limit [95 %]", "change from the first share [95 %]"]
+    columns += [f"price of {unit:g} nats [95 %]", "by ITI's heads [95 %]"]
+    caption = (
+        "Layers: those that were chosen, over seeds. Price: nats per token of language for so many nats per token of "
+        "contrast, at the limit. By ITI's heads: the contrast that ITI buys per square root of twice its price, over "
+        "seeds alone."
+    )
+    return Table(columns, rows, caption)
+
+
+def _row(row: dict[Any, Any]) -> list[str]:
+    layers = ", ".join(map(str, row["layers"]))
+    cells = [spread(row, "limit"), spread(row, "against_first"), spread(row, "price", 4), spread(row, "iti")]
+    return [percent(row["share"]), str(row["concept"]), layers, *cells]

@@ -1,0 +1,413 @@
+"""What foretells the price of steering a concept out? Predictors against what is paid, by concept, layer and model.
+
+    python tests/benchmarks/verdict.py measure MODEL --data ../shared/data --clean CLEAN.jsonl --out runs/NAME.json
+    python tests/benchmarks/verdict.py judge runs/*.json
+
+`measure` takes nine binary concepts and three layers of the residual stream. Half of a concept's texts give its
+direction (the mean difference), the other half the probe, the contrast and the limit; the metric of shifts comes from
+clean documents, and what is paid is read on others. Along each direction the price is read at three strengths; what is
+paid at another strength lies on the curve through them. `judge` says how well each predictor ranks what is paid, with
+intervals that resample concepts and models, and how near forecasts come. A predictor's sign is chosen on one half of
+the concepts and used on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+import entangle as en
+from entangle.data import load_labelled, load_texts
+from entangle.forecast import Contrast, NaturalShift, ShiftMetric, limit_of
+from entangle.metrics import random_entanglement_cdf, whitened_cosines
+from entangle.models import load, run_rows, token_batches
+
+CONCEPTS = {
+    "toxicity": ("probe_toxicity", {"balanced": True}),
+    "sentiment": ("concept_sentiment", None),
+    "subjectivity": ("concept_subjectivity", None),
+    "anger": ("concept_anger", None),
+    "tense": ("concept_tense", None),
+    "question": ("concept_question", None),
+    "topic": ("concept_topic", None),
+    "identity": ("concept_identity_x_toxicity", None),
+    "profanity": ("concept_profanity_x_toxicity", None),
+}
+READ_AT = (0.1, 0.3, 1.2)
+TOKENS = 48
+KEPT = ("value", "paid_low", "paid_high", "low", "high", "off", "holds")
+NORM = 0.25
+"""Shifts of equal norm are this share of the stream's root mean square."""
+
+
+class Reading:
+    """Documents as the plain model reads them; what a shift costs on them, in nats per token."""
+
+    def __init__(self, model, tokenizer, texts, batch_tokens=1024) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        rows = [tokenizer(t, truncation=True, max_length=TOKENS)["input_ids"] for t in texts]
+        self.rows = [row for row in rows if len(row) > 1]
+        self.batches = token_batches([len(row) for row in self.rows], batch_tokens)
+        self.plain = [self.logp(batch) for batch in self.batches]
+        self.tokens = sum(len(row) - 1 for row in self.rows)
+
+    def logp(self, batch):
+        logits = run_rows(self.model, self.tokenizer, [self.rows[i] for i in batch]).logits
+        return torch.cat([logits[n, : len(self.rows[i]) - 1] for n, i in enumerate(batch)]).log_softmax(-1)
+
+    def own(self, batch):
+        return torch.cat([torch.tensor(self.rows[i][1:]) for i in batch])
+
+    def kl(self, edit, alpha: float) -> float:
+        total = 0.0
+        for batch, p in zip(self.batches, self.plain, strict=True):
+            with en.steer(self.model, edit, alpha=alpha):
+                q = self.logp(batch)
+            total += float((p.exp() * (p - q)).sum(-1).double().sum())
+        return total / self.tokens
+
+    def gain(self, edit, alpha: float) -> float:
+        """Change of mean log p of the texts themselves."""
+        total = 0.0
+        for batch, p in zip(self.batches, self.plain, strict=True):
+            with en.steer(self.model, edit, alpha=alpha):
+                q = self.logp(batch)
+            total += float((q - p).gather(-1, self.own(batch)[:, None]).double().sum())
+        return total / self.tokens
+
+
+def measure(options: argparse.Namespace) -> None:
+    began = time.process_time()
+    torch.set_grad_enabled(False)
+    model, tokenizer = load(options.model)
+    clean = load_texts(options.clean)
+    order = np.random.default_rng(options.seed).permutation(len(clean))
+    fitting, reading = (
+        [clean[i] for i in part] for part in np.split(order[: options.fit + options.read], [options.fit])
+    )
+    n_layers = en.Atlas(model).n_layers
+    layers = sorted({round(share * (n_layers - 1)) for share in (0.2, 0.5, 0.8)})
+    halves = {}
+    for name, (file, where) in CONCEPTS.items():
+        data = load_labelled(options.data / f"{file}.jsonl.gz", where=where)
+        y = np.asarray(data.labels)
+        rng = np.random.default_rng(options.seed + 1)
+        sides = [rng.permutation(np.flatnonzero(y == side))[: 2 * options.texts] for side in (0, 1)]
+        cut = min(len(side) for side in sides) // 2
+        halves[name] = [
+            [[data.texts[i] for i in side[part]] for side in sides] for part in (slice(0, cut), slice(cut, 2 * cut))
+        ]
+    kwargs = {"max_length": TOKENS, "progress": False}
+    metric = ShiftMetric.fit(model, tokenizer, fitting, layers=layers, samples=options.samples, **kwargs)
+    said = Reading(model, tokenizer, reading)
+    print(f"metric and plain readings: {time.process_time() - began:.0f} s", flush=True)
+    last = n_layers - 1
+    above = [*layers, last]
+
+    def last_tokens(side, where=above):
+        got = en.collect(model, tokenizer, side, sites="resid_post", layers=where, tokens="last", **kwargs)
+        return got["resid_post"].double()
+
+    acts = {name: [[last_tokens(side) for side in part] for part in parts] for name, parts in halves.items()}
+    contrasts = {
+        name: Contrast.fit(model, tokenizer, *parts[1], layers=layers, **kwargs) for name, parts in halves.items()
+    }
+    texts = {
+        name: [Reading(model, tokenizer, side[: options.told]) for side in parts[0]] for name, parts in halves.items()
+    }
+    heard = [side[i] for parts in halves.values() for side in parts[1] for i in range(4)]  # texts of all concepts
+    plain_last = en.collect(model, tokenizer, heard, sites="resid_post", layers=[last], tokens="last", **kwargs)[
+        "resid_post"
+    ][:, 0].double()
+    readers = {name: lda(*(part[:, -1] for part in x[1])) for name, x in acts.items()}
+    print(f"activations and contrasts: {time.process_time() - began:.0f} s", flush=True)
+    unembed = model.get_output_embeddings().weight.detach().double()
+    rows = []
+    for index, layer in enumerate(layers):
+        here = metric.at(layers=[layer])
+        directions = {name: unit(x[0][0][:, index].mean(0) - x[0][1][:, index].mean(0)) for name, x in acts.items()}
+        probes = {name: lda(*(part[:, index] for part in x[1])) for name, x in acts.items()}
+        stack = torch.stack(list(directions.values()))
+        pooled = torch.cat([side[:, index] for x in acts.values() for side in x[0]])
+        covariance = torch.cov(pooled.T)
+        shrunk = 0.9 * covariance + 0.1 * covariance.trace() / len(covariance) * torch.eye(len(covariance))
+        cosines = (stack @ stack.T - torch.eye(len(stack))).abs().amax(1)
+        white = whitened_cosines(stack, shrunk)
+        white = (white - torch.diag(white.diagonal())).abs().amax(1)
+        components = torch.linalg.eigh(covariance)[1][:, -5:]
+        scale = float(here.squares.double().mean() ** 0.5)
+        for number, (name, u) in enumerate(directions.items()):
+            edit = en.AddDirection(u.float(), "resid_post", layer)
+            (a0, a1), (b0, b1) = ([side[:, index] for side in part] for part in acts[name])
+            own = torch.cov(torch.cat([a0, a1]).T)
+            w = probes[name]
+            others = [probes[other] / (pooled @ probes[other]).std() for other in directions if other != name]
+            gap = float((b0.mean(0) - b1.mean(0)) @ w)
+            unit_price = here.price(edit).value
+            spread = (torch.cat([a0, a1]) @ u).std()
+            lengths = {
+                "probe": gap / float(w @ u),
+                "norm": NORM * scale * len(u) ** 0.5,
+                "four": 4 * float(spread),
+            }
+            row = {
+                "layer": layer,
+                "concept": name,
+                "E": float(cosines[number]),
+                "E percentile": float(random_entanglement_cdf(float(cosines[number]), len(stack), len(u))),
+                "whitened E": float(white[number]),
+                "variance share, own": float(u @ own @ u / own.trace()),
+                "variance share, all": float(u @ covariance @ u / covariance.trace()),
+                "five components": float((components.T @ u).norm()),
+                "probe accuracy": accuracy(w, (b0, b1), (a0, a1)),
+                "cross-talk": float(np.mean([abs(float(o @ u)) for o in others]) * float(spread)),
+                "logit lens": float((unembed @ u).std() / (unembed.std() * len(u) ** 0.5)),
+                "agreement": float(
+                    torch.nn.functional.cosine_similarity(a0[: len(a1)] - a1[: len(a0)], u[None]).mean()
+                ),
+                "separation": float(((a0.mean(0) - a1.mean(0)) @ u) / spread),
+                "Fisher": unit_price,
+                "gain": metric.gain(edit, contrasts[name]),
+                **{f"length {key}": value for key, value in lengths.items()},
+            }
+            found = limit_of(here, contrasts[name])
+            row |= {"limit": found.value, "limit low": found.low, "limit high": found.high}
+            row |= paid(here, edit, said, "mean difference")
+            alpha = row["strengths"][0]
+            toward, away = (each.gain(edit, alpha) for each in texts[name])
+            row["gained"] = (toward - away) / (2 * row["paid"][0]) ** 0.5
+            with en.steer(model, edit, alpha=alpha):
+                moved = last_tokens(heard, [last])[:, 0]
+            row["side effects"] = float(np.mean([
+                abs(float(((moved - plain_last) @ reader).mean() / (plain_last @ reader).std()))
+                for other, reader in readers.items() if other != name
+            ]))  # fmt: skip
+            rows.append(row)
+        for kind, edit in others_of(metric, contrasts, pooled, layer):
+            rows.append({"layer": layer, "concept": kind, **paid(here, edit, said, kind, (0.1, 0.3))})
+        print(f"layer {layer}: {time.process_time() - began:.0f} s of processor time", flush=True)
+    record = {
+        "model": Path(options.model).name,
+        "rows": rows,
+        "seconds": time.process_time() - began,
+        "read_on": len(said.rows),
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(record, indent=1))
+
+
+def others_of(metric, contrasts, pooled, layer):
+    """Directions that are no concept's: the first component both ways, a random one, and two natural shifts."""
+    component = torch.linalg.eigh(torch.cov(pooled.T))[1][:, -1].float()
+    at = ("resid_post", layer)
+    yield "first component", en.AddDirection(component, *at)
+    yield "first component, other way", en.AddDirection(-component, *at)
+    yield "random", en.AddDirection(torch.randn(len(component), generator=torch.Generator().manual_seed(layer)), *at)
+    for name in ("toxicity", "sentiment"):
+        yield f"natural shift, {name}", NaturalShift.fit(metric, contrasts[name], layers=[layer])
+
+
+def paid(metric, edit, reading, kind, targets=READ_AT) -> dict:
+    """Foretold and paid at strengths that are foretold to cost the targets."""
+    per = metric.price(edit).value
+    strengths = [(target / per) ** 0.5 for target in targets]
+    prices = [metric.price(edit, alpha, read_on=len(reading.rows)) for alpha in strengths]
+    return {
+        "kind": kind,
+        "strengths": strengths,
+        "paid": [reading.kl(edit, alpha) for alpha in strengths],
+        **{name: [getattr(price, name) for price in prices] for name in KEPT},
+    }
+
+
+def unit(v):
+    return v / v.norm()
+
+
+def lda(zero, one):
+    """The normal of a linear discriminant with a shrunk covariance, toward class 0."""
+    within = torch.cat([zero - zero.mean(0), one - one.mean(0)])
+    covariance = torch.cov(within.T)
+    shrunk = 0.8 * covariance + 0.2 * covariance.trace() / len(covariance) * torch.eye(len(covariance))
+    return torch.linalg.solve(shrunk, zero.mean(0) - one.mean(0))
+
+
+def accuracy(w, fitted, others) -> float:
+    middle = float((fitted[0].mean(0) + fitted[1].mean(0)) @ w / 2)
+    return float(torch.cat([others[0] @ w > middle, others[1] @ w < middle]).double().mean())
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+GEOMETRY = (
+    "E",
+    "E percentile",
+    "whitened E",
+    "variance share, own",
+    "variance share, all",
+    "five components",
+    "probe accuracy",
+    "cross-talk",
+    "logit lens",
+    "agreement",
+    "separation",
+    "Fisher",
+    "limit",
+)
+OUTCOMES = {"probe": "equal probe shift", "norm": "equal norm", "four": "four standard deviations"}
+
+
+def judge(options: argparse.Namespace) -> None:
+    records = [json.loads(path.read_text()) for path in options.files]
+    accuracy_tables(records)
+    cells = pd.DataFrame(
+        [{"model": r["model"], **row} for r in records for row in r["rows"] if row["kind"] == "mean difference"]
+    )
+    for key in OUTCOMES:
+        cells[f"nats {key}"] = [curve(row, row[f"length {key}"]) for _, row in cells.iterrows()]
+        cells[f"forecast {key}"] = cells["Fisher"] * cells[f"length {key}"] ** 2
+        cells[f"length only {key}"] = cells[f"length {key}"] ** 2
+    print(f"{len(cells)} cells: {cells['model'].nunique()} models, {cells['concept'].nunique()} concepts")
+    tables = {}
+    for key, outcome in OUTCOMES.items():
+        predictors = {name: name for name in GEOMETRY} | {
+            "length of the shift": f"length only {key}",
+            "forecast": f"forecast {key}",
+        }
+        tables[f"nats paid at {outcome}"] = table(cells, f"nats {key}", predictors)
+    cells["gain forecast"] = cells["gain"]
+    tables["contrast gained per root nat"] = table(
+        cells, "gained", {name: name for name in GEOMETRY} | {"forecast": "gain"}
+    )
+    tables["side effects at .1 nats"] = table(
+        cells, "side effects", {name: name for name in GEOMETRY} | {"forecast": "gain"}
+    )
+    for name, each in tables.items():
+        print(f"\n{name}: Spearman's rho")
+        print(each.round(2).to_string())
+    if options.out:
+        options.out.write_text(
+            json.dumps({name: each.reset_index().to_dict("records") for name, each in tables.items()}, indent=1)
+        )
+
+
+def curve(row, length: float) -> float:
+    """Nats at a length, on the curve through what was read, straight in logarithms; NaN where it is not positive."""
+    if not length > 0:
+        return float("nan")
+    x, y = np.log(row["strengths"]), np.log(np.maximum(row["paid"], 1e-9))
+    at = np.log(length)
+    if at < x[0]:
+        return float(np.exp(y[0] + 2 * (at - x[0])))
+    if at > x[-1]:
+        return float(np.exp(y[-1] + (y[-1] - y[-2]) / (x[-1] - x[-2]) * (at - x[-1])))
+    return float(np.exp(np.interp(at, x, y)))
+
+
+def table(cells: pd.DataFrame, outcome: str, predictors: dict[str, str]) -> pd.DataFrame:
+    rows = {}
+    models, concepts = cells["model"].unique(), cells["concept"].unique()
+    rng = np.random.default_rng(0)
+    for name, column in predictors.items():
+        kept = cells[[outcome, column, "model", "layer", "concept"]].dropna()
+        halves = [concepts[::2], concepts[1::2]]
+        reported = []
+        for chosen, told in (halves, halves[::-1]):
+            sign = np.sign(rho(kept[kept["concept"].isin(chosen)], column, outcome)) or 1.0
+            reported.append(sign * rho(kept[kept["concept"].isin(told)], column, outcome))
+        sign = np.sign(rho(kept, column, outcome)) or 1.0
+        draws = []
+        groups = {key: part for key, part in kept.groupby(["model", "concept"])}
+        for _ in range(400):
+            pairs = [(m, c) for m in rng.choice(models, len(models)) for c in CHOSEN(rng, concepts)]
+            draws.append(rho(pd.concat([groups[p] for p in pairs if p in groups]), column, outcome))
+        low, high = np.quantile(draws, [0.025, 0.975])
+        within = [rho(part, column, outcome) for _, part in kept.groupby(["model", "layer"]) if len(part) > 3]
+        left_out = [rho(kept[kept["model"] != m], column, outcome) for m in models] if len(models) > 1 else [np.nan]
+        each = [rho(kept[kept["model"] == m], column, outcome) for m in models]
+        rows[name] = {
+            "rho": rho(kept, column, outcome), "low": low, "high": high, "other half of concepts": np.mean(reported),
+            "within model and layer": np.mean(within), "worst model": min(each, key=lambda r: sign * r),
+            "leave one out, worst": min(left_out, key=lambda r: sign * r), "cells": len(kept),
+        }  # fmt: skip
+    return pd.DataFrame(rows).T
+
+
+CHOSEN: Callable = lambda rng, concepts: rng.choice(concepts, len(concepts))  # noqa: E731
+
+
+def rho(frame: pd.DataFrame, column: str, outcome: str) -> float:
+    return float(spearmanr(frame[column], frame[outcome]).statistic) if len(frame) > 2 else float("nan")
+
+
+def accuracy_tables(records) -> None:
+    rows = []
+    for record, row in ((each, row) for each in records for row in each["rows"]):
+        targets = READ_AT if len(row["paid"]) == len(READ_AT) else (0.1, 0.3)
+        for number, target in enumerate(targets):
+            cell = {name: row[name][number] for name in ("paid", *KEPT)}
+            rows.append(
+                {
+                    "model": record["model"],
+                    "layer": row["layer"],
+                    "kind": row["kind"].split(",")[0],
+                    "target": target,
+                    "ratio": cell["paid"] / cell["value"],
+                    "inside": cell["paid_low"] <= cell["paid"] <= cell["paid_high"],
+                    "mean inside": cell["low"] <= cell["paid"] <= cell["high"],
+                    "holds": cell["holds"],
+                }
+            )
+    frame = pd.DataFrame(rows)
+
+    def told(part):
+        ratio = part["ratio"]
+        numbers = {
+            "cells": len(part),
+            "5 %": ratio.quantile(0.05),
+            "median": ratio.median(),
+            "95 %": ratio.quantile(0.95),
+            "within 15 %": (ratio - 1).abs().le(0.15).mean(),
+            "in paid interval": part["inside"].mean(),
+            "in the mean's": part["mean inside"].mean(),
+            "said to hold": part["holds"].mean(),
+        }
+        return pd.Series(numbers)
+
+    upto = frame[frame["target"] <= 0.3]
+    concepts = upto[~upto["kind"].str.startswith("natural")]
+    print("paid over foretold, all but natural shifts, up to .3 nats")
+    print(concepts.groupby("model").apply(told, include_groups=False).round(2).to_string())
+    print(upto.groupby(["kind", "target"]).apply(told, include_groups=False).round(2).to_string())
+    print(frame.groupby(["target", "holds"]).apply(told, include_groups=False).round(2).to_string())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("measure")
+    one.add_argument("model")
+    one.add_argument("--data", type=Path, required=True)
+    one.add_argument("--clean", required=True)
+    one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--fit", type=int, default=220, help="clean documents for the metric")
+    one.add_argument("--read", type=int, default=140, help="clean documents on which prices are read")
+    one.add_argument("--texts", type=int, default=300, help="texts of each class, in each half")
+    one.add_argument("--told", type=int, default=60, help="texts of each class on which the contrast is read")
+    one.add_argument("--samples", type=int, default=12)
+    one.add_argument("--seed", type=int, default=0)
+    one.set_defaults(run=measure)
+    other = commands.add_parser("judge")
+    other.add_argument("files", type=Path, nargs="+")
+    other.add_argument("--out", type=Path)
+    other.set_defaults(run=judge)
+    given = parser.parse_args()
+    given.run(given)
