@@ -20,12 +20,10 @@ import torch
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
-from entangle import AddDirection, Directions, collect, fit_probes
+from entangle import AddDirection, Directions, collect, fit_probes, steer
 from entangle.concepts import EntanglementReport, cross_talk, entanglement_report
 from entangle.data import load_labelled, load_texts
-from entangle.evaluation import (
-    language_shift,
-)
+from entangle.evaluation import cross_entropy
 from entangle.models.loading import load
 from entangle.probes import ProbeGrid, three_way
 
@@ -60,7 +58,7 @@ def main() -> None:
             prices.append(priced(model, tokenizer, rows, layer, documents, out / f"price-{layer}.npz", path.name))
             for design in DESIGNS:
                 balanced(rows[design], layer, out / f"design-{design}-{layer}")
-        readers = {name: reader(x, y, out / "readers" / name) for name, (x, y, _) in rows.items()}
+        readers = {name: reader(x, y, out / "readers" / name) for name, (x, y, _) in rows.items() if options.push}
         for layer in options.push:
             talk(model, tokenizer, rows, readers, layer, documents, options, out)
     table = pd.concat(frames).merge(pd.concat(prices), on=["model", "layer", "concept"])
@@ -122,21 +120,14 @@ def priced(model, tokenizer, rows, layer, documents, file, name):
     everyone = torch.cat([x[:, layer] for x, _, _ in rows.values()])
     sigma = found.project(everyone).std(0)
     if not file.exists():
-        shifts = [
-            language_shift(
-                model,
-                tokenizer,
-                documents,
-                AddDirection(4 * float(s) * vector, "resid_post", layer),
-                max_length=96,
-                prepend_bos=True,
-                progress=False,
-            )
-            for vector, s in zip(tqdm(found.vectors, desc=f"price {name} {layer}"), sigma, strict=True)
-        ]
-        nats = np.stack([shift.nats - shift.plain_nats for shift in shifts])
+        settings = {"max_length": 96, "prepend_bos": True, "progress": False}
+        plain = cross_entropy(model, tokenizer, documents, **settings)
+        nats = []
+        for vector, s in zip(tqdm(found.vectors, desc=f"price {name} {layer}"), sigma, strict=True):
+            with steer(model, AddDirection(4 * float(s) * vector, "resid_post", layer)):
+                nats.append(cross_entropy(model, tokenizer, documents, **settings).values - plain.values)
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(file, nats=nats, tokens=shifts[0].tokens)
+        np.savez(file, nats=np.stack(nats), tokens=plain.tokens)
     kept = np.load(file)
     halves = {"chosen_on": slice(0, None, 2), "price": slice(1, None, 2)}
     columns = {k: kept["nats"][:, part].sum(1) / kept["tokens"][part].sum() for k, part in halves.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -39,7 +40,10 @@ FLOORS = {
     "examples": 11,
     "cli": 12,
 }
-HEAVY = ("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft")
+HEAVY = (
+    *("transformer_lens", "matplotlib", "datasets", "lm_eval", "peft", "gguf", "nnsight", "nnterp", "sae_lens"),
+    *("steering_vectors", "repeng", "onnx", "skl2onnx", "polars", "vllm"),
+)
 
 
 def imports(path: Path) -> set[str]:
@@ -167,3 +171,10 @@ def test_a_path_of_before_is_the_module_of_today(old: str, new: str) -> None:
 def test_a_path_that_never_was_is_no_module() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("entangle.evaluation.never")
+
+
+def test_the_map_shows_every_room_on_its_floor() -> None:
+    table = re.findall(
+        r"^\| (\d+) \| `(\w+)(?:/|\.py)` \|", (SOURCE.parents[1] / "docs/architecture.md").read_text(), re.M
+    )
+    assert {room: int(floor) for floor, room in table} == FLOORS

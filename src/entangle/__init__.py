@@ -1,6 +1,6 @@
 """How entangled is a concept in a model, and what does it cost to steer it out?"""
 
-from entangle import composition, data, metrics, probes, toy
+from entangle import composition, data, interventions, metrics, probes, toy
 from entangle.activations import Activations, Turn, collect
 from entangle.concepts import EntanglementReport, entanglement_report
 from entangle.directions import Directions
@@ -93,6 +93,7 @@ __all__ = [
     "entanglement_report",
     "example",
     "fit_probes",
+    "interventions",
     "load_baked",
     "metrics",
     "probes",

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.models import own_tokenizer, place_named, underlying
 from entangle.probes import ProbeGrid
 from entangle.probes.splits import Split
 from entangle.storage.record import check_same_model, read, taken_apart, write
@@ -31,7 +32,7 @@ class Directions:
     Attributes:
         vectors: One unit vector per direction.
         names: One per direction, all different.
-        site: Where they live, as in `collect(sites=...)`.
+        site: Where they live, as in `collect(sites=...)`; of a TransformerLens name, its site and layer.
         layer: The layer's number.
         head: The head's number, for directions of one head's `z`.
         estimator: How they were found.
@@ -67,6 +68,12 @@ class Directions:
             raise EntangleError(
                 f"directions must be [direction, d] with a name each; got {tuple(vectors.shape)} and {len(names)} names"
             )
+        named = None if self.site is None else place_named(self.site)
+        if named is not None:
+            if self.layer not in (None, named[1]):
+                raise EntangleError(f"{self.site} is in layer {named[1]}, but layer={self.layer} was given: give one")
+            object.__setattr__(self, "site", named[0])
+            object.__setattr__(self, "layer", named[1])
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise EntangleError(f"two directions are named {twice!r}; give each a name of its own")
@@ -205,6 +212,7 @@ class Directions:
         if isinstance(model, Tensor):
             table = model
         else:
+            model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
             head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
             if head is None:
                 raise EntangleError(

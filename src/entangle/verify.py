@@ -25,6 +25,7 @@ from entangle.errors import EntangleError
 from entangle.interventions import landings
 from entangle.models.atlas import Atlas
 from entangle.models.hooks import hooked
+from entangle.models.loading.held import held, own_tokenizer
 from entangle.models.place import Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.refusals import refuse_compiled
@@ -120,7 +121,7 @@ class VerifyReport:
 
 
 def verify(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     *,
     texts: Inputs = TEXTS,
@@ -130,8 +131,8 @@ def verify(
     """Check capture and editing on this model, with these texts; takes some ten forwards of a short text per layer.
 
     Args:
-        model: any HuggingFace model.
-        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors.
+        model: any HuggingFace model, or what holds one, as for `collect`.
+        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors, or where the model's holder keeps it.
         texts: at least two, of different lengths, as for `collect`; four English sentences by default, or for a model
             that reads no text two random images or sounds.
         atlas: as for `collect`.
@@ -143,13 +144,14 @@ def verify(
     Raises:
         EntangleError: a check failed (unless `raises` is false), or the model is compiled.
     """
-    refuse_compiled(model)
+    refuse_compiled(held(model))
+    tokenizer = own_tokenizer(model, tokenizer)
     atlas = atlas or Atlas(model)
     model = atlas.model
     examples = _our_own(atlas, tokenizer) if texts is TEXTS else read_inputs(atlas, texts, tokenizer)
     if not isinstance(examples, SignalExamples) and len(set(examples.lengths)) < 2:
         raise EntangleError("verifying needs at least two texts of different lengths, so that one of them is padded")
-    subject = _Subject(model, atlas, examples)
+    subject = _Tested(model, atlas, examples)
     with torch.no_grad(), evaluating(model):
         checks = (
             Check("not compiled", True),
@@ -183,7 +185,7 @@ def _our_own(atlas: Atlas, tokenizer: Any) -> Examples:
     return read_inputs(atlas, {"input_ids": ids, "decoder_input_ids": ids}, tokenizer)
 
 
-class _Subject:
+class _Tested:
     """The model under test, and each text's activations from a forward of its own."""
 
     def __init__(self, model: nn.Module, atlas: Atlas, examples: Examples) -> None:

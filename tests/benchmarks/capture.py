@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from beside import Parser
 from torch import Tensor
 
 N_LAYERS, D_MODEL = 8, 512
@@ -213,7 +214,7 @@ def spread(numbers: list[float], form: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="gzipped JSON lines with a text each")
     parser.add_argument("tokenizer", type=Path, help="folder of a HuggingFace tokenizer")
     parser.add_argument("--texts", type=int, default=512)

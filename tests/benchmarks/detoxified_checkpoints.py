@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import torch
+from beside import Parser
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -76,7 +77,7 @@ def log_likelihood(model, tokenizer, texts) -> tuple[Tensor, Tensor]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -5,17 +5,17 @@ The bootstrap is compared with one refit after another, on a few resamples and e
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
+from beside import Parser
 
 from entangle.concepts import entanglement_report
 from entangle.metrics import bootstrap_counts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--concepts", type=int, default=10)
     parser.add_argument("--examples", type=int, default=1000)
     parser.add_argument("--dims", type=int, default=768)

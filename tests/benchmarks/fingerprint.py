@@ -13,6 +13,7 @@ import statistics
 import time
 
 import torch
+from beside import Parser
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from entangle.models import fingerprint
@@ -42,7 +43,7 @@ WAYS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--d-model", type=int, default=1024)
     parser.add_argument("--turns", type=int, default=5)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import nanogcg
 import torch
+from beside import Parser
 
 from entangle.evaluation import gcg
 from entangle.evaluation.language.gcg import _Search
@@ -28,7 +29,7 @@ LENGTH, WIDTH, TOP_K = 10, 64, 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--seeds", type=int, default=2)

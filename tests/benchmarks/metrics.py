@@ -6,7 +6,6 @@ is timed on a slice of its rows (`--slice`) and extrapolated; nearest partners a
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -14,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from beside import Parser
 
 from entangle.metrics import nearest_partners, unit_vectors
 
@@ -40,7 +40,7 @@ def peak_bytes(device: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--features", type=int, default=32_768)
     parser.add_argument("--dims", type=int, default=768)
     parser.add_argument("--slice", type=int, help="rows of the full matrix that are timed; all by default")

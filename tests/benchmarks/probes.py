@@ -7,7 +7,6 @@ so is probekit's `fit_logistic_batch`, where that is installed. `--growth` times
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from beside import Parser
 from sklearn.linear_model import LogisticRegression
 
 from entangle.probes import LogisticProbe, fit_probes
@@ -78,7 +78,7 @@ def growth(x: torch.Tensor, y: torch.Tensor, repeats: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--cells", type=int, default=256)
     parser.add_argument("--examples", type=int, default=8960)
     parser.add_argument("--features", type=int, default=128)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from beside import Parser
 from steering_price import activations, scorer_pair, training_texts
 
 from entangle.data import load_texts
@@ -76,7 +77,7 @@ def prompts_by_class(data: Path, n: int) -> tuple[list[str], list[str]]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--clean", type=Path, required=True, help="documents held out from training")

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from beside import Parser
 
 ALPHA = 2.0
 
@@ -220,7 +221,7 @@ def pyvene(shifts, options):
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", type=Path)
     parser.add_argument("--random", nargs=2, type=int, default=[12, 768], metavar=("LAYERS", "D_MODEL"))
     parser.add_argument("--repeats", type=int, default=25)

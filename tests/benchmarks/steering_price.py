@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from beside import Parser
 
 from entangle import plots
 from entangle.activations import Activations, collect
@@ -251,7 +252,7 @@ def equal_cost(results, out, costs=(0.1, 0.25, 0.5, 1.0, 1.5)):
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--clean", type=Path, required=True, help="documents held out from training")

@@ -8,12 +8,12 @@ The single model is HuggingFace's GPT-2 of the same size on the same twelve weig
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from beside import Parser
 
 from entangle.toy import MarkovMixture, StackedGPT2
 
@@ -56,7 +56,9 @@ def single() -> Callable[[int], object]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    parser = Parser(description=__doc__)
+    parser.add_argument("threads", type=int, nargs="?", default=1)
+    torch.set_num_threads(parser.parse_args().threads)
     one_wall, one_processor = timed(single(), 60)
     print(f"one model: {one_wall * 1e3:.1f} ms a step, {one_processor * 1e3:.1f} ms of processor")
     for compile in (False, True):

@@ -38,6 +38,7 @@ def forecast(share: float, seed: int, effect: float) -> dict[str, Any]:
             "folds": folds,
             "chosen": [1, 2],
             "chosen_folds": np.mean(folds[1:], axis=0).tolist(),
+            "chosen_reached": 0.15 + rise + own.normal(0, 0.004),
         }
     rows = [
         {"concept": name, "method": "ITI", "limit": 0.2 + own.normal(0, 0.01), "efficiency": 0.5} for name in concepts
@@ -61,6 +62,9 @@ def test_a_planted_change_of_the_limit_is_found_and_an_absent_one_is_not(effect:
     table = foretold_by_share(comparison)
     largest = table[(table["share"] == 0.1) & (table["layer"] == CHOSEN)].set_index("concept")
     assert largest.loc["toxicity", "against_first"] == pytest.approx(0.1 * effect, abs=0.005)
+    low, high = (largest.loc["toxicity", f"reached_against_first_{end}"] for end in ("low", "high"))
+    assert low < 0.1 * effect < high
+    assert (low > 0, high < 0) == (effect > 0, effect < 0)
     # The control: a concept whose limit does not depend on the share.
     assert largest.loc["tense", "against_first_low"] < 0 < largest.loc["tense", "against_first_high"]
     assert largest.loc["toxicity", "iti_low"] < 0.1 < largest.loc["toxicity", "iti_high"]

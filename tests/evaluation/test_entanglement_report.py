@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
 from entangle.concepts import refits
@@ -258,9 +259,13 @@ def test_activation_columns_by_hand():
     assert result.component_overlap.value.numpy() == pytest.approx(((v @ leading) ** 2).sum(1), abs=1e-6)
     assert result.entanglement.low.isnan().all()
     assert result.split_half is None
-    whitened = v @ np.linalg.inv(covariance) @ v.T
+    spread = x.numpy().astype(float).std(0)
+    standard = (x.numpy() - x.numpy().mean(0)) / spread
+    shrunk = ledoit_wolf(standard, assume_centered=True)[0] * np.outer(spread, spread)
+    whitened = v @ np.linalg.inv(shrunk) @ v.T
     whitened /= np.sqrt(np.outer(np.diag(whitened), np.diag(whitened)))
-    assert result.whitened.value.numpy() == pytest.approx(whitened, abs=0.05)
+    assert result.whitened.value.numpy() == pytest.approx(whitened, abs=1e-4)
+    assert abs(whitened[0, 2]) > 0.01
 
 
 def test_shared_activations_resample_together():

@@ -9,8 +9,9 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Checkpoint, Subject
+from entangle.evaluation.language.divergence import kl_of
 from entangle.evaluation.language.documents import document_rows, packed_owners, packed_rows
-from entangle.evaluation.language.reading import PlainReading, _kl
+from entangle.evaluation.language.reading import PlainReading
 from entangle.interventions import AddDirection
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]
@@ -85,7 +86,7 @@ def test_kl_of_weak_changes_is_that_of_double_precision_and_never_negative(scale
     changed = logits + scale * torch.randn(20, 8000, generator=generator)
     p, q = (x.double().log_softmax(-1) for x in (logits, changed))
     exact = (p.exp() * (p - q)).sum(-1)
-    ours = _kl(logits.log_softmax(-1), changed.log_softmax(-1))
+    ours = kl_of(logits.log_softmax(-1), changed.log_softmax(-1))
     assert ours.mean().item() == pytest.approx(exact.mean().item(), rel=0.02)
     assert bool((ours >= 0).all())
     if scale == 1e-5:  # the control: in single precision, rounding is all there is
@@ -96,9 +97,9 @@ def test_kl_of_weak_changes_is_that_of_double_precision_and_never_negative(scale
 def test_kl_knows_what_is_forbidden():
     p = torch.tensor([[0.5, 0.5, 0.0]]).log()
     q = torch.tensor([[0.25, 0.25, 0.5]]).log()
-    assert _kl(p, q).item() == pytest.approx(np.log(2))
-    assert _kl(q, p).item() == np.inf
-    assert _kl(p, p).item() == 0
+    assert kl_of(p, q).item() == pytest.approx(np.log(2))
+    assert kl_of(q, p).item() == np.inf
+    assert kl_of(p, p).item() == 0
 
 
 def test_what_is_read_in_chunks_is_summed_by_document(tiny_model, tiny_tokenizer):

@@ -1,5 +1,6 @@
 """The sweep: its numbers are those of its parts, it is paired, it goes on where it was stopped, it loses nothing."""
 
+import json
 import math
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from entangle.errors import EntangleError
-from entangle.evaluation import Prompt, Subject, SweepError, continuations, cross_entropy, kl, tradeoff
+from entangle.evaluation import Prompt, Subject, SweepError, continuations, cross_entropy, kl, tradeoff, write_rows
 from entangle.evaluation.price.bench import Bench
 from entangle.interventions import AddDirection, steer
 
@@ -354,3 +355,36 @@ def test_two_scorers_of_one_name_are_refused(sweep, tmp_path):
     with pytest.raises(EntangleError, match="holds scores of another scorer called 'same_name'"):
         sweep(scorer=constant(1.0), save_to=tmp_path)
     assert sweep(scorer=constant(0.0), save_to=tmp_path).plain.scored("same_name").max() == 0
+
+
+def test_logs_for_evaluation_tools_hold_its_rows(sweep, tmp_path):
+    rows = sweep(alphas=[0, 1.0]).to_rows(model="tiny", task="posts")
+    by_key = {(row["alpha"], row["task"], row["metric"]): row for row in rows}
+    lines = write_rows(rows, tmp_path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    files = sorted(write_rows(rows, tmp_path / "harness", "lm-eval").iterdir())
+    assert len(files) == 2  # plain, and one strength
+    for file in files:
+        log = json.loads(file.read_text())
+        alpha = log["config"]["model_args"]["alpha"]
+        for task, found in log["results"].items():
+            for metric in ("toxicity", "ce"):
+                if (alpha, task, metric) in by_key:
+                    assert found[f"{metric},none"] == by_key[alpha, task, metric]["score"]
+                    assert found[f"{metric}_low,none"] == by_key[alpha, task, metric]["low"]
+    files = sorted(write_rows(rows, tmp_path / "inspect", "inspect").iterdir())
+    assert len(files) == 4  # two tasks each
+    for file in files:
+        log = json.loads(file.read_text())
+        scores = {score["name"]: score["metrics"] for score in log["results"]["scores"]}
+        for metric, found in scores.items():
+            assert (
+                found["mean"]["value"]
+                == by_key[log["eval"]["model_args"]["alpha"], log["eval"]["task"], metric]["score"]
+            )
+    with pytest.raises(EntangleError, match="'jsonl', 'lm-eval', 'inspect'"):
+        write_rows(rows, tmp_path / "x", "csv")
+    with pytest.raises(EntangleError, match="no rows"):
+        write_rows([], tmp_path / "x")
+    with pytest.raises(EntangleError, match="is a file"):
+        write_rows(rows, tmp_path / "rows.jsonl", "inspect")

@@ -73,7 +73,7 @@ def test_generation_with_the_cache_and_without(tiny_model, ids):
     [
         (AddDirection(V, layer=0), 1),
         (AddDirection(V, "resid_mid", 1), 1),
-        (AddDirection(V, "blocks.2.hook_resid_post"), 1),
+        (AddDirection(V, "blocks.0.hook_resid_post"), 1),
     ],
 )
 def test_a_condition_must_come_first(tiny_model, edit, layer):

@@ -392,6 +392,8 @@ def test_a_tokenizer_is_known_by_how_it_cuts(tiny_tokenizer, tmp_path):
     assert tokenizer_fingerprint(tiny_tokenizer) == mark
     tiny_tokenizer.save_pretrained(tmp_path)
     assert tokenizer_fingerprint(type(tiny_tokenizer).from_pretrained(tmp_path)) == mark
+    tiny_tokenizer.legacy = True  # a remark that a fast tokenizer does not go by
+    assert tokenizer_fingerprint(tiny_tokenizer) == mark
     others = {mark}
     for change in (
         lambda t: t.add_tokens(["moon moon"]),

@@ -13,7 +13,7 @@ import entangle as en
 from entangle.data import corpus
 from entangle.evaluation import continuations, cross_entropy, language_shift
 from entangle.interventions import FunctionForm
-from entangle.models import Atlas, fingerprint
+from entangle.models import Atlas, fingerprint, load_tokenizer, tokenizer_fingerprint
 
 pytestmark = pytest.mark.real
 
@@ -92,6 +92,8 @@ def test_an_intervention_is_the_same_in_hooks_in_weights_and_from_disk(model, to
     assert moved > 0.1
     assert (logits(baked, batch) - steered).abs().max() < 1e-3 * moved
     baked.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer_fingerprint(load_tokenizer(str(tmp_path))) == tokenizer_fingerprint(tokenizer)
     stock = (tmp_path / "config.json").exists()
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval() if stock else en.load_baked(tmp_path)
     assert getattr(again.config, "quantization_config", None) is None

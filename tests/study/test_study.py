@@ -297,7 +297,7 @@ def test_the_same_text_twice_could_be_on_both_sides_of_a_split(
 
 def test_every_figure_of_the_page_is_one_call_too(whole: en.Study) -> None:
     assert whole.figures == ("heads", "spread", "layers", "entanglement", "cosines", "tradeoff")
-    assert whole.to_html().count("<svg") == len(whole.figures)
+    assert whole.to_html().count('role="img"') == len(whole.figures)
     for name in whole.figures:
         assert whole.plot(name).figure is not None
     assert len([ax for ax in whole.plot().axes if ax.get_label() != "<colorbar>"]) == len(whole.figures)
@@ -308,7 +308,8 @@ def test_every_figure_of_the_page_is_one_call_too(whole: en.Study) -> None:
 def test_it_shows_itself_in_a_notebook_and_in_a_terminal(whole: en.Study) -> None:
     light = whole._repr_html_()
     assert len(light) < len(whole.to_html()) / 2
-    assert light.count("<svg") == 1
+    assert light.count('role="img"') == 1
+    assert "<title>" not in light  # what can be pointed at needs the page's styles
     for sentence in whole.sentences():
         assert sentence in repr(whole)
         assert sentence in unescape(light)
@@ -332,7 +333,7 @@ def test_several_models_stand_side_by_side(
         assert own.equals(study.to_frame())
     page = both.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == page
-    assert page.count("<svg") == 5 * 2 + 1  # one price for both
+    assert page.count('role="img"') == 4 * 2 + 3  # one price for both, and lines over the layers
     assert both.to_dict() == {"studies": [whole.to_dict(), other.to_dict()]}
     assert len(both.plot().get_legend().get_texts()) == 2
     with pytest.raises(EntangleError, match="labelled"):
@@ -362,3 +363,53 @@ def test_what_transformers_leaves_on_a_model_hinders_no_cache(
     with en.steer(model, en.AddDirection(torch.ones(32), "resid_post", 1)):
         assert is_hooked(model)
     assert not is_hooked(model)
+
+
+def test_its_rows_are_its_table(whole: en.Study) -> None:
+    assert whole.tradeoff is not None
+    frame, rows = whole.tradeoff.to_frame().set_index("alpha"), whole.to_rows(task="posts")
+    assert {(row["edit"], row["alpha"]) for row in rows} == {("ITI", 0.0), ("ITI", 4.0)}
+    for row in rows:
+        assert row["model"] == whole.label
+        assert row["task"] == ("language" if row["metric"] in ("ce", "perplexity", "kl", "agreement") else "posts")
+        assert row["score"] == pytest.approx(float(frame.loc[row["alpha"], row["metric"]]))
+    assert {"toxicity", "ce", "kl"} <= {row["metric"] for row in rows}
+
+
+def test_pushed_it_is_a_folder_that_loads_with_a_card_for_people(
+    whole: en.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    import huggingface_hub
+
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Api:
+        """Stands in for the hub: keeps what it is sent."""
+
+        def __init__(self, token: str | None = None) -> None:
+            calls.append(("token", {"token": token}))
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            calls.append(("create", {"repo_id": repo_id, **options}))
+
+        def upload_folder(self, *, folder_path: str, **options: Any) -> str:
+            shutil.copytree(folder_path, tmp_path / "there")
+            calls.append(("upload", options))
+            return "https://hub/commit/1"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert whole.push_to_hub("me/rudeness", private=True, token="t") == "https://hub/commit/1"
+    assert [name for name, _ in calls] == ["token", "create", "upload"]
+    assert calls[1][1] == {"repo_id": "me/rudeness", "private": True, "exist_ok": True, "repo_type": "dataset"}
+    there = tmp_path / "there"
+    card = (there / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: entangle\n")
+    assert all(sentence in card for sentence in whole.sentences())
+    assert (there / "report.html").read_text().count("<html") == 1
+    rows = [json.loads(line) for line in (there / "results.jsonl").read_text().splitlines()]
+    assert rows == whole.to_rows()
+    assert en.Study.load(there).sentences() == whole.sentences()
+    with pytest.raises(EntangleError, match="'model' or 'dataset'"):
+        whole.push_to_hub("me/rudeness", repo_type="space")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from entangle.activations.activations import Activations
 from entangle.activations.capture import capture, check_dtype, run_until_seen
@@ -22,6 +22,7 @@ from entangle.activations.inputs.tokens import Tokens, select, special_note
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import fingerprint
+from entangle.models.loading.held import held, own_tokenizer
 from entangle.models.place import AtlasError, Place
 from entangle.models.refusals import refuse_compiled
 
@@ -29,7 +30,7 @@ Inputs = Sequence[str] | Sequence[Sequence[Mapping[str, Any]]] | Mapping[str, An
 
 
 def collect(
-    model: nn.Module,
+    model: Any,
     tokenizer: Any,
     texts: Inputs,
     *,
@@ -56,8 +57,9 @@ def collect(
     alone.
 
     Args:
-        model: Any HuggingFace model, not compiled.
-        tokenizer: Its tokenizer; `None` if `texts` are tensors.
+        model: Any HuggingFace model, not compiled; or what holds one: a TransformerLens bridge, an nnsight or nnterp
+            model, a PEFT model, a pipeline.
+        tokenizer: Its tokenizer; `None` if `texts` are tensors, or where the model's holder keeps its tokenizer.
         texts: Strings; conversations, which the tokenizer's chat template writes; tokenised tensors, a mapping with
             `input_ids` and perhaps `attention_mask` (`[example pos]`, padded on either side); a mapping of images or
             sounds (`pixel_values`, `input_values`, `input_features`, examples first); for the decoder of an
@@ -102,7 +104,8 @@ def collect(
         >>> acts["resid_post"].shape  # 48 tokens, one layer
         torch.Size([48, 1, 32])
     """
-    refuse_compiled(model)
+    refuse_compiled(held(model))
+    tokenizer = own_tokenizer(model, tokenizer)
     atlas = atlas or Atlas(model)
     model = atlas.model
     check_dtype(model, dtype, store_dtype)
@@ -196,17 +199,17 @@ def resolve_sites(
     if asked_layers == []:
         raise EntangleError("collecting needs at least one layer, but none arrived: layers=None collects all")
     # Counted from the end if negative, as in a list; one out of range is left for `place` to refuse.
-    chosen = asked_layers and [layer + atlas.n_layers * (-atlas.n_layers <= layer < 0) for layer in asked_layers]
+    numbers = asked_layers and [layer + atlas.n_layers * (-atlas.n_layers <= layer < 0) for layer in asked_layers]
     wanted: dict[str, set[int]] = {}
     for name in [sites] if isinstance(sites, str) else sites:
         if "." in name:
             site, layer = atlas.resolve(name)
             wanted.setdefault(site, set()).add(layer)
         else:
-            here = atlas.layers(name) if chosen is None else chosen
-            if not here:
+            site_layers = atlas.layers(name) if numbers is None else numbers
+            if not site_layers:
                 atlas.place(name, 0)  # raises, with the reason
-            wanted.setdefault(name, set()).update(here)
+            wanted.setdefault(name, set()).update(site_layers)
     if not wanted:
         raise EntangleError("collecting needs at least one site, but none arrived: sites='z', say")
     for site, asked in wanted.items():

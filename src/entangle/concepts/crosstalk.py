@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle import plots
 from entangle.activations import collect
@@ -24,7 +24,7 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
 from entangle.interventions import AddDirection, steer
 from entangle.metrics import Estimate, bootstrap_mean, bootstrap_ratio, cosines
-from entangle.models import Atlas
+from entangle.models import Atlas, own_tokenizer, underlying
 from entangle.probes import ProbeGrid
 from entangle.progress import progress_bar
 
@@ -129,7 +129,7 @@ def _listed(values: Tensor) -> Any:
 
 
 def cross_talk(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     directions: Directions,
     readers: Mapping[str, ProbeGrid],
@@ -176,6 +176,7 @@ def cross_talk(
     What it cannot tell: a probe is a reader of ours, not of the model; KL is the model's own. And pushes of one
     standard deviation along directions of unequal variance are of unequal length (`sigma`).
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if directions.site is None or directions.layer is None:
         raise EntangleError("cross-talk needs to know where to push; give directions their site and layer")
     if set(readers) != set(directions.names):

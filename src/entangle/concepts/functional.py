@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.activations import collect
 from entangle.errors import EntangleError
@@ -23,6 +23,7 @@ from entangle.evaluation.language.reading import LanguageShift
 from entangle.interventions import Ablate, Edit, FunctionForm
 from entangle.interventions.forms import Form
 from entangle.metrics import Estimate, bootstrap_ratio, fieller_of_sums
+from entangle.models import own_tokenizer, place_named, underlying
 
 Rows = Float[Tensor, "*batch d"]
 
@@ -70,7 +71,7 @@ class FunctionalImportance(NamedTuple):
 
 
 def functional_importance(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     reconstruct: Callable[[Rows], Rows],
@@ -111,6 +112,8 @@ def functional_importance(
     Raises:
         EntangleError: No such place, bad texts, or a reconstruction of another shape.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+    site, layer = place_named(site) or (site, layer)
     options: dict[str, Any] = {"max_length": max_length, "prepend_bos": prepend_bos, "batch_tokens": batch_tokens}
     options["progress"] = False
     where: dict[str, Any] = {"sites": site, "layers": [layer], "tokens": "all", "special_tokens": special_tokens}

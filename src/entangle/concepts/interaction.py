@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.models.atlas import Atlas
 from entangle.models.hooks import hooked
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import encode_rows, run_rows, special_ids, token_batches
 
 
 def interaction_gradients(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -55,6 +57,7 @@ def interaction_gradients(
     Returns:
         One row per token and projection.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not layer < later:
         raise EntangleError(f"gradients run from a later layer to an earlier one; got layer={layer}, later={later}")
     atlas = Atlas(model)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.metrics import ches
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import batch_of, bos_id, check_ids, encode, token_batches
 
 
 def preference_ches(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     preferred: Sequence[str],
@@ -43,6 +45,7 @@ def preference_ches(
     Raises:
         EntangleError: Lists of different length, an empty prompt or answer, or a model without an unembedding.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not len(prompts) == len(preferred) == len(dispreferred):
         raise EntangleError(
             f"pairs need as many prompts, preferred and dispreferred answers, not {len(prompts)}, {len(preferred)}, "

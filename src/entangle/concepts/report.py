@@ -13,7 +13,7 @@ from entangle.concepts import refits
 from entangle.concepts.noise import Refits, around, off_diagonal, refitted
 from entangle.concepts.refits import ESTIMATORS, Refit, Sample, inputs
 from entangle.concepts.result import EntanglementReport, Vector
-from entangle.concepts.spread import Maps, Measure, Spread, largest, pairwise, root_of, squared
+from entangle.concepts.spread import Maps, Measure, Spread, largest, pairwise, root_of, squared, without
 from entangle.concepts.subspaces import subspace_overlaps
 from entangle.errors import EntangleError
 from entangle.metrics import (
@@ -22,6 +22,7 @@ from entangle.metrics import (
     bootstrap_counts,
     conditional_cosines,
     cosines,
+    massive_coordinates,
     random_cosine_cdf,
     random_entanglement_cdf,
     random_entanglement_mean,
@@ -150,7 +151,9 @@ def entanglement_report(
         maps["causal"] = root_of(unembedding_covariance(unembedding.detach().cpu(), n_dims))
     spread = _spread(shared, samples, names)
     if spread is not None:
-        maps |= {"whitened": spread.whitening(), "readout": spread.readout()}
+        findings["massive"], aside = _massive(shared, samples, vectors)
+        maps |= {"whitened": spread.whitening(), "readout": spread.readout(), "set_aside": aside}
+        findings["entanglement_set_aside"] = estimate(largest, aside)
         shares = {"variance_share": spread.shares(), "component_overlap": spread.components(n_components)}
     measures = {k: pairwise(own) for k, own in maps.items()} | {k: squared(own) for k, own in shares.items()}
     if spread is not None:
@@ -159,8 +162,7 @@ def entanglement_report(
             measures["conditional"], found["conditional"] = pairwise(), findings["conditional"].value
         percentiles |= spread.percentiles(measures, found, n_permutations, seed)
         findings["covariance_percentile"] = spread.percentile_of_largest(value, n_permutations, seed)
-    findings |= {name: estimate(pairwise(), own) for name, own in maps.items()}
-    findings |= {name: share(measures[name]) for name in shares}
+    findings |= {k: estimate(pairwise(), own) for k, own in maps.items()} | {k: share(measures[k]) for k in shares}
     return EntanglementReport(
         names=names,
         entanglement=estimate(largest),
@@ -194,6 +196,18 @@ def _spread(shared: Tensor | None, samples: Mapping[str, Sample], names: Sequenc
     if shared is not None:
         return Spread.of([shared] * len(names))
     return Spread.of([samples[name].x for name in names]) if samples else None
+
+
+def _massive(
+    shared: Tensor | None, samples: Mapping[str, Sample], vectors: Float[Tensor, "concept d"]
+) -> tuple[tuple[int, ...], Maps]:
+    """Coordinates that are massive in some data set, and what sets them aside; none where a direction has no others."""
+    sets = [shared] if shared is not None else list({id(s.x): s.x for s in samples.values()}.values())
+    found = torch.unique(torch.cat([massive_coordinates(x.cpu()) for x in sets]))
+    aside = without(found, vectors.shape[1])
+    if not bool((aside(vectors).norm(dim=1) > 0).all()):
+        found, aside = found[:0], without(found[:0], vectors.shape[1])
+    return tuple(found.tolist()), aside
 
 
 def _names(directions: Any, samples: Mapping[str, Sample], n: int) -> tuple[str, ...]:

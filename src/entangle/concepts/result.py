@@ -22,7 +22,7 @@ from entangle.storage.record import read, taken_apart, write
 Matrix = Float[Tensor, "concept concept"]
 Vector = Float[Tensor, " concept"]
 
-PAIRS = ("cosine", "corrected", "whitened", "readout", "causal", "conditional", "subspace_overlap")
+PAIRS = ("cosine", "corrected", "set_aside", "whitened", "readout", "causal", "conditional", "subspace_overlap")
 SHARES = ("variance_share", "component_overlap")
 
 
@@ -66,6 +66,10 @@ class EntanglementReport:
             by iterated null-space projection.
         variance_share: Share of the variance along the direction, of the concept's own data set about its mean.
         component_overlap: Share of the direction inside the leading principal components.
+        massive: Coordinates that vary so much more than the others that they may carry every cosine, in any of the data
+            sets (`metrics.massive_coordinates`).
+        set_aside: Cosine of each pair without those coordinates.
+        entanglement_set_aside: E without those coordinates.
         n_examples: Examples each concept was resampled on.
         settings: What was asked: site, layer, estimator, seed and so on.
     """
@@ -92,15 +96,22 @@ class EntanglementReport:
     subspace_overlap: Estimate | None = None
     variance_share: Estimate | None = None
     component_overlap: Estimate | None = None
+    massive: tuple[int, ...] | None = None
+    set_aside: Estimate | None = None
+    entanglement_set_aside: Estimate | None = None
     n_examples: tuple[int, ...] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per concept; frames of several layers can be concatenated. `whitened` is E after whitening."""
+        """One row per concept; frames of several layers can be concatenated.
+
+        `whitened` is E after whitening, `set_aside` E without the massive coordinates, `massive` how many those are.
+        """
         value, low, high = self.entanglement
         partner = [self.names.index(name) for name in self.partner]
         corrected = self.corrected or (None, None, None)
         true = [t[range(len(partner)), partner] if isinstance(t, Tensor) else None for t in corrected]
+        aside = self.entanglement_set_aside or (None, None, None)
         columns: dict[str, Any] = {
             "concept": self.names,
             "site": self.settings.get("site"),
@@ -119,6 +130,8 @@ class EntanglementReport:
             "permutation_percentile": self.permutation_percentile,
             "split_half": self.split_half,
             "agreement": self.agreement,
+            **dict(zip(("set_aside", "set_aside_low", "set_aside_high"), aside, strict=True)),
+            "massive": None if self.massive is None else len(self.massive),
             "whitened": None if self.whitened is None else off_diagonal(torch.as_tensor(self.whitened.value)).amax(1),
             **{k: v for name in SHARES for k, v in self._columns(name).items()},
             "n_examples": self.n_examples,
@@ -180,7 +193,8 @@ class EntanglementReport:
         tensors, meta = read(directory, "EntanglementReport", 1)
         with taken_apart(directory, "EntanglementReport"):
             fields: dict[str, Any] = {k: meta[k] for k in ("null_mean", "null_95", "settings")}
-            fields |= {k: tuple(meta[k]) if meta[k] is not None else None for k in ("names", "partner", "n_examples")}
+            listed = {k: meta.get(k) for k in ("names", "partner", "n_examples", "massive")}
+            fields |= {k: tuple(value) if value is not None else None for k, value in listed.items()}
             fields |= {name: tensor for name, tensor in tensors.items() if "." not in name}
             parts: dict[str, dict[str, Tensor]] = {"percentiles": {}}
             for name in tensors.keys() - fields.keys():

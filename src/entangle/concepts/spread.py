@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
@@ -51,14 +51,15 @@ class Spread:
 
     Attributes:
         variances: Along each axis, ascending.
-        shrunk: The same, shrunk until none is 0 (Ledoit & Wolf 2004).
         axes: As columns.
+        whiteners: Inverse root of the covariance, shrunk until there is one: toward its own diagonal, so that a
+            coordinate hundreds of times the others decides nothing for them (Ledoit & Wolf 2004, in standard units).
         of_concept: The data set of each concept.
     """
 
     variances: Float[Tensor, "data d"]
-    shrunk: Float[Tensor, "data d"]
     axes: Float[Tensor, "data d d"]
+    whiteners: Float[Tensor, "data d d"]
     of_concept: tuple[int, ...]
 
     @classmethod
@@ -71,8 +72,8 @@ class Spread:
         number: dict[int, int] = {}
         of_concept = tuple(number.setdefault(id(x), len(number)) for x in rows)
         parts = zip(*(_principal(x) for x in {id(x): x for x in rows}.values()), strict=True)
-        variances, shrunk, axes = (torch.stack(part) for part in parts)
-        return cls(variances, shrunk, axes, of_concept)
+        variances, axes, whiteners = (torch.stack(part) for part in parts)
+        return cls(variances, axes, whiteners, of_concept)
 
     def readout(self) -> Maps:
         """To the spread of activations along directions: the root of the covariance."""
@@ -80,7 +81,7 @@ class Spread:
 
     def whitening(self) -> Maps:
         """To directions of whitened activations (Mahalanobis)."""
-        return self._maps(self.shrunk.rsqrt())
+        return Maps(tuple(self.whiteners), self.of_concept)
 
     def shares(self) -> Maps:
         """To vectors whose squared length is the share of the variance along a unit direction."""
@@ -161,6 +162,12 @@ def squared(maps: Maps) -> Measure:
     return measure
 
 
+def without(coordinates: Int[Tensor, " massive"], n_dims: int) -> Maps:
+    """To directions with some coordinates set aside."""
+    kept = torch.ones(n_dims, dtype=torch.float64).index_fill_(0, coordinates, 0.0)
+    return Maps((kept.diag(),))
+
+
 def largest(v: Directions) -> Float[Tensor, "*batch concept"]:
     """E of each concept: the largest absolute cosine with another."""
     cosines = pairwise()(v).abs()
@@ -174,14 +181,27 @@ def root_of(metric: Float[Tensor, "d d"]) -> Maps:
 
 
 def _principal(x: Float[Tensor, "example d"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Variances along the principal axes, the same shrunk, and the axes."""
+    """Variances along the principal axes, the axes, and the inverse root of the shrunk covariance."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     rows = x.double().cpu()
     centred = rows - rows.mean(0)
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    covariance = centred.T @ centred / len(centred)
+    variances, axes = torch.linalg.eigh(covariance)
     variances = variances.clamp(min=0)
+    own = covariance.diagonal()
     if float(variances.sum()) == 0:
         raise EntangleError("the activations do not vary at all; give other examples or another place")
-    shrinkage = max(float(ledoit_wolf_shrinkage(centred.numpy(), assume_centered=True)), 1e-6)
-    return variances, (1 - shrinkage) * variances + shrinkage * variances.mean(), axes
+    own = torch.where(own > 0, own, own[own > 0].median())  # a dead coordinate is given the usual variance
+    shrinkage = max(float(ledoit_wolf_shrinkage((centred / own.sqrt()).numpy(), assume_centered=True)), 1e-6)
+    values, vectors = torch.linalg.eigh(
+        _correlations(covariance, own) * (1 - shrinkage) + shrinkage * torch.eye(len(own))
+    )
+    # Any root of the inverse gives the same inner products: that of the correlations, in standard units.
+    return variances, axes, ((vectors / values.sqrt()) @ vectors.T / own.sqrt()).T
+
+
+def _correlations(covariance: Float[Tensor, "d d"], variances: Float[Tensor, " d"]) -> Float[Tensor, "d d"]:
+    scale = variances.sqrt()
+    found: Tensor = covariance / scale / scale[:, None]
+    return found

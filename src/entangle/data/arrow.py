@@ -34,11 +34,16 @@ def arrow_rows(path: Path, kind: str) -> Iterator[tuple[str, Mapping[str, Any]]]
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise EntangleError(f"{path} is no whole {kind[1:]} file ({reason[:120]}): write it again") from None
+    yield from table_rows(table, f"{path} row")
+
+
+def table_rows(table: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table of pyarrow, each with its number after the words `where`."""
     names = class_names(_features(table.schema))
     number = 0
     for batch in table.to_batches():
         for fields in batch.to_pylist():
-            yield f"{path} row {number}", named(fields, names)
+            yield f"{where} {number}", named(fields, names)
             number += 1
 
 
@@ -98,8 +103,8 @@ def named(fields: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]) -> Ma
     """A row with the names of its class labels; a label below 0 is a missing one."""
     if not names:
         return fields
-    given = {column: fields[column] for column in names if isinstance(fields.get(column), int)}
-    return {**fields, **{column: ClassName.of(names[column], number) for column, number in given.items()}}
+    codes = {column: fields[column] for column in names if isinstance(fields.get(column), int)}
+    return {**fields, **{column: ClassName.of(names[column], number) for column, number in codes.items()}}
 
 
 def _features(schema: Any) -> Mapping[str, Any] | None:

@@ -10,14 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data.labels import as_text, read_labels
+from entangle.data.frames import table_name
+from entangle.data.labels import ClassName, as_text, read_labels
 from entangle.data.sources import rows
 from entangle.data.texts import LabelledTexts, refuse_half_characters
 from entangle.errors import EntangleError
 
+TEXT, LABEL = "text", "label"
+TEXT_NAMES = (
+    *("text", "sentence", "content", "document", "comment", "comment_text", "tweet", "review", "utterance", "body"),
+    *("message", "post", "passage", "statement"),
+)
+LABEL_NAMES = ("label", "labels", "class", "target", "category", "y")
+
 
 def load_labelled(
-    source: str | Path,
+    source: Any,
     *,
     text: str = "text",
     label: str = "label",
@@ -35,9 +43,11 @@ def load_labelled(
 
     Args:
         source: A file that exists, or else the id of a data set, `owner/name`, `owner/name:config` or
-            `owner/name:config:split`.
-        text: The column of the text.
-        label: The column of the label.
+            `owner/name:config:split`; or a table in memory: a pandas or polars frame, a pyarrow table, a
+            `datasets.Dataset` or `DatasetDict`, a list of dicts.
+        text: The column of the text. Where there is no column `text`, the only one that is called `sentence`,
+            `content`, `comment` or the like is read, and a note says so.
+        label: The column of the label; likewise, and the only ClassLabel counts.
         where: Keep only rows whose columns have these values, compared as text with true and false in small letters:
             `{"balanced": "true"}`.
         limit: Keep a random sample of this many, in the order of the source and with the shares of the classes kept.
@@ -59,22 +69,30 @@ def load_labelled(
     raw: list[Any] = []
     splits: list[str] = []
     places: list[str] = []
+    columns: tuple[str, str] | None = None
     for place, fields in rows(source):
         if not _selected(fields, where, place):
             continue
-        texts.append(_text(fields, text, place))
-        raw.append(_label(fields, label, place))
+        columns = columns or (_meant(fields, text, TEXT, TEXT_NAMES), _meant(fields, label, LABEL, LABEL_NAMES))
+        texts.append(_text(fields, columns[0], place))
+        raw.append(_label(fields, columns[1], place))
         splits.append("" if fields.get("split") is None else str(fields["split"]))
         places.append(place)
-    if not texts:
-        raise EntangleError(f"no row of {source} has {_condition(where)}")
-    labels_read = read_labels(raw, positive=positive, two=True, what=f"labels {label!r} of {source}", places=places)
+    if columns is None:
+        raise EntangleError(f"no row of {_called(source)} has {_condition(where)}")
+    what = f"labels {columns[1]!r} of {_called(source)}"
+    labels_read = read_labels(raw, positive=positive, two=True, what=what, places=places)
     names = (labels_read.names[0], labels_read.names[1])
     keep = _without_duplicates(texts, labels_read.codes, places, names, drop=drop_duplicates)
-    notes = _duplicates_note(texts, keep, splits, str(source))
+    notes = _duplicates_note(texts, keep, splits, _called(source))
+    notes += [
+        f"{_called(source)} has no column {asked!r}: {used!r} was read as it."
+        for asked, used in zip((text, label), columns, strict=True)
+        if asked != used
+    ]
     labels = labels_read.codes[keep]
     if limit is not None:
-        sampled = _stratified(labels, limit, seed, str(source))
+        sampled = _stratified(labels, limit, seed, _called(source))
         keep, labels = keep[sampled], labels[sampled]
     return LabelledTexts.of(
         [texts[i] for i in keep],
@@ -88,7 +106,7 @@ def load_labelled(
 
 
 def load_texts(
-    source: str | Path,
+    source: Any,
     *,
     limit: int | None = None,
     field: str = "text",
@@ -116,7 +134,7 @@ def load_texts(
 
 
 def load_described(
-    source: str | Path,
+    source: Any,
     columns: Sequence[str] = (),
     *,
     limit: int | None = None,
@@ -154,12 +172,12 @@ def load_described(
             if len(described) == limit:
                 break
     if not described:
-        raise EntangleError(f"no row of {source} has {_condition(where, at_most)}")
+        raise EntangleError(f"no row of {_called(source)} has {_condition(where, at_most)}")
     return described
 
 
 def load_pairs(
-    source: str | Path, *, chosen: str = "chosen", rejected: str = "rejected", where: Mapping[str, Any] | None = None
+    source: Any, *, chosen: str = "chosen", rejected: str = "rejected", where: Mapping[str, Any] | None = None
 ) -> list[tuple[str, str]]:
     """Preference pairs of a file or data set, in order: what is preferred, and what is not.
 
@@ -187,11 +205,31 @@ def load_pairs(
                     f"{place}: {chosen!r} and {rejected!r} are the same, so there is nothing to prefer: drop the row"
                 )
     if not pairs:
-        raise EntangleError(f"no row of {source} has {_condition(where)}")
+        raise EntangleError(f"no row of {_called(source)} has {_condition(where)}")
     return pairs
 
 
-def _name(source: str | Path) -> str:
+def _called(source: Any) -> str:
+    """The source in a message."""
+    return str(source) if isinstance(source, str | Path) else table_name(source)
+
+
+def _meant(fields: Mapping[str, Any], asked: str, usual: str, known: Sequence[str]) -> str:
+    """The column that is meant: the one asked for; or, where that is the usual one and is not there, the only one of
+    its names in the trade, and for labels the only class label.
+    """
+    if asked in fields or asked != usual:
+        return asked
+    near = [column for column in fields if str(column).strip().casefold() in known]
+    if usual == LABEL:
+        classes = [column for column, value in fields.items() if isinstance(value, ClassName)]
+        near = classes if len(classes) == 1 else near
+    return near[0] if len(near) == 1 else asked
+
+
+def _name(source: Any) -> str:
+    if not isinstance(source, str | Path):
+        return table_name(source).removeprefix("the ")
     name = Path(source).name.removesuffix(".gz")
     return name.rsplit(".", 1)[0] if Path(source).exists() else name
 
@@ -296,8 +334,8 @@ def _stratified(labels: np.ndarray, limit: int, seed: int, source: str) -> np.nd
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
     n_positive = min(max(round(limit * labels.mean()), 1), limit - 1)
-    chosen = [
+    indices = [
         rng.choice(np.flatnonzero(labels == value), n, replace=False)
         for value, n in ((0, limit - n_positive), (1, n_positive))
     ]
-    return np.sort(np.concatenate(chosen))
+    return np.sort(np.concatenate(indices))

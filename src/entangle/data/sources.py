@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from entangle.data.arrow import ARROW_SUFFIXES, arrow_rows, dataset_rows
+from entangle.data.frames import frame_rows, is_table
 from entangle.errors import EntangleError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -23,8 +24,8 @@ SUFFIXES = (*TEXT_SUFFIXES, *ARROW_SUFFIXES)
 _PART = re.compile(r"(?:^|[^a-z])(train|valid|validation|val|dev|test)(?:ing)?(?![a-z])", re.IGNORECASE)
 
 
-def rows(source: str | Path) -> Iterator[Row]:
-    """The rows of a file, a folder or a HuggingFace data set.
+def rows(source: Any) -> Iterator[Row]:
+    """The rows of a file, a folder, a HuggingFace data set or a table in memory.
 
     A file is JSON lines, a JSON list of objects, CSV, TSV, Parquet, Arrow or Feather, each also as .gz. A folder is
     what `save_to_disk` wrote, of which only the data that it names are read, or one of such files, whose names say
@@ -35,6 +36,13 @@ def rows(source: str | Path) -> Iterator[Row]:
     Raises:
         EntangleError: Where there is no such file or data set, it is empty, or a line cannot be read.
     """
+    if not isinstance(source, str | Path):
+        if is_table(source):
+            return frame_rows(source)
+        raise EntangleError(
+            f"data are a file, a folder, the id of a data set, or a table (pandas, polars, pyarrow, datasets, a list "
+            f"of dicts), but a {type(source).__name__} arrived"
+        )
     path = Path(source)
     if path.is_dir():
         plain = _plain_files(path)

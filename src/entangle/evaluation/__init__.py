@@ -11,6 +11,7 @@ from entangle.evaluation.price.baselines import baseline_methods
 from entangle.evaluation.price.choice import chosen
 from entangle.evaluation.price.comparing import Matched, matched, pareto
 from entangle.evaluation.price.conditions import Condition
+from entangle.evaluation.price.logs import write_rows
 from entangle.evaluation.price.methods import ANTI_PROMPT, INSTRUCTION, AtStrengths, Checkpoint, Prompt, SelfDebias
 from entangle.evaluation.price.places import caa_places, iti_places
 from entangle.evaluation.price.removed import removed_per_nat
@@ -67,4 +68,5 @@ __all__ = [
     "strength_for",
     "task_scores",
     "tradeoff",
+    "write_rows",
 ]

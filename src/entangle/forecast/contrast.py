@@ -9,13 +9,13 @@ from typing import Any, Self
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.forecast.rows import Scope, rows_of
 from entangle.forecast.scores import row_scores
 from entangle.forecast.span import Key, Span, slices
-from entangle.models import fingerprint
+from entangle.models import fingerprint, own_tokenizer, underlying
 
 FEWEST = 8
 
@@ -47,7 +47,7 @@ class Contrast:
     @classmethod
     def fit(
         cls,
-        model: PreTrainedModel,
+        model: Any,
         tokenizer: PreTrainedTokenizerBase,
         toward: Sequence[str],
         away: Sequence[str],
@@ -84,6 +84,7 @@ class Contrast:
         Raises:
             EntangleError: Too few texts, a text without a token to predict, or a model without gradients.
         """
+        model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
         if min(len(toward), len(away)) < FEWEST:
             raise EntangleError(
                 f"a contrast needs {FEWEST} texts or more on each side; got {len(toward)} and {len(away)}: give more"

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from entangle.forecast.scores import Row
 from entangle.forecast.span import Span
-from entangle.models import Place, hooked, run_rows
+from entangle.models import LOGITS, Place, hooked, run_rows
 
 FURTHEST = 0.4
 """Nats per token at which prices are read: no forecast is said to hold beyond."""
 NEAR = 10.0
 """By how much the smaller of the two strengths is smaller."""
 TOKENS = 512
-LOGITS = 2**26
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.activations import collect
 from entangle.errors import EntangleError
@@ -20,6 +20,7 @@ from entangle.forecast.metric import ShiftMetric
 from entangle.forecast.span import Key
 from entangle.interventions import ITI, AddDirection, Edit
 from entangle.models import Atlas
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import context_length
 
 UNIT = 0.1
@@ -35,7 +36,8 @@ class Forecast:
     Attributes:
         frame: One row per concept, method and place; see `foretell`.
         settings: How it was made.
-        metric: The metric it rests on; not saved with it.
+        metric: The metric it rests on, without readings of departures from the quadratic, so that a price asked of it
+            never says where it ends; not saved with it.
         contrasts: The contrast of each concept, on the texts that chose nothing; not saved with it.
     """
 
@@ -107,7 +109,7 @@ class Forecast:
 
 
 def foretell(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     concepts: Mapping[str, tuple[Sequence[str], Sequence[int]]],
     clean: Sequence[str],
@@ -151,6 +153,7 @@ def foretell(
     Raises:
         EntangleError: No concept or clean text, too few texts of a class, or anything that the metric refuses.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not concepts:
         raise EntangleError("a forecast needs a concept: give name -> (texts, labels); got none")
     atlas = Atlas(model)
@@ -159,18 +162,18 @@ def foretell(
     options: dict[str, Any] = {"max_length": max_length, "batch_tokens": batch_tokens, "progress": progress}
     halves = {name: _halves(name, *labelled, n_texts, seed) for name, labelled in concepts.items()}
     clean = [clean[i] for i in sorted(np.random.default_rng(seed).permutation(len(clean))[:n_texts])]
-    metric = ShiftMetric.fit(model, tokenizer, clean, layers=layers, samples=samples, positions=1, seed=seed, **options)
-    heads = (
-        ShiftMetric.fit(model, tokenizer, clean, sites="z", samples=samples, positions=1, seed=seed, **options)
-        if has_heads
-        else None
-    )
-    rows, contrasts = [], {}
+    # One pass over a text tells both the residual stream and the heads.
+    sites = ["resid_post", "z"] if has_heads else ["resid_post"]
+    places = [("resid_post", layer) for layer in (atlas.layers("resid_post") if layers is None else layers)]
+    # Limits ask nothing of departures from the quadratic, which would take four readings per place.
+    fitting: dict[str, Any] = {"samples": samples, "positions": 1, "directions": 0, "seed": seed}
+    every = ShiftMetric.fit(model, tokenizer, clean, sites=sites, **fitting, **options)
+    metric, heads = every.only(places), every.at("z") if has_heads else None
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in halves}
+    bought, read = {}, {}
     for name, (choosing, telling) in halves.items():
         toward, away = ([text for text, label in telling if label == side] for side in (0, 1))
-        contrast = Contrast.fit(model, tokenizer, toward, away, layers=layers, **options)
-        contrasts[name] = contrast
-        sites = ["resid_post", "z"] if has_heads else ["resid_post"]
+        bought[name] = Contrast.fit(model, tokenizer, toward, away, sites=sites, **options)
         acts = collect(
             model,
             tokenizer,
@@ -181,29 +184,32 @@ def foretell(
             batch_tokens=batch_tokens,
             progress=progress,
         )
-        labels = torch.tensor([label for _, label in choosing])
-        for key in metric.keys:
+        read[name] = acts, torch.tensor([label for _, label in choosing])
+    contrasts = {name: contrast.at(places) for name, contrast in bought.items()}
+    for key in places:
+        here = metric.only([key])  # which keeps what it makes of itself for all concepts, and is let go
+        for name, (acts, labels) in read.items():
             x = acts["resid_post"][:, acts.layers("resid_post").index(key[1])]
             edit = AddDirection.mean_difference(x, labels, *key)
-            limit = limit_of(metric.only([key]), contrast, seed=seed)
-            rows.append(_row(name, "natural", key, 1.0, limit))
-            rows.append(_row(name, "CAA", key, _efficiency(metric, edit, contrast, [key], limit), limit))
-        if heads is not None:
-            n_heads = int(np.prod(acts["z"].shape[1:3]))
-            iti = ITI.fit(acts, labels, top_k=top_k or max(1, min(30, n_heads // 4)), seed=seed)
-            keys = [key for key in heads.keys if key[1] in {layer for layer, _ in iti.heads}]
-            contrast = Contrast.fit(model, tokenizer, toward, away, sites="z", **options)
-            limit = limit_of(heads.only(keys), contrast, seed=seed)
-            rows.append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, contrast, keys, limit), limit))
+            limit = limit_of(here, contrasts[name], seed=seed)
+            rows[name].append(_row(name, "natural", key, 1.0, limit))
+            rows[name].append(_row(name, "CAA", key, _efficiency(metric, edit, contrasts[name], [key], limit), limit))
+    for name, (acts, labels) in read.items():
+        if heads is None:
+            break
+        n_heads = int(np.prod(acts["z"].shape[1:3]))
+        iti = ITI.fit(acts, labels, top_k=top_k or max(1, min(30, n_heads // 4)), seed=seed)
+        keys = [key for key in heads.keys if key[1] in {layer for layer, _ in iti.heads}]
+        limit = limit_of(heads.only(keys), bought[name], seed=seed)
+        rows[name].append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, bought[name], keys, limit), limit))
     settings = {
         "unit": UNIT,
         "samples": samples,
         "max_length": max_length,
-        "limit": limit,
         "seed": seed,
         "clean": len(clean),
     }
-    return Forecast(pd.DataFrame(rows), settings, metric, contrasts)
+    return Forecast(pd.DataFrame([row for own in rows.values() for row in own]), settings, metric, contrasts)
 
 
 def _halves(

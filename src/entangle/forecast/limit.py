@@ -19,7 +19,6 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.forecast.contrast import Contrast
 from entangle.forecast.samples import Samples
-from entangle.forecast.spectrum import Spectrum
 
 FOLDS = 10
 
@@ -56,15 +55,15 @@ def limit_of(metric: Samples, contrast: Contrast, *, level: float = 0.95, seed: 
     contrast = contrast.at(metric.keys)
     value = _squared(metric, contrast)
     generator = torch.Generator().manual_seed(seed)
-    groups = [
+    groups = [  # the metric's own first
         torch.randperm(n, generator=generator) % FOLDS
         for n in (len(metric.counted), len(contrast.toward), len(contrast.away))
     ]
     shrinkage = metric.spectrum().shrinkage
     left_out = []
     for fold in range(FOLDS):
-        rest = [(group != fold).nonzero()[:, 0] for group in groups]
-        left_out.append(_squared(metric.on(rest[0]), contrast.on(*rest[1:]), shrinkage))
+        rest = [(group != fold).nonzero()[:, 0] for group in groups[1:]]
+        left_out.append(_squared(metric.left_out(fold, FOLDS, seed), contrast.on(*rest), shrinkage))
     root = torch.tensor([max(each, 0.0) for each in left_out], dtype=torch.float64).sqrt()
     spread = float((FOLDS - 1) * root.var(correction=0)) ** 0.5
     half = float(student.ppf((1 + level) / 2, FOLDS - 1)) * spread
@@ -97,11 +96,7 @@ def limits(metric: Samples, contrast: Contrast, *, level: float = 0.95, seed: in
 
 def _squared(metric: Samples, contrast: Contrast, shrinkage: float | None = None) -> float:
     """g' F^-1 g without the part that noise in g adds: pairs of different texts only (a U-statistic)."""
-    spectrum = (
-        metric.spectrum()
-        if shrinkage is None
-        else Spectrum.of(metric.scores, metric.counted, metric.sizes, shrinkage=shrinkage)
-    )
+    spectrum = metric.spectrum(shrinkage)
     toward, away = (spectrum.whiten(side) for side in contrast._influences)
     return _pairs(toward) + _pairs(away) - 2 * float(toward.mean(0) @ away.mean(0))
 

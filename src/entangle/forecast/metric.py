@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.forecast.contrast import Contrast
@@ -28,7 +28,7 @@ from entangle.forecast.scores import row_scores
 from entangle.forecast.span import Key, Span, forms_by_place
 from entangle.interventions import Edit
 from entangle.interventions.forms import AffineForm
-from entangle.models import check_fingerprint, fingerprint
+from entangle.models import check_fingerprint, fingerprint, own_tokenizer, underlying
 from entangle.storage.record import read, write
 
 KIND, VERSION = "ShiftMetric", 2
@@ -42,7 +42,7 @@ class ShiftMetric(Samples):
     @classmethod
     def fit(
         cls,
-        model: PreTrainedModel,
+        model: Any,
         tokenizer: PreTrainedTokenizerBase,
         texts: Sequence[str],
         *,
@@ -90,6 +90,7 @@ class ShiftMetric(Samples):
             >>> metric.price(edit, alpha=2.0).value  # doctest: +SKIP
             0.083
         """
+        model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
         if samples < 1 or positions < 1 or directions < 0:
             raise EntangleError(
                 "a metric needs one sample, one position, and no direction or more; "

@@ -13,6 +13,7 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.forecast.span import Key, slices
 from entangle.forecast.spectrum import Spectrum
+from entangle.models import place_named
 
 WIDE = ("scores", "observed", "means", "local_scores", "local_activations")
 PER_TEXT = (*WIDE, "counted", "shifted", "squares")
@@ -60,7 +61,8 @@ class Samples:
     departure_prices: Float[Tensor, "place direction"]
     digests: tuple[str, ...]
     fingerprint: Mapping[str, Any] | None = None
-    _spectra: dict[tuple[Key, ...], Spectrum] = field(default_factory=dict, repr=False)
+    _spectra: dict[float | None, Spectrum] = field(default_factory=dict, repr=False)
+    _parts: dict[tuple[int, ...], Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         sites = ", ".join(dict.fromkeys(site for site, _ in self.keys))
@@ -86,8 +88,11 @@ class Samples:
             EntangleError: None of its places is meant.
         """
         names = None if sites is None else [sites] if isinstance(sites, str) else list(sites)
+        exact = {place_named(name) for name in names or ()}
         chosen = [
-            key for key in self.keys if (names is None or key[0] in names) and (layers is None or key[1] in layers)
+            key
+            for key in self.keys
+            if key in exact or ((names is None or key[0] in names) and (layers is None or key[1] in layers))
         ]
         if not chosen:
             raise EntangleError(f"the metric knows {self._known()}; got sites={sites}, layers={layers}")
@@ -97,20 +102,31 @@ class Samples:
         """The metric of some of the texts, by number."""
         index = torch.as_tensor(rows)
         chosen: dict[str, Any] = {name: getattr(self, name)[index] for name in PER_TEXT}
-        chosen |= {"digests": tuple(self.digests[i] for i in index.tolist()), "_spectra": {}}
+        chosen |= {"digests": tuple(self.digests[i] for i in index.tolist()), "_spectra": {}, "_parts": {}}
         return replace(self, **chosen)
 
     def halves(self, seed: int = 0) -> tuple[Self, Self]:
         """Two metrics of half the texts each: one to choose a shift by, one to price it by."""
-        order = torch.randperm(len(self.counted), generator=torch.Generator().manual_seed(seed))
-        half = len(order) // 2
-        return self.on(order[:half].sort().values), self.on(order[half:].sort().values)
+        if (seed,) not in self._parts:  # kept, as what follows is: each contrast asks for the same ones
+            order = torch.randperm(len(self.counted), generator=torch.Generator().manual_seed(seed))
+            half = len(order) // 2
+            self._parts[(seed,)] = (self.on(order[:half].sort().values), self.on(order[half:].sort().values))
+        pair: tuple[Self, Self] = self._parts[(seed,)]
+        return pair
 
-    def spectrum(self) -> Spectrum:
-        """F of all its places together, shrunk as far as held-out texts want; for its inverse."""
-        if self.keys not in self._spectra:
-            self._spectra[self.keys] = Spectrum.of(self.scores, self.counted, self.sizes)
-        return self._spectra[self.keys]
+    def left_out(self, fold: int, folds: int, seed: int = 0) -> Self:
+        """The metric without one of `folds` random groups of its texts."""
+        if (seed, fold, folds) not in self._parts:
+            group = torch.randperm(len(self.counted), generator=torch.Generator().manual_seed(seed)) % folds
+            self._parts[seed, fold, folds] = self.on((group != fold).nonzero()[:, 0])
+        part: Self = self._parts[seed, fold, folds]
+        return part
+
+    def spectrum(self, shrinkage: float | None = None) -> Spectrum:
+        """F of all its places together, shrunk as said or as far as held-out texts want; for its inverse."""
+        if shrinkage not in self._spectra:
+            self._spectra[shrinkage] = Spectrum.of(self.scores, self.counted, self.sizes, shrinkage=shrinkage)
+        return self._spectra[shrinkage]
 
     def only(self, chosen: Sequence[Key]) -> Self:
         """The same at some of the places, by site and layer."""
@@ -119,10 +135,9 @@ class Samples:
         columns = torch.cat([torch.arange(part.start, part.stop) for part in map(self.part, chosen)])
         numbers = [self.keys.index(key) for key in chosen]
         changed: dict[str, Any] = {name: getattr(self, name)[..., columns] for name in WIDE}
-        numbers = [self.keys.index(key) for key in chosen]
-        changed |= {"keys": tuple(chosen), "sizes": tuple(self.sizes[number] for number in numbers), "_spectra": {}}
-        changed["squares"] = self.squares[:, numbers]
+        changed |= {"keys": tuple(chosen), "sizes": tuple(self.sizes[number] for number in numbers)}
         changed |= {name: getattr(self, name)[numbers] for name in PER_PLACE}
+        changed |= {"squares": self.squares[:, numbers], "_spectra": {}, "_parts": {}}
         changed["heads"] = {key: value for key, value in self.heads.items() if key in chosen}
         return replace(self, **changed)
 

@@ -13,17 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
+from entangle.forecast.slopes import as_it_is, mixed, state_slopes
 from entangle.forecast.span import Span
 from entangle.models.hooks import hooked
-from entangle.models.rows import accepts, pad, pad_id, token_batches
+from entangle.models.readout import LOGITS, body_of, check_logits, run_body
+from entangle.models.rows import accepts, at_once, pad, pad_id, token_batches
 from entangle.progress import progress_bar
-
-LOGITS = 2**26
-"""Numbers of one batch's logits: 256 MB in single precision."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def row_scores(
         positions: Shifted tokens of each text whose own gradients are kept.
         seed: Seed of the draws; a text's draws depend on the seed and its number alone.
         batch_tokens: Tokens in one batch, padding included.
-        logits: Numbers in one batch's logits at most.
+        logits: Numbers of logits computed at once, at most; their gradients are as many.
         progress: Show a progress bar.
         what: Name of the bar.
 
@@ -106,16 +105,19 @@ def row_scores(
     Raises:
         EntangleError: The model cannot be differentiated.
     """
-    vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
-    budget = max(1, min(batch_tokens, logits // vocabulary))
+    check_logits(logits)
+    budget = at_once(batch_tokens, span.device)
+    if body_of(model) is None:  # all logits of a batch are there at once
+        vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+        budget = max(1, min(budget, logits // vocabulary))
     batches = token_batches([len(row.ids) for row in rows], budget)
     with torch.inference_mode(False), torch.enable_grad():
         for batch in progress_bar(batches, desc=what, unit="batch", disable=not progress):
+            drawn_by = [(seed, i) for i in batch]
+            chosen = [rows[i] for i in batch]
             yield from zip(
                 batch,
-                _batch_scores(
-                    model, tokenizer, [rows[i] for i in batch], span, draws, positions, [(seed, i) for i in batch]
-                ),
+                _batch_scores(model, tokenizer, chosen, span, draws, positions, drawn_by, logits),
                 strict=True,
             )
 
@@ -128,6 +130,7 @@ def _batch_scores(
     draws: int,
     positions: int,
     seeds: Sequence[tuple[int, int]],
+    logits: int,
 ) -> list[RowScores]:
     inputs = pad([row.ids for row in rows], pad_id(tokenizer), device=span.device)
     width = inputs["input_ids"].shape[1]
@@ -156,37 +159,30 @@ def _batch_scores(
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise EntangleError(closed)
     with hooked((place, watch(number)) for number, place in enumerate(span.places)):
-        output: Tensor = model(**inputs, use_cache=False).logits
-    if not output.requires_grad:
+        split = run_body(model, inputs)
+        states, head = (model(**inputs, use_cache=False).logits, as_it_is) if split is None else split
+    if not states.requires_grad:
         raise EntangleError(closed)
     order = [shifts[number] for number in range(len(span.places))]
 
-    def gradients(direction: Tensor, last: bool) -> Float[Tensor, "row pos d"]:
-        parts = torch.autograd.grad(output, order, direction.to(output.dtype), retain_graph=not last)
-        return torch.cat([part.float() for part in parts], -1) * shifted[..., None]
-
-    counted = counted[:, :-1]
-    probabilities = output.detach()[:, :-1].float().softmax(-1)
-    if not bool(torch.isfinite(probabilities[counted]).all()):
-        raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
-    base = torch.zeros(output.shape, dtype=torch.float32, device=output.device)
-    base[:, :-1] = -probabilities * counted[..., None]
+    counted[:, -1] = False
+    slopes = state_slopes(
+        head, states[counted], inputs["input_ids"].roll(-1, 1)[counted], counted, draws, seeds, logits
+    )
     keep = [_kept(row, positions, seed) for row, seed in zip(rows, seeds, strict=True)]
 
-    def slope(tokens: Int[Tensor, "row pos"], last: bool) -> Float[Tensor, "row pos d"]:
-        """Gradient of log p(tokens), whose slope in the logits is one at the token less the probabilities."""
-        here, ones = tokens[..., None], counted[..., None].float()
-        base[:, :-1].scatter_add_(2, here, ones)
-        result = gradients(base, last)
-        base[:, :-1].scatter_add_(2, here, -ones)
-        return result
+    def gradients(slope: Float[Tensor, "token k"], last: bool) -> Float[Tensor, "row pos d"]:
+        """Back from the hidden states of the tokens that count to the places."""
+        upward = torch.zeros_like(states)
+        upward[counted] = slope.to(states.dtype)
+        parts = torch.autograd.grad(states, order, upward, retain_graph=not last)
+        return torch.cat([part.float() for part in parts], -1) * shifted[..., None]
 
-    own = slope(inputs["input_ids"][:, 1:], draws == 0).sum(1)
+    own = gradients(slopes[0], draws == 0).sum(1)
     drawn: list[Tensor] = []
     local: list[list[Tensor]] = [[] for _ in rows]
-    choices = _drawn_tokens(probabilities, counted, draws, seeds)
     for draw in range(draws):
-        each = slope(choices[draw], draw == draws - 1)
+        each = gradients(slopes[1 + draw], draw == draws - 1)
         drawn.append(each.sum(1))
         for number, where in enumerate(keep):
             local[number].append(each[number, where].cpu())
@@ -214,28 +210,5 @@ def _batch_scores(
 def _kept(row: Row, positions: int, seed: tuple[int, int]) -> Int[Tensor, " position"]:
     """Some shifted tokens of a text, with repetition where it has fewer."""
     where = torch.tensor([i for i, flag in enumerate(row.shifted) if flag])
-    generator = torch.Generator().manual_seed(_mixed(*seed, 1))
+    generator = torch.Generator().manual_seed(mixed(*seed, 1))
     return where[torch.randint(len(where), (positions,), generator=generator)]
-
-
-def _drawn_tokens(
-    probabilities: Float[Tensor, "row pos vocab"],
-    counted: Bool[Tensor, "row pos"],
-    draws: int,
-    seeds: Sequence[tuple[int, int]],
-) -> Int[Tensor, "draw row pos"]:
-    """Next tokens from the model's own distributions, by inverse transform: a row's do not depend on its batch."""
-    n_rows, width, _ = probabilities.shape
-    tokens = torch.zeros(draws, n_rows, width, dtype=torch.long, device=probabilities.device)
-    for number, seed in enumerate(seeds):
-        generator = torch.Generator().manual_seed(_mixed(*seed, 0))
-        length = int(counted[number].nonzero().max()) + 1
-        uniform = torch.rand(length, draws, generator=generator, dtype=torch.float64).to(probabilities.device)
-        cumulative = probabilities[number, :length].double().cumsum(-1)
-        tokens[:, number, :length] = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).T
-    return tokens.clamp_(max=probabilities.shape[-1] - 1)
-
-
-def _mixed(seed: int, number: int, stream: int) -> int:
-    """One seed of three numbers."""
-    return (seed * 1_000_003 + number * 2 + stream) % 2**63

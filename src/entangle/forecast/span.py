@@ -38,9 +38,16 @@ class Span:
         """
         atlas = Atlas(model)
         names = [sites] if isinstance(sites, str) else list(sites)
-        places = [
-            atlas.place(site, layer) for site in names for layer in (atlas.layers(site) if layers is None else layers)
+        keys = [
+            key
+            for site in names
+            for key in (
+                [atlas.resolve(site)]
+                if "." in site
+                else [(site, layer) for layer in (atlas.layers(site) if layers is None else layers)]
+            )
         ]
+        places = [atlas.place(site, layer) for site, layer in keys]
         if not places:
             raise EntangleError(f"the model has no layer with {names}: see Atlas(model).table() for what it has")
         if len({(place.site, place.layer) for place in places}) < len(places):

@@ -5,8 +5,10 @@ from entangle.interventions.edit import Edit
 from entangle.interventions.edits.directions import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
 from entangle.interventions.edits.erase import Erase, OracleErase
 from entangle.interventions.edits.iti import ITI
-from entangle.interventions.edits.sae import SAEFeature
+from entangle.interventions.edits.sae import SAEFeature, TranscoderFeature
 from entangle.interventions.edits.when import When
+from entangle.interventions.foreign.autoencoders import Autoencoder, Transcoder
+from entangle.interventions.foreign.read import read
 from entangle.interventions.forms import AffineForm, Form, FunctionForm, merged
 from entangle.interventions.hooks.steer import Steering, steer
 from entangle.interventions.landing import Landing, landings
@@ -20,6 +22,7 @@ __all__ = [
     "AddDirection",
     "Affine",
     "AffineForm",
+    "Autoencoder",
     "Clamp",
     "Compose",
     "Edit",
@@ -32,6 +35,8 @@ __all__ = [
     "Scale",
     "Set",
     "Steering",
+    "Transcoder",
+    "TranscoderFeature",
     "When",
     "bake",
     "export",
@@ -39,6 +44,7 @@ __all__ = [
     "landings",
     "load_baked",
     "merged",
+    "read",
     "steer",
     "transformer_lens_hooks",
 ]

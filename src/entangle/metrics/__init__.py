@@ -54,7 +54,7 @@ from entangle.metrics.superposition import (
     polysemanticity,
     stable_rank,
 )
-from entangle.metrics.vectors import DirectionsLike, as_vectors, cosines, unit_vectors
+from entangle.metrics.vectors import DirectionsLike, as_vectors, cosines, massive_coordinates, unit_vectors
 
 __all__ = [
     "Bounds",
@@ -99,6 +99,7 @@ __all__ = [
     "least_variance",
     "leverage",
     "local_interaction_basis",
+    "massive_coordinates",
     "max_statistic_p",
     "mmcs",
     "mutual_knn",

@@ -49,11 +49,11 @@ def capacity(features: DirectionsLike) -> Float[Tensor, " feature"]:
         >>> en.metrics.capacity(torch.cat([pentagon.cos(), pentagon.sin()], dim=1))
         tensor([0.4000, 0.4000, 0.4000, 0.4000, 0.4000])
     """
-    given = as_vectors(features)
-    w = given.double()
+    vectors = as_vectors(features)
+    w = vectors.double()
     largest = w.detach().abs().max()
     if float(largest) == 0:
-        return torch.zeros_like(given[:, 0])
+        return torch.zeros_like(vectors[:, 0])
     w = w / largest
     length = w.norm(dim=1)
     kept = length > 0
@@ -63,7 +63,7 @@ def capacity(features: DirectionsLike) -> Float[Tensor, " feature"]:
     factor = w if w.requires_grad or len(w) <= w.shape[1] else torch.linalg.qr(w, mode="r").R
     shared = (unit @ factor.T).square().sum(1)
     share: Tensor = torch.where(kept, length.square() / torch.where(kept, shared, 1), 0).clamp(max=1)
-    return share.to(given)
+    return share.to(vectors)
 
 
 def leverage(features: DirectionsLike) -> Float[Tensor, " feature"]:
@@ -109,11 +109,11 @@ def polysemanticity(features: DirectionsLike) -> Float[Tensor, " neuron"]:
         >>> en.metrics.polysemanticity(torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))
         tensor([1., 3.])
     """
-    given = as_vectors(features)
-    w = given.double().abs()
+    vectors = as_vectors(features)
+    w = vectors.double().abs()
     squares = (w / w.amax(0).clamp(min=torch.finfo(w.dtype).tiny)).square()  # scaled first: squares may underflow
     fourth = squares.square().sum(0)
-    return torch.where(fourth > 0, squares.sum(0).square() / torch.where(fourth > 0, fourth, 1), 0).to(given)
+    return torch.where(fourth > 0, squares.sum(0).square() / torch.where(fourth > 0, fourth, 1), 0).to(vectors)
 
 
 def effective_rank(matrix: Float[Tensor, "row column"]) -> Float[Tensor, ""]:

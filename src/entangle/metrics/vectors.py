@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
@@ -84,3 +84,47 @@ def cosines(directions: DirectionsLike) -> Float[Tensor, "feature feature"]:
     gram = (unit @ unit.T).clamp(-1, 1)
     cosine: Tensor = gram.masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), 1)
     return cosine
+
+
+MASSIVE = 8.0
+"""How many times the median coordinate's standard deviation a massive one has."""
+MASSIVE_SHARE = 0.05
+"""The least share of all variance that a massive coordinate has."""
+
+
+def massive_coordinates(
+    x: Float[Tensor, "example d"], factor: float = MASSIVE, share: float = MASSIVE_SHARE
+) -> Int[Tensor, " massive"]:
+    """Coordinates that vary so much more than the others that they alone may decide every cosine.
+
+    Pretrained transformers have a few (Sun, Chen, Kolter & Liu 2024, "Massive activations in large language models"):
+    the direction of any concept is long along them, and two directions that share nothing else have a large cosine.
+
+    Args:
+        x: Activations at one place.
+        factor: How many times the median of all coordinates' standard deviations is massive; above 1.
+        share: The least share of the variance of all coordinates together.
+
+    Returns:
+        Their indices, ascending; none where no coordinate stands out.
+
+    Raises:
+        EntangleError: No matrix of activations, or a factor that is 1 or below.
+
+    Example:
+        >>> x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+        >>> x[:, 3] *= 300
+        >>> en.metrics.massive_coordinates(x)
+        tensor([3])
+    """
+    if x.ndim != 2 or not len(x):
+        raise EntangleError(f"massive coordinates are found in activations [example, d]; got {tuple(x.shape)}")
+    if not factor > 1:
+        raise EntangleError(f"factor must be above 1; got {factor}: give how many times the median is massive")
+    spread = x.double().std(0, correction=0)
+    living = spread[spread > 0]  # a coordinate that never changes says nothing of the usual one
+    if not len(living):
+        return spread.nonzero()[:, 0]
+    variances = spread.square()
+    massive: Tensor = (spread > factor * living.median()) & (variances > share * variances.sum())
+    return massive.nonzero()[:, 0]

@@ -1,13 +1,12 @@
 """Where things live inside a model, and how to read and write them."""
 
-from entangle.models.atlas import Atlas, hook_name
+from entangle.models.atlas import Atlas, hook_name, place_named
 from entangle.models.fingerprint import (
     check_fingerprint,
     check_same,
     fingerprint,
     is_hooked,
     tokenizer_fingerprint,
-    underlying,
 )
 from entangle.models.hooks import (
     Handle,
@@ -31,8 +30,10 @@ from entangle.models.loading import (
     refuse_code,
 )
 from entangle.models.loading.gguf import unmark
+from entangle.models.loading.held import held, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
+from entangle.models.readout import LOGITS, body_of, check_logits, logit_chunks, run_body
 from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import (
@@ -61,6 +62,7 @@ from entangle.models.trace import evaluating, floating_tensors
 
 __all__ = [
     "LOADING_ERRORS",
+    "LOGITS",
     "MANIFEST",
     "SITES",
     "UNLIMITED",
@@ -75,11 +77,13 @@ __all__ = [
     "at_once",
     "attach",
     "batch_of",
+    "body_of",
     "bos_id",
     "carries_state",
     "check_device",
     "check_fingerprint",
     "check_ids",
+    "check_logits",
     "check_same",
     "check_texts",
     "context_length",
@@ -91,20 +95,25 @@ __all__ = [
     "first_position",
     "floating_tensors",
     "frame",
+    "held",
     "hook_name",
     "hooked",
     "is_hooked",
     "load",
     "load_tokenizer",
+    "logit_chunks",
     "on_input",
     "on_output",
+    "own_tokenizer",
     "pad",
     "pad_id",
+    "place_named",
     "pretrained",
     "probe_inputs",
     "refuse_code",
     "refuse_compiled",
     "rounded_at_random",
+    "run_body",
     "run_rows",
     "special_ids",
     "takes",
@@ -114,5 +123,6 @@ __all__ = [
     "tokenizer_fingerprint",
     "underlying",
     "unmark",
+    "untraced",
     "vocabulary_size",
 ]

@@ -13,7 +13,8 @@ from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
-from entangle.models.fingerprint import active, underlying
+from entangle.models.fingerprint import active
+from entangle.models.loading.held import held, underlying
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.refusals import refuse_compiled, refuse_meta
@@ -52,6 +53,20 @@ def hook_name(site: str, layer: int) -> str:
     return f"blocks.{layer}.{next(name for name, other in HOOK_NAMES.items() if other == site)}"
 
 
+def place_named(name: str) -> tuple[str, int] | None:
+    """Site and layer of a TransformerLens name that is one tensor whatever the model; `None` of any other name.
+
+    Args:
+        name: Such as `blocks.3.hook_out` or `blocks.3.attn.o.hook_in`.
+
+    Example:
+        >>> place_named("blocks.3.hook_out"), place_named("resid_post")
+        (('resid_post', 3), None)
+    """
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    return (HOOK_NAMES[match[2]], int(match[1])) if match and match[2] in HOOK_NAMES else None
+
+
 @dataclass(frozen=True)
 class _Survey:
     """What a probe forward found, in paths only: good for every model of the same structure."""
@@ -73,7 +88,8 @@ class Atlas:
 
     Args:
         model: Any HuggingFace model (adapted by PEFT, quantised, or spread over devices as it may be), a
-            TransformerLens `TransformerBridge`, or a plain module with `modules`; not compiled.
+            TransformerLens `TransformerBridge`, an object that holds one (an nnsight `LanguageModel`, nnterp's
+            `StandardizedTransformer`, a pipeline), or a plain module with `modules`; not compiled.
         stack: Which list of blocks, where a model has several: a part of its path, such as `"encoder"`. By default the
             last one that runs: the decoder of an encoder-decoder, the language model of a vision-language model.
         modules: For a plain module: the path of each site's module, with `{layer}` in it, such as
@@ -83,7 +99,7 @@ class Atlas:
             configuration.
 
     Attributes:
-        model: The model (of a `TransformerBridge`, the HuggingFace model in it).
+        model: The model (of a `TransformerBridge` or another holder, the HuggingFace model in it).
         stack: Path of the list of blocks.
         n_layers: Number of blocks.
         d_model: Width of the residual stream.
@@ -105,14 +121,14 @@ class Atlas:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         stack: str | None = None,
         modules: Mapping[str, str] | None = None,
         n_heads: int | None = None,
         inputs: Mapping[str, Any] | None = None,
     ) -> None:
-        refuse_compiled(model)
+        refuse_compiled(held(model))
         model = self.model = underlying(model)
         refuse_meta(model)
         survey = _survey(model, stack, inputs) if modules is None else _given(model, modules, n_heads, inputs)
@@ -285,13 +301,13 @@ def _given(
 
 
 def _probe(model: nn.Module, inputs: Mapping[str, Any] | None) -> Trace:
-    given = probe_inputs(model) if inputs is None else inputs
+    example_inputs = probe_inputs(model) if inputs is None else inputs
     try:
-        return trace(model, given)
+        return trace(model, example_inputs)
     except EntangleError:
         raise
     except Exception as error:  # whatever the model raises, on inputs that may not be for it
-        shapes = {name: tuple(x.shape) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
+        shapes = {name: tuple(x.shape) if isinstance(x, torch.Tensor) else x for name, x in example_inputs.items()}
         why = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise AtlasError(
             f"{type(model).__name__} did not run on the example inputs {shapes} ({why[0]}): pass inputs it takes, "

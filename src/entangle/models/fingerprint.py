@@ -14,6 +14,7 @@ from torch.nn.modules import module as torch_module
 
 from entangle.errors import EntangleError
 from entangle.models.loading.gguf import is_marked
+from entangle.models.loading.held import TRACER, held, is_traced, underlying
 from entangle.storage import parts_of, settings_of, unwrapped
 from entangle.storage.digest import digest, weights_hash
 
@@ -28,10 +29,12 @@ NOT_COMPUTED = frozenset(
 )
 TOKENIZER_SETTINGS = (
     *("special_tokens_map", "chat_template", "padding_side", "truncation_side", "model_max_length"),
-    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token"),
-    *("add_prefix_space", "legacy"),
+    *("model_input_names", "clean_up_tokenization_spaces", "split_special_tokens"),
 )
-LIBRARIES = ("torch", "transformers", "accelerate", "peft")  # hooks of theirs are part of how a model is run
+# What a slow tokenizer goes by; a fast one keeps them as remarks, which a saved one may have lost, and goes by its
+# backend's own template and normaliser.
+SLOW_SETTINGS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", TRACER)  # hooks of theirs are part of how a model is run
 
 
 def fingerprint(model: nn.Module) -> dict[str, Any]:
@@ -41,8 +44,8 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     goes unnoticed, by whatever way it was made.
 
     Args:
-        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel` or a
-            TransformerLens `TransformerBridge` the model itself is marked.
+        model: Any module; a HuggingFace model also tells its `model_type` and sizes. Of one inside `DataParallel`, a
+            TransformerLens `TransformerBridge`, an nnsight model or a pipeline the model itself is marked.
 
     Returns:
         `version` of the mark; `architecture`, `model_type`, the sizes its configuration names, `n_parameters` and
@@ -62,7 +65,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         >>> mark == en.models.fingerprint(model)
         True
     """
-    model = underlying(unwrapped(model))
+    model = underlying(unwrapped(held(model)))
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
@@ -136,17 +139,6 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, a
     )
 
 
-def underlying(model: nn.Module) -> nn.Module:
-    """The HuggingFace model inside a TransformerLens `TransformerBridge`; any other model itself.
-
-    Example:
-        >>> en.models.underlying(model) is model
-        True
-    """
-    original = vars(model).get("_modules", {}).get("original_model") or vars(model).get("original_model")
-    return original if type(model).__name__ == "TransformerBridge" and isinstance(original, nn.Module) else model
-
-
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """A hash of all that decides how texts become tokens and tokens texts: the same wherever it was loaded from.
 
@@ -163,7 +155,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """
     if tokenizer is None or not hasattr(tokenizer, "special_tokens_map"):
         return digest(tokenizer)
-    settings = {name: getattr(tokenizer, name, None) for name in TOKENIZER_SETTINGS}
+    is_slow = getattr(tokenizer, "backend_tokenizer", None) is None
+    names = (*TOKENIZER_SETTINGS, *SLOW_SETTINGS) if is_slow else TOKENIZER_SETTINGS
+    settings = {name: getattr(tokenizer, name, None) for name in names}
     return digest([type(tokenizer).__name__, _words(tokenizer), settings])
 
 
@@ -249,7 +243,7 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         hooks += [(path, "after", hook) for hook in module._forward_hooks.values()]
         forward = vars(module).get("forward")
         # PEFT puts a module's own back; accelerate's runs it.
-        own = forward is None or forward == MethodType(type(module).forward, module)
+        own = forward is None or forward == MethodType(type(module).forward, module) or is_traced(module)
         if not own and "_hf_hook" not in vars(module):
             yield path, "instead", forward
     for path, kind, hook in hooks:

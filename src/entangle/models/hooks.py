@@ -254,9 +254,9 @@ def on_output(fn: HookFunction, place: Place, output: Any) -> Any:
     """
     if isinstance(output, Tensor):
         return fn(output)
-    key = _tensor_key(_items(output), place)
+    key = _tensor_key(items_of(output), place)
     new = fn(output[key])
-    return None if new is None else _replaced(output, key, new)
+    return None if new is None else replaced_in(output, key, new)
 
 
 @contextmanager
@@ -370,7 +370,8 @@ def _tensor_key(items: Sequence[tuple[Any, Any]], place: Place) -> Any:
     )
 
 
-def _items(output: Any) -> list[tuple[Any, Any]]:
+def items_of(output: Any) -> list[tuple[Any, Any]]:
+    """What a module returned, part by part: each one's key or place, and the part."""
     if isinstance(output, Mapping):
         return list(output.items())
     if isinstance(output, Sequence):
@@ -378,7 +379,8 @@ def _items(output: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-def _replaced(output: Any, key: Any, new: Tensor) -> Any:
+def replaced_in(output: Any, key: Any, new: Tensor) -> Any:
+    """The same with another tensor in one place; what was given stays as it was."""
     if isinstance(output, Mapping):
         return type(output)(**{**output, key: new})
     values = [new if i == key else value for i, value in enumerate(output)]

@@ -9,6 +9,7 @@ from entangle.probes.estimators import (
     RidgeProbe,
     make_probe,
 )
+from entangle.probes.exporting import FittedProbe
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
 from entangle.probes.judging.baselines import (
@@ -18,7 +19,7 @@ from entangle.probes.judging.baselines import (
     mean_embeddings,
     random_direction,
 )
-from entangle.probes.judging.compare import Comparison, compare
+from entangle.probes.judging.compare import GridComparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.null import permuted_within
@@ -33,8 +34,9 @@ __all__ = [
     "PROBES",
     "BaselineResult",
     "CodeLength",
-    "Comparison",
     "Design",
+    "FittedProbe",
+    "GridComparison",
     "LDAProbe",
     "LinearProbe",
     "LinearSVMProbe",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.metrics.intervals.rates import rate_interval
 from entangle.metrics.statistics import Estimate, max_statistic_p
+from entangle.probes.exporting import Cell, FittedProbe, cell_of
 from entangle.probes.judging import calibration
 from entangle.probes.judging.scores import area, area_interval, correct
 from entangle.probes.splits import PARTS, Split
@@ -213,16 +215,18 @@ class ProbeGrid:
     def top(self, k: int) -> list[tuple[int, ...]]:
         """The `k` cells that did best on the select part, best first, as indices of the grid.
 
-        Cells that did not converge are not among them.
+        Cells that did not converge are not among them, nor cells whose activations never change: such a head is dead,
+        and its probe has no direction.
 
         Raises:
-            EntangleError: There are fewer than `k` cells that converged.
+            EntangleError: There are fewer than `k` such cells.
         """
         ranking: Tensor = getattr(self, f"selection_{self.metric}")
-        usable = self.converged & ranking.isfinite()
+        usable = self.converged & ranking.isfinite() & ~self.constant
         if not 1 <= k <= int(usable.sum()):
             raise EntangleError(
-                f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged; got {k}"
+                f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged and are not dead; "
+                f"got {k}"
             )
         best = ranking.masked_fill(~usable, -torch.inf).flatten().sort(descending=True, stable=True).indices[:k]
         return [tuple(int(i) for i in np.unravel_index(int(cell), self.shape)) for cell in best]
@@ -270,6 +274,59 @@ class ProbeGrid:
             ax=ax,
         )
 
+    def estimator(self, cell: int | Sequence[int] | None = None) -> FittedProbe:
+        """One probe as a scikit-learn estimator, fitted: it can be cloned, stand in a `Pipeline` and `set_output`.
+
+        Args:
+            cell: Its index in the grid; by default the one that did best on the select part.
+        """
+        return self._cell(cell).estimator()
+
+    def export(
+        self,
+        directory: str | os.PathLike[str],
+        cell: int | Sequence[int] | None = None,
+        *,
+        format: str = "safetensors",
+        site: str | None = None,
+    ) -> Path:
+        """Write one probe for elsewhere, beside a `probe.json` that says how to apply it.
+
+        Args:
+            directory: Made if need be.
+            cell: As for `estimator`.
+            format: `"safetensors"`, `probe.safetensors` with `weight [score, feature]` and `bias [score]`; or `"onnx"`,
+                `probe.onnx` from `activation [example, feature]` to `score [example, score]`.
+            site: Where the activations were taken, for whoever reads it.
+
+        Returns:
+            The directory.
+
+        Raises:
+            EntangleError: No such cell or format, or a file of another kind is in the way.
+        """
+        return self._cell(cell).export(Path(directory), format, site)
+
+    def snippet(
+        self,
+        cell: int | Sequence[int] | None = None,
+        *,
+        tool: str = "transformer_lens",
+        site: str = "z",
+        folder: str | os.PathLike[str] = ".",
+        model: Any = None,
+    ) -> str:
+        """The lines of Python that apply one exported probe in another tool; print them.
+
+        Args:
+            cell: As for `estimator`.
+            tool: `"transformer_lens"` or `"nnsight"`.
+            site: Where the activations were taken.
+            folder: Where `export` wrote it.
+            model: The model, whose own modules nnsight goes by.
+        """
+        return self._cell(cell).snippet(tool, site, str(folder), model)
+
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write it as safetensors and JSON."""
         tensors = {name: getattr(self, name) for name in (*TENSOR_FIELDS, "converged")}
@@ -310,6 +367,21 @@ class ProbeGrid:
         if not len(self.null):
             raise EntangleError("a null ceiling needs a null; fit with n_permutations=100 or so")
         return float(self.null.flatten(1).amax(1).quantile(level))
+
+    def _cell(self, cell: int | Sequence[int] | None) -> Cell:
+        given = self.top(1)[0] if cell is None else (cell,) if isinstance(cell, int) else tuple(cell)
+        inside = len(given) == len(self.shape) and all(-n <= i < n for i, n in zip(given, self.shape, strict=True))
+        if not inside:
+            raise EntangleError(f"the grid {self.shape} has no cell {given}")
+        index = tuple(i % n for i, n in zip(given, self.shape, strict=True))
+        accuracy = [float(torch.as_tensor(part)[index]) for part in self.interval]
+        about = {
+            "probe": str(self.settings["probe"]),
+            "accuracy": accuracy[0],
+            "accuracy_interval": accuracy[1:3],
+            "fingerprint": None if self.fingerprint is None else dict(self.fingerprint),
+        }
+        return cell_of(self.coef_, self.intercept_, self.classes_, index, self.layers, about)
 
     @property
     def _axes(self) -> tuple[str, ...]:

@@ -84,8 +84,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
             raise EntangleError(f"X has {cells.n_examples} examples but y has {len(codes)} labels")
         weight = None
         if sample_weight is not None:
-            given = sample_weight.detach().cpu().numpy() if isinstance(sample_weight, Tensor) else sample_weight
-            values = _check_sample_weight(given, np.empty((cells.n_examples, 1)), ensure_non_negative=True)
+            weights = sample_weight.detach().cpu().numpy() if isinstance(sample_weight, Tensor) else sample_weight
+            values = _check_sample_weight(weights, np.empty((cells.n_examples, 1)), ensure_non_negative=True)
             weight = torch.from_numpy(values).to(cells.device)
         solutions = []
         for start, stop in cells.blocks(BLOCK_BYTES):
@@ -133,8 +133,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """The most likely label of each example, in every cell: `[example, *grid]`."""
         scores = self.decision_function(X)
-        chosen = (scores > 0).astype(int) if len(self.classes_) == 2 else scores.argmax(-1)
-        return np.asarray(self.classes_[chosen])
+        codes = (scores > 0).astype(int) if len(self.classes_) == 2 else scores.argmax(-1)
+        return np.asarray(self.classes_[codes])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Accuracy: a number, or one per cell of the grid."""

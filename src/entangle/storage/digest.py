@@ -138,13 +138,13 @@ def weights_hash(module: nn.Module) -> str:
         >>> before == en.storage.weights_hash(model), len(before)
         (True, 32)
     """
-    known: dict[Any, str] = {}
+    hashes: dict[Any, str] = {}
     parts = {}
     for name, x in tensors_of(module).items():
         key = _where(x)
-        parts[name] = known.get(key) or _hash(x() if isinstance(x, partial) else x)
+        parts[name] = hashes.get(key) or _hash(x() if isinstance(x, partial) else x)
         if key is not None:
-            known[key] = parts[name]
+            hashes[key] = parts[name]
     return digest(repr(sorted(parts.items())))
 
 
@@ -173,11 +173,11 @@ def _function(function: types.FunctionType, part: Callable[[Any], bytes]) -> byt
             closure.append(cell.cell_contents)
         except ValueError:  # not yet filled
             closure.append(None)
-    known = {} if str(function.__module__).partition(".")[0] in VERSIONED else function.__globals__
+    namespace = {} if str(function.__module__).partition(".")[0] in VERSIONED else function.__globals__
     named = {
-        name: known[name]
+        name: namespace[name]
         for name in sorted(_names(function.__code__))
-        if name in known and _is_own(known[name], function.__module__)
+        if name in namespace and _is_own(namespace[name], function.__module__)
     }
     settings = (function.__defaults__, function.__kwdefaults__, closure, named)
     return f"{function.__module__}.{function.__qualname__}".encode() + _code(function.__code__, part) + part(settings)

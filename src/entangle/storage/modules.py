@@ -18,7 +18,14 @@ INTERNAL = frozenset(vars(nn.Module()))
 # What running, loading or training leaves behind without changing what is computed.
 LEFT_BEHIND = frozenset(
     [
-        *("_gradient_checkpointing_func", "_is_hf_initialized", "_old_forward", "_weight_conversions", "forward"),
+        *(
+            *("__nnsight_forward__", "__path__"),
+            "_gradient_checkpointing_func",
+            "_is_hf_initialized",
+            "_old_forward",
+            "_weight_conversions",
+            "forward",
+        ),
         *("all_tied_weights_keys", "compute_type_is_set", "conv1d_state", "device_map", "generate"),
         *("gradient_checkpointing", "hf_device_map", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_parallelizable"),
         *("is_quantized", "kernel_config", "loss_type", "max_seq_len_cached", "model_parallel", "name_or_path"),
@@ -30,6 +37,8 @@ PLAIN = frozenset((type(None), bool, int, float, str))
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial)
 # Wrappers that hold a model and compute the same, and what they call it.
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+# Packages that put modules of their own beside a model's, for what they trace and nothing that is computed.
+TRACERS = frozenset(("nnsight", "nnterp"))
 # Packages whose code their version tells; of any other class the code of `forward` is looked at.
 VERSIONED = frozenset(("accelerate", "bitsandbytes", "entangle", "peft", "torch", "transformer_lens", "transformers"))
 
@@ -91,6 +100,7 @@ def settings_of(module: nn.Module) -> str:
     settings = [
         (path, type(part).__qualname__, _code(type(part).forward), sorted(attributes(part).items()))
         for path, part in parts_of(unwrapped(module))
+        if type(part).__module__.partition(".")[0] not in TRACERS
     ]
     settings.sort(key=itemgetter(0))  # paths differ, and parts may have been added in another order
     return repr(settings)
@@ -184,11 +194,11 @@ def _set_back(part: nn.Module) -> dict[str, Tensor]:
     long text makes another model of it, and the frequencies are those that it has.
     """
     kinds = _kinds(part)
-    known: dict[str, Any] = {**part._buffers, **vars(part)} if kinds else {}
+    values: dict[str, Any] = {**part._buffers, **vars(part)} if kinds else {}
     back: dict[str, Tensor] = {}
     for prefix, kind in kinds.items():
-        original, length = known.get(f"{prefix}original_inv_freq"), known.get("original_max_seq_len")
-        longest = known.get(f"{prefix}max_seq_len_cached", known.get("max_seq_len_cached"))
+        original, length = values.get(f"{prefix}original_inv_freq"), values.get("original_max_seq_len")
+        longest = values.get(f"{prefix}max_seq_len_cached", values.get("max_seq_len_cached"))
         grown = longest is not None and length is not None and int(longest) > int(length)
         if original is not None and (kind == "longrope" or ("dynamic" in kind and grown)):
             back[f"{prefix}inv_freq"] = original

@@ -37,13 +37,13 @@ def build(kind: type[T], fields: Any, what: str, *, hidden: Sequence[str] = (), 
     """
     if not isinstance(fields, Mapping):
         raise EntangleError(f"{what!r} in {file} is a table, not {fields!r}")
-    known = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
-    unknown = sorted(set(fields) - set(known))
+    settable = {f.name: f for f in dataclasses.fields(kind) if f.name not in hidden}  # type: ignore[arg-type]
+    unknown = sorted(set(fields) - set(settable))
     if unknown:
-        raise EntangleError(f"unknown key {unknown[0]!r} in {what}: it has {', '.join(known)}")
+        raise EntangleError(f"unknown key {unknown[0]!r} in {what}: it has {', '.join(settable)}")
     missing = [
         name
-        for name, f in known.items()
+        for name, f in settable.items()
         if name not in fields and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:

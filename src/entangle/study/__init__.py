@@ -3,7 +3,18 @@
 from entangle.study.foretelling import to_foretell
 from entangle.study.measure import measure, run, study
 from entangle.study.numbers import plain
-from entangle.study.page import Drawing, Panel, Spot, Table, draw, forecast_table, limit_panel, render, template
+from entangle.study.page import (
+    Drawing,
+    Panel,
+    Spot,
+    Table,
+    draw,
+    forecast_table,
+    limit_panel,
+    render,
+    spots_by_layer,
+    template,
+)
 from entangle.study.question import METHODS, Question, check_seed
 from entangle.study.result import SideBySide, Study
 from entangle.study.settings import Settings, default_of, flag_of, read_config
@@ -39,6 +50,7 @@ __all__ = [
     "run",
     "scorer_of",
     "split_of",
+    "spots_by_layer",
     "spread",
     "study",
     "template",

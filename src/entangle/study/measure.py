@@ -22,7 +22,7 @@ from entangle.data import LabelledTexts
 from entangle.errors import EntangleError
 from entangle.evaluation import AtStrengths, Scorer, Tradeoff
 from entangle.interventions import ITI
-from entangle.models import Atlas, fingerprint, load, load_tokenizer
+from entangle.models import Atlas, fingerprint, load, load_tokenizer, own_tokenizer, underlying
 from entangle.probes import ProbeGrid, Split, bag_of_words
 from entangle.study.foretelling import foretold_of, to_foretell
 from entangle.study.numbers import data_numbers, nearest_layer, plain
@@ -34,6 +34,7 @@ from entangle.study.steps import (
     bos_note,
     entangle_layer,
     intervention,
+    massive_note,
     methods_of,
     noise_note,
     probe,
@@ -91,7 +92,8 @@ def study(
     fitted, a strength at which generation breaks off.
 
     Args:
-        model: A HuggingFace causal language model or encoder, or the directory or hub id of one.
+        model: A HuggingFace causal language model or encoder, or the directory or hub id of one; or what holds one (a
+            TransformerLens bridge, an nnsight or nnterp model, a pipeline).
         tokenizer: Its tokenizer, or the directory or hub id of one; None for the one beside a model given by its path.
         texts: Labelled texts: strings, a file, or `LabelledTexts`.
         labels: One label of two kinds per text, the later (1, True) being the concept and what steering moves away
@@ -230,7 +232,8 @@ def run(
     if not studied.can_generate:
         notes.append("This model does not generate text, so the price of steering is not measured.")
     if reports:
-        notes += noise_note(reports, nearest_layer(reports, best))
+        nearest = nearest_layer(reports, best)
+        notes += noise_note(reports, nearest) + massive_note(reports, nearest)
     with clock("foretell"):
         asked, why = to_foretell(texts, studied)
         notes += why
@@ -352,19 +355,21 @@ def _loaded(model: Any, tokenizer: Any) -> tuple[Any, Any]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model, beside = load(Path(model) if isinstance(model, PathLike) else model, device=device)
         tokenizer = beside if tokenizer is None else tokenizer
+    tokenizer = own_tokenizer(model, tokenizer)
     if isinstance(tokenizer, str | PathLike):
         tokenizer = load_tokenizer(str(tokenizer))
     if tokenizer is None:
         raise EntangleError("a study needs a tokenizer; got None: give the model's own, or the model by its path")
-    return model, tokenizer
+    return underlying(model), tokenizer
 
 
 def _name(model: Any) -> str:
     """What to call a model: the last part of its path, or its class."""
     if isinstance(model, str | PathLike):
         return Path(model).name
-    path = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
-    return Path(path).name or type(model).__name__
+    inner = underlying(model)
+    path = getattr(getattr(inner, "config", None), "_name_or_path", "") or ""
+    return Path(path).name or type(inner).__name__
 
 
 class _Missing(dict[str, str]):

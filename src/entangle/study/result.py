@@ -26,6 +26,7 @@ from entangle.study.answer import headline, sentences
 from entangle.study.files import read_study, write_study
 from entangle.study.page import figures, render, render_light
 from entangle.study.question import Question
+from entangle.study.sharing import card_of, upload
 from entangle.study.wording import interval, number
 
 FORMAT = 2
@@ -203,6 +204,47 @@ class Study:
             EntangleError: No study is there, it is damaged or of another version, or it is of another model.
         """
         return cls(**read_study(Path(directory), model))
+
+    def to_rows(self, *, task: str = "continuations") -> list[dict[str, Any]]:
+        """What steering won and cost, a number a row, for evaluation tools (see `entangle.evaluation.write_rows`).
+
+        Args:
+            task: What to call the prompts.
+
+        Returns:
+            Rows of `model`, `edit`, `alpha`, `task`, `metric`, `score`, `low`, `high` and `n`; none where steering was
+            not measured.
+        """
+        return [] if self.tradeoff is None else self.tradeoff.to_rows(model=self.label, task=task)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, repo_type: str = "dataset"
+    ) -> str:
+        """Upload the study to the HuggingFace hub: the folder that `save` writes, with a card, the page and the rows.
+
+        Args:
+            repo_id: Such as `"me/toxicity-in-olmo"`; made if need be.
+            private: Whether a new repository is private.
+            token: Of an account that may write there; by default the one logged in.
+            repo_type: `"dataset"` or `"model"`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            EntangleError: Another type of repository.
+        """
+        rows, found = self.to_rows(), self._numbers
+        return upload(
+            self.save,
+            repo_id,
+            card=card_of(self.label, self.concept, found, rows),
+            page=self.to_html(),
+            rows=rows,
+            private=private,
+            token=token,
+            repo_type=repo_type,
+        )
 
     @staticmethod
     def compare(studies: Sequence[Study]) -> SideBySide:

@@ -28,7 +28,7 @@ from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
-from entangle.models import Atlas, fingerprint, is_hooked
+from entangle.models import Atlas, fingerprint, frame, is_hooked
 from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
@@ -260,11 +260,27 @@ def noise_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[st
     ]
 
 
+def massive_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[str]:
+    """Says what E would be without the coordinates that alone may carry every cosine."""
+    report = reports[layer]
+    if not report.massive or report.entanglement_set_aside is None:
+        return []
+    before, after = (torch.as_tensor(each.value) for each in (report.entanglement, report.entanglement_set_aside))
+    pairs = zip(report.names, before.tolist(), after.tolist(), strict=True)
+    told = "; ".join(f"{name} {one:.2f} with them, {other:.2f} without" for name, one, other in pairs)
+    n_dims = report.settings["n_dims"]
+    return [
+        f"After layer {layer}, {len(report.massive)} of {n_dims} coordinates are massive, and may carry every cosine. "
+        f"E: {told}."
+    ]
+
+
 def bos_note(clean: Sequence[str], studied: StudiedModel) -> list[str]:
     """A warning when the model reads clean text clearly better with a beginning-of-text token that it was not given."""
     question = studied.question
-    if question.prepend_bos or studied.tokenizer.bos_token_id is None or not clean:
-        return []
+    begin = studied.tokenizer.bos_token_id
+    if question.prepend_bos or begin is None or not clean or begin in frame(studied.tokenizer).opening:
+        return []  # with it, or both ways the same
     some = list(clean[:BOS_DOCUMENTS])
     options: dict[str, Any] = {"max_length": question.max_length, "progress": False}
     without, with_bos = (

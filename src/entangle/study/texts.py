@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from entangle.data import LabelledTexts, load_labelled, load_texts, read_labels
+from entangle.data import LabelledTexts, is_table, load_labelled, load_texts, read_labels
 from entangle.errors import EntangleError
 from entangle.probes import Split, named_split
 
@@ -115,7 +115,7 @@ def labelled(name: str, data: Any, positive: Any = None) -> LabelledTexts:
     """
     if isinstance(data, LabelledTexts):
         return data
-    if _is_path(data):
+    if _is_path(data) or is_table(data):
         return load_labelled(data, positive=positive)
     if not (isinstance(data, Sequence) and len(data) == 2):
         raise EntangleError(
@@ -185,7 +185,8 @@ def _named(name: str, concepts: Concepts | None) -> list[tuple[str, Labelled]]:
 
 
 def _texts(texts: Texts, what: str) -> list[str]:
-    listed = load_texts(Path(texts)) if isinstance(texts, str | PathLike) else list(texts)
+    read: Any = Path(texts) if isinstance(texts, str | PathLike) else texts
+    listed = load_texts(read) if isinstance(read, Path) or is_table(read) else list(read)
     wrong = [i for i, text in enumerate(listed) if not isinstance(text, str) or not text.strip()]
     if wrong or not listed:
         got = f"number {wrong[0]} is {listed[wrong[0]]!r}" if wrong else "there are none"

@@ -90,8 +90,8 @@ def read_conversations(
     """
     if tokenizer is None:
         raise EntangleError("conversations need a tokenizer, but None arrived: pass it, or pass tokenised tensors")
-    given = dict(arguments or {})
-    if not given.get("chat_template") and not getattr(tokenizer, "chat_template", None):
+    options = dict(arguments or {})
+    if not options.get("chat_template") and not getattr(tokenizer, "chat_template", None):
         raise EntangleError(
             "conversations need a tokenizer with a chat template, and this one has none: set tokenizer.chat_template, "
             "or pass chat_template_kwargs={'chat_template': ...}"
@@ -101,8 +101,8 @@ def read_conversations(
         if not is_conversation(conversation) or not conversation:
             raise EntangleError(f"conversation {i} must be a list of messages with a role, but is {conversation!r:.80}")
         messages.append(list(conversation))
-    texts = [_render(tokenizer, conversation, given, i) for i, conversation in enumerate(messages)]
-    return Conversations(messages, texts, given)
+    texts = [_render(tokenizer, conversation, options, i) for i, conversation in enumerate(messages)]
+    return Conversations(messages, texts, options)
 
 
 def turn_span(turn: Turn, conversations: Conversations, i: int, tokenizer: Any) -> Span:

@@ -172,16 +172,16 @@ def _from_mask(mask: Tensor, examples: Examples) -> list[list[int]]:
         raise EntangleError(f"a token mask must be bool [example pos] for {len(examples)} examples, but is {what}")
     positions = []
     for i, (row, n, first) in enumerate(zip(mask, examples.lengths, examples.first, strict=True)):
-        chosen = [int(column) - first for column in row.nonzero().flatten()]
-        if not chosen:
+        columns = [int(column) - first for column in row.nonzero().flatten()]
+        if not columns:
             raise EntangleError(
                 f"the token mask selects no token of example {i}: select at least one, or remove the example"
             )
-        if chosen[0] < 0 or chosen[-1] >= n:
+        if columns[0] < 0 or columns[-1] >= n:
             raise EntangleError(
                 f"the token mask selects padding of example {i}, which has {n} tokens from column {first}"
             )
-        positions.append(chosen)
+        positions.append(columns)
     return positions
 
 
@@ -201,10 +201,10 @@ def _from_spans(spans: Sequence[Any], examples: Examples, tokenizer: Any) -> lis
             raise EntangleError(
                 f"the spans of text {i} must lie within its {len(texts[i])} characters, but are {list(pairs)}"
             )
-        chosen = [p for p, (a, b) in offsets[i] if any(a < end and start < b for start, end in pairs)]
-        if not chosen:
+        overlapping = [p for p, (a, b) in offsets[i] if any(a < end and start < b for start, end in pairs)]
+        if not overlapping:
             raise EntangleError(f"the spans of text {i} touch none of its {len(examples.ids[i])} tokens: {list(pairs)}")
-        positions.append(chosen)
+        positions.append(overlapping)
     return positions
 
 
@@ -221,10 +221,10 @@ def _turns(turn: Turn, examples: Examples, tokenizer: Any) -> list[Span]:
             within = start >= 0 and end <= len(examples.ids[i])
         else:
             a, b = turn_span(turn, source, i, tokenizer)
-            here = [p for p, (start, end) in tokens if start < b and a < end]
+            overlapping = [p for p, (start, end) in tokens if start < b and a < end]
             covered = [span for _, span in tokens]
-            within = bool(here) and min(covered)[0] <= a and max(end for _, end in covered) >= b
-            start, end = (here[0], here[-1] + 1) if here else (0, 0)
+            within = bool(overlapping) and min(covered)[0] <= a and max(end for _, end in covered) >= b
+            start, end = (overlapping[0], overlapping[-1] + 1) if overlapping else (0, 0)
         if not within:
             raise EntangleError(
                 f"{turn} of conversation {i} lies beyond its {len(examples.ids[i])} tokens: raise max_length"

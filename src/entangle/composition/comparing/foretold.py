@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -30,11 +31,13 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
         the contrast in nats per token that a constant shift of the residual stream buys at most, per square root of
         twice its price (see `entangle.forecast.limit`); `price`, the nats per token of language that the forecast's
         unit of contrast then costs, infinite where the limit may be 0; `against_first`, the change of the limit from
-        the smallest share, paired; `seeds`, the limit of each seed's model; `layers`, those that were chosen; and for
-        the measured concept `iti`, what the heads of ITI buy per square root of twice its price, with Student's
-        interval over seeds.
+        the smallest share, paired; `seeds`, the limit of each seed's model; and at the chosen layers, with Student's
+        interval over seeds: `reached`, what shifts buy that other texts chose, a lower bound of the limit that owes
+        nothing to a formula, `reached_against_first`, its change, paired, and where it was foretold `iti`, what the
+        heads of ITI buy per square root of twice their price; `layers`, those that were chosen.
     """
     first: dict[tuple[str, int], Array] = {}
+    first_reached: dict[str, Array] = {}
     rows: list[dict[str, Any]] = []
     for share in comparison.shares:
         models = [measured.get("forecast") or {} for measured in comparison.at(share)]
@@ -52,6 +55,10 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
                 row |= {"seeds": values.mean(1).round(4).tolist(), "unit": models[0]["unit"]}
                 if layer == CHOSEN:
                     row["layers"] = sorted({layer for each in found for layer in each["chosen"]})
+                    reached = np.array([each["chosen_reached"] for each in found])
+                    before = first_reached.setdefault(concept, reached)
+                    row |= _over_seeds(reached).columns("reached")
+                    row |= _over_seeds(reached - before).columns("reached_against_first")
                     row |= _by_iti([model["rows"] for model in models], concept)
                 rows.append(row)
     return pd.DataFrame(rows)
@@ -75,8 +82,11 @@ def _by_iti(models: list[list[dict[str, Any]]], concept: str) -> dict[str, float
     ]
     if len(gains) < len(models):
         return {}
-    half = math.nan
-    if len(gains) > 1:
-        half = float(stats.t.ppf(0.975, len(gains) - 1) * np.std(gains, ddof=1) / math.sqrt(len(gains)))
-    mean = float(np.mean(gains))
-    return Estimate(mean, mean - half, mean + half).columns("iti")
+    return _over_seeds(np.array(gains)).columns("iti")
+
+
+def _over_seeds(values: Float[np.ndarray, " seed"]) -> Estimate:
+    """The mean with Student's interval; one seed knows of no other."""
+    mean, n = float(values.mean()), len(values)
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    return Estimate(mean, mean - half, mean + half)

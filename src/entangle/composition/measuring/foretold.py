@@ -24,9 +24,9 @@ def foretold_numbers(study: Study) -> dict[str, Any] | None:
 
     Returns:
         `unit` and `rows` of the forecast, and under `concepts`, for each concept: `layers`; `limit`, the mean of the
-        two halves at each layer; `folds`, its jackknife pseudo-values [layer][fold], whose mean it is but for the
-        jackknife's correction; `chosen`, the two layers; `chosen_folds`, the pseudo-values there. None where nothing
-        was foretold.
+        two halves at each layer; `reached`, what a shift that other texts chose buys there; `folds`, the limit's
+        jackknife pseudo-values [layer][fold], whose mean it is but for the jackknife's correction; `chosen`, the two
+        layers; `chosen_folds` and `chosen_reached`, the same there. None where nothing was foretold.
 
     Raises:
         EntangleError: The study was read from disk.
@@ -38,23 +38,33 @@ def foretold_numbers(study: Study) -> dict[str, Any] | None:
         raise EntangleError(f"the forecast of {study.label} was read from disk, without its metric: measure it anew")
     saved = forecast.to_dict()
     metric, seed = forecast.metric.at(SITE), study.question.seed
-    concepts = {name: _numbers(metric, contrast, seed) for name, contrast in forecast.contrasts.items()}
+    concepts = {name: limits_by_halves(metric, contrast, seed=seed) for name, contrast in forecast.contrasts.items()}
     return {"unit": saved["settings"]["unit"], "rows": saved["rows"], "concepts": concepts}
 
 
-def _numbers(metric: ShiftMetric, contrast: Contrast, seed: int) -> dict[str, Any]:
+def limits_by_halves(metric: ShiftMetric, contrast: Contrast, *, seed: int = 0) -> dict[str, Any]:
+    """The limits of one concept, as `foretold_numbers` gives them.
+
+    Args:
+        metric: The metric.
+        contrast: The contrast, whose texts are halved.
+        seed: Of the halves and of the jackknife's folds.
+    """
     halves = contrast.at(metric.keys).halves(seed)
     told = [[limit_of(metric.only([key]), half, seed=seed) for key in metric.keys] for half in halves]
     chosen = [int(np.argmax([limit.value for limit in limits])) for limits in told]
     folds = np.array([[pseudo_values(limit) for limit in limits] for limits in told])  # [half, layer, fold]
-    others = np.stack([folds[1, chosen[0]], folds[0, chosen[1]]])
+    reached = np.array([[limit.reached for limit in limits] for limits in told])
+    others = (1, chosen[0]), (0, chosen[1])
     layers = [layer for _, layer in metric.keys]
     return {
         "layers": layers,
         "limit": np.mean([[limit.value for limit in limits] for limits in told], axis=0).round(6).tolist(),
+        "reached": reached.mean(0).round(6).tolist(),
         "folds": folds.mean(0).round(6).tolist(),
         "chosen": [layers[place] for place in chosen],
-        "chosen_folds": others.mean(0).round(6).tolist(),
+        "chosen_folds": np.mean([folds[at] for at in others], axis=0).round(6).tolist(),
+        "chosen_reached": round(float(np.mean([reached[at] for at in others])), 6),
     }
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, log_probs, summed_nats
+from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, row_nats
 from entangle.evaluation.language.subject import Method, Subject
 from entangle.interventions import Edit
+from entangle.models.loading.held import own_tokenizer, underlying
+from entangle.models.readout import LOGITS
 from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, encode
 
 
@@ -29,13 +31,14 @@ class PerDocument(NamedTuple):
 
 
 def cross_entropy(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> PerDocument:
     """Cross-entropy of each document, in nats, summed over its tokens but the first.
@@ -46,7 +49,9 @@ def cross_entropy(
         texts: Documents, of two tokens or more.
         max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token, so that its own first one is predicted.
-        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        batch_tokens: Tokens in one batch, padding included.
+        logits: Numbers of logits computed at once, at most: positions are read out a few at a time. By default 2^26,
+            256 MB in single precision, of which three or four times as much is needed for a moment.
         progress: Show a progress bar.
 
     Returns:
@@ -56,18 +61,17 @@ def cross_entropy(
         EntangleError: No documents, an empty one or one of a single token, one longer than the context without
             `max_length`, or logits that are not finite.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     subject = Subject(model, tokenizer)
     nats = np.zeros(len(rows))
-    for batch in batches(rows, model, batch_tokens, progress):
-        chosen = [rows[i] for i in batch]
-        for i, logp in zip(batch, log_probs(subject, chosen), strict=True):
-            nats[i] = summed_nats(logp, rows[i][1:])
+    for batch in batches(rows, model, batch_tokens, logits, progress):
+        nats[batch] = row_nats(subject, [rows[i] for i in batch], logits=logits)
     return PerDocument(nats, np.array([len(row) - 1 for row in rows]))
 
 
 def language_shift(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -76,6 +80,7 @@ def language_shift(
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> LanguageShift:
     """What an edit or another method does to the model's language, document by document.
@@ -91,7 +96,9 @@ def language_shift(
         alpha: Its strength.
         max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token.
-        batch_tokens: Tokens in one batch, padding included; fewer where the vocabulary is large.
+        batch_tokens: Tokens in one batch, padding included.
+        logits: Numbers of logits computed at once, at most: positions are read out a few at a time. By default 2^26,
+            256 MB in single precision, of which three or four times as much is needed for a moment.
         progress: Show a progress bar.
 
     Returns:
@@ -100,13 +107,14 @@ def language_shift(
     Raises:
         EntangleError: As `cross_entropy`; also where the method's model has another vocabulary.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, cache_bytes=0)
+    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, logits=logits, cache_bytes=0)
     return reading.shift(edit, alpha=alpha, progress=progress)
 
 
 def kl(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -115,12 +123,14 @@ def kl(
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> PerDocument:
     """KL(plain || changed) of the next-token distributions, in nats, summed over each document's tokens but the first.
 
     Arguments and errors as in `language_shift`.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     shift = language_shift(
         model,
         tokenizer,
@@ -130,13 +140,14 @@ def kl(
         max_length=max_length,
         prepend_bos=prepend_bos,
         batch_tokens=batch_tokens,
+        logits=logits,
         progress=progress,
     )
     return PerDocument(shift.kl, shift.tokens)
 
 
 def document_rows(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -144,6 +155,7 @@ def document_rows(
     prepend_bos: bool = False,
 ) -> list[list[int]]:
     """Token ids of documents, all of them long enough to predict something and short enough to read."""
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not texts:
         raise EntangleError("cross-entropy needs clean text; got no documents")
     context = context_length(model, tokenizer)

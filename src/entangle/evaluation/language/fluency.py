@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from entangle.evaluation.language.reading import batches, log_probs, summed_nats
+from entangle.evaluation.language.reading import batches, row_nats
 from entangle.evaluation.language.subject import Subject
+from entangle.models.readout import LOGITS
 from entangle.models.rows import context_length
 
 
@@ -18,6 +19,7 @@ def continuation_nats(
     continuations: Sequence[Sequence[str]],
     *,
     batch_tokens: int = 8192,
+    logits: int = LOGITS,
     progress: bool = True,
 ) -> tuple[Float[np.ndarray, "prompt sample"], Int[np.ndarray, "prompt sample"]]:
     """How unexpected continuations are to a model, such as the plain one reading what a changed one wrote.
@@ -27,6 +29,7 @@ def continuation_nats(
         prompts: Rows of token ids.
         continuations: Continuations of each; a blank one has no tokens.
         batch_tokens: Tokens in one batch.
+        logits: Numbers of logits computed at once, at most.
         progress: Show a progress bar.
 
     Returns:
@@ -40,9 +43,10 @@ def continuation_nats(
         return nats, tokens
     said = subject.tokenizer([continuations[i][k] for i, k in jobs], add_special_tokens=False)["input_ids"]
     rows = [[*prompts[i], *ids][:context] for (i, _), ids in zip(jobs, said, strict=True)]
-    for batch in batches(rows, subject.model, batch_tokens, progress):
-        for j, logp in zip(batch, log_probs(subject, [rows[j] for j in batch]), strict=True):
-            start = len(prompts[jobs[j][0]])
-            nats[jobs[j]] = summed_nats(logp[start - 1 :], rows[j][start:])
+    for batch in batches(rows, subject.model, batch_tokens, logits, progress):
+        starts = [len(prompts[jobs[j][0]]) for j in batch]
+        read = row_nats(subject, [rows[j] for j in batch], [start - 1 for start in starts], logits=logits)
+        for j, start, sum_of_nats in zip(batch, starts, read, strict=True):
+            nats[jobs[j]] = sum_of_nats
             tokens[jobs[j]] = len(rows[j]) - start
     return nats, tokens

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import NotFiniteError
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import accepts, context_length, encode
 from entangle.models.tokens import vocabulary_size
 from entangle.models.trace import evaluating
@@ -42,7 +44,7 @@ class Suffix:
 
 
 def gcg(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     target: str,
@@ -80,6 +82,7 @@ def gcg(
         EntangleError: An empty prompt or target, numbers out of range, more tokens than the context holds, a model
             without input embeddings, no suffix that can be read back, or logits that are not finite.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     for name, value, least in (("length", length, 1), ("steps", steps, 0), ("width", width, 1), ("top_k", top_k, 1)):
         if value < least:
             raise EntangleError(f"{name} of an attack is at least {least}, not {value}")

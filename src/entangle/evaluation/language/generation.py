@@ -27,6 +27,7 @@ from transformers import (
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
+from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import (
     UNLIMITED,
     accepts,
@@ -78,7 +79,7 @@ class Sampling:
 
 
 def continuations(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
@@ -113,6 +114,7 @@ def continuations(
         EntangleError: No prompts or an empty one, a prompt that leaves no room in the context, a model that cannot
             generate or gives logits that are not finite, or settings out of range.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
     return sample(Subject(model, tokenizer), prompts, sampling, progress=progress)
 

@@ -8,19 +8,21 @@ sampled text or cross-entropy, is measured on a subject, so that every method is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
-from entangle.models.rows import context_length, encode, frame, run_rows
+from entangle.models.readout import logit_chunks, run_body
+from entangle.models.rows import batch_of, context_length, encode, frame
+from entangle.models.trace import evaluating
 
 
 class NotFiniteError(EntangleError):
@@ -33,6 +35,44 @@ def check_finite(logits: Float[Tensor, "*batch vocab"]) -> None:
         raise NotFiniteError("the model's logits are not finite; a weaker edit or a wider dtype may keep them so")
 
 
+Change: TypeAlias = Callable[[Float[Tensor, "token vocab"], slice], Float[Tensor, "token vocab"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says after every token of rows, kept as hidden states; their logits are made when asked for.
+
+    Attributes:
+        states: Of each predicted token, row after row.
+        head: Makes logits of them.
+        targets: The tokens that came.
+        counts: Predicted tokens of each row.
+        vocabulary: Logits of one token.
+        change: What is done to the logits.
+    """
+
+    states: Float[Tensor, "token d"]
+    head: Callable[[Float[Tensor, "token d"]], Float[Tensor, "token vocab"]]
+    targets: Int[Tensor, " token"]
+    counts: list[int]
+    vocabulary: int
+    change: Change | None = None
+
+    def parts(self, logits: int) -> Iterator[slice]:
+        """Slices of the tokens whose logits are at most so many numbers, one token or more each."""
+        return logit_chunks(len(self.states), self.vocabulary, logits)
+
+    def logits(self, part: slice) -> Float[Tensor, "token vocab"]:
+        """The logits of some tokens."""
+        logits = self.head(self.states[part])
+        return logits if self.change is None else self.change(logits, part)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of what is kept."""
+        return self.states.nbytes
+
+
 @runtime_checkable
 class Decoding(Protocol):
     """A change of next-token logits that is no change of the model."""
@@ -41,10 +81,8 @@ class Decoding(Protocol):
         """For generation: a processor for a batch of prompts, given as rows of token ids, padded on the left."""
         ...
 
-    def change(
-        self, subject: Subject, rows: Sequence[Sequence[int]], logits: Float[Tensor, "row pos vocab"]
-    ) -> Float[Tensor, "row pos vocab"]:
-        """For given text: the changed logits at every position of rows padded on the right."""
+    def change(self, subject: Subject, rows: Sequence[Sequence[int]], starts: Sequence[int] | int) -> Change:
+        """For given text: what changes the logits of some predicted tokens of rows, after position `start` of each."""
         ...
 
 
@@ -105,10 +143,30 @@ class Subject:
             )
         return joined, len(prefix) - len(shared)
 
-    def logits(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos vocab"]:
-        """Next-token logits at every position of rows of token ids, padded on the right; adds no prefix."""
-        logits: Tensor = run_rows(self.model, self.tokenizer, rows).logits.float()
-        return logits if self.decoding is None else self.decoding.change(self, rows, logits)
+    def predictions(self, rows: Sequence[Sequence[int]], starts: Sequence[int] | int = 0) -> Predictions:
+        """What comes after each token of rows from position `start` on, but after the last; adds no prefix.
+
+        Args:
+            rows: Rows of token ids, read together.
+            starts: A position for all rows, or one for each.
+        """
+        first = [starts] * len(rows) if isinstance(starts, int) else list(starts)
+        batch = batch_of(self.model, self.tokenizer, rows)
+        with evaluating(self.model):
+            split = run_body(self.model, batch)
+            states, head = (self.model(**batch, use_cache=False).logits, _as_it_is) if split is None else split
+        counts = [len(row) - 1 - start for row, start in zip(rows, first, strict=True)]
+        kept = [states[i, start : start + n] for i, (start, n) in enumerate(zip(first, counts, strict=True))]
+        targets = [token for row, start in zip(rows, first, strict=True) for token in row[start + 1 :]]
+        change = None if self.decoding is None else self.decoding.change(self, rows, starts)
+        vocabulary = states.shape[-1] if split is None else self.model.config.get_text_config().vocab_size
+        return Predictions(
+            torch.cat(kept), head, torch.tensor(targets, device=states.device), counts, vocabulary, change
+        )
+
+
+def _as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
+    return logits
 
 
 @runtime_checkable

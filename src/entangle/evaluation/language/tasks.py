@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
 from entangle.metrics.intervals.rates import paired_rate_interval
 from entangle.metrics.statistics import Estimate, bootstrap_mean, paired_permutation_test, wilson_interval
+from entangle.models import own_tokenizer, underlying
 
 
 def task_scores(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
     edit: Method | Edit | Sequence[Edit],
@@ -58,6 +59,7 @@ def task_scores(
     Raises:
         EntangleError: lm_eval is not installed, no such task, no data for it, or a method the harness cannot see.
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     options = {"num_fewshot": num_fewshot, "limit": limit, "task_manager": _task_manager(tasks, include_path)}
     before = _run(Subject(model, tokenizer), tasks, batch_size, seed, options)
     with applied(edit, model, tokenizer, alpha) as subject:

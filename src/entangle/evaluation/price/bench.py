@@ -12,7 +12,7 @@ from entangle.evaluation.language.fluency import continuation_nats
 from entangle.evaluation.language.generation import Sampling, prompt_rows, sample
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError, Subject, applied
-from entangle.evaluation.price.conditions import Condition, Place
+from entangle.evaluation.price.conditions import Condition, Location
 from entangle.interventions import Edit
 
 Change: TypeAlias = Method | Edit | Sequence[Edit]
@@ -59,12 +59,12 @@ class Bench:
     def _fluency(self, said: list[list[str]]) -> tuple[list[list[float]], list[list[int]]]:
         plain = Subject(self.model, self.tokenizer)
         rows = prompt_rows(plain, self.prompts, self.sampling)
-        batch_tokens = self.documents.batch_tokens
-        nats, tokens = continuation_nats(plain, rows, said, batch_tokens=batch_tokens, progress=self.progress)
+        at_once = {"batch_tokens": self.documents.batch_tokens, "logits": self.documents.logits}
+        nats, tokens = continuation_nats(plain, rows, said, **at_once, progress=self.progress)
         return nats.tolist(), tokens.tolist()
 
 
-def places(change: Any) -> list[Place]:
+def places(change: Any) -> list[Location]:
     """Site, layer and head of everything an edit touches; nothing for a method that is no edit of activations."""
     inner = getattr(change, "edit", change)  # `AtStrengths` and such
     edits = inner if isinstance(inner, Sequence) else [inner]

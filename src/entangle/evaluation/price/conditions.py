@@ -23,7 +23,7 @@ FORMAT = 3
 LONGEST_FILE_NAME = 200  # bytes; file systems take 255
 REMEDY = "save to another directory"
 
-Place: TypeAlias = tuple[str, int | None, int | None]
+Location: TypeAlias = tuple[str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Condition:
     continuations: list[list[str]]
     shift: LanguageShift | None
     packed: LanguageShift | None = None
-    places: Sequence[Place] = ()
+    places: Sequence[Location] = ()
     fluency: tuple[list[list[float]], list[list[int]]] = ([], [])
     scores: dict[str, list[list[float]]] = field(default_factory=dict)
     error: str = ""
@@ -100,7 +100,7 @@ class Condition:
         return cls(**{**saved, **shifts, "places": [tuple(place) for place in saved["places"]]})
 
 
-class Store:
+class ConditionStore:
     """Conditions of one sweep, in memory and, where a directory is given, in it.
 
     Args:

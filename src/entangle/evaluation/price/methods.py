@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
+from entangle.evaluation.language.subject import Change as ChangedLogits
 from entangle.evaluation.language.subject import Method, Subject, applied
 from entangle.interventions import Edit
 from entangle.models.fingerprint import fingerprint
@@ -143,12 +144,12 @@ class _Debiased:
     anti_prompt: str
     decay: float
 
-    def change(
-        self, subject: Subject, rows: Sequence[Sequence[int]], logits: Float[Tensor, "row pos vocab"]
-    ) -> Float[Tensor, "row pos vocab"]:
+    def change(self, subject: Subject, rows: Sequence[Sequence[int]], starts: Sequence[int] | int) -> ChangedLogits:
         invited = Subject(subject.model, subject.tokenizer, prefix=self.anti_prompt)
         placed, shift = invited.put_before([list(row) for row in rows])
-        return self.debias(logits, invited.logits(placed)[:, shift : shift + logits.shape[1]])
+        there = starts + shift if isinstance(starts, int) else [start + shift for start in starts]
+        beside = invited.predictions(placed, there)
+        return lambda logits, part: self.debias(logits, beside.logits(part))
 
     def processor(self, subject: Subject, prompts: Sequence[Sequence[int]]) -> LogitsProcessor:
         invited = Subject(subject.model, subject.tokenizer, prefix=self.anti_prompt)

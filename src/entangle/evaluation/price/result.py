@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from entangle.errors import EntangleError
 from entangle.evaluation.price.conditions import Condition
 from entangle.evaluation.price.estimates import row
+from entangle.evaluation.price.logs import rows_of
 from entangle.metrics.statistics import holm
 
 
@@ -203,6 +204,23 @@ class Tradeoff:
     def to_html(self, *, scorer: str | None = None) -> str:
         """The table as HTML."""
         return str(self.to_frame(scorer=scorer).to_html(index=False, float_format=lambda x: f"{x:.3g}", border=0))
+
+    def to_rows(
+        self, *, model: str = "model", task: str = "continuations", scorer: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Every number as a row of its own, for evaluation tools (see `entangle.evaluation.write_rows`).
+
+        Args:
+            model: What to call the model.
+            task: What to call the prompts.
+            scorer: Which scorer's scores; the first by default.
+
+        Returns:
+            Rows of `model`, `edit`, `alpha`, `task`, `metric`, `score`, `low`, `high` and `n`.
+        """
+        n_texts = 0 if self.plain.shift is None else len(self.plain.shift.tokens)
+        frame = self.to_frame(scorer=scorer)
+        return rows_of(frame, model=model, task=task, n_prompts=len(self.prompts), n_texts=n_texts)
 
     def scorer(self, scorer: str | None = None) -> str:
         """The name of a scorer, checked; the first by default."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import document_rows
@@ -13,6 +14,7 @@ from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError
 from entangle.forecast import ShiftMetric
 from entangle.interventions import Edit
+from entangle.models import own_tokenizer, underlying
 from entangle.storage.digest import digest
 
 FACTOR = 8.0
@@ -20,7 +22,7 @@ FACTOR = 8.0
 
 
 def strength_for(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     edit: Method | Edit | Sequence[Edit],
     texts: Sequence[str],
@@ -60,6 +62,7 @@ def strength_for(
     Example:
         >>> alpha = en.strength_for(model, tokenizer, iti, texts, kl=0.1)  # doctest: +SKIP
     """
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
     plain = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens)
     return solved(plain, edit, kl=kl, metric=metric, tolerance=tolerance, readings=readings)

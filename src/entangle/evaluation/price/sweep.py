@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -17,12 +17,14 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.bench import Bench, Change
-from entangle.evaluation.price.conditions import Store
+from entangle.evaluation.price.conditions import ConditionStore
 from entangle.evaluation.price.result import Tradeoff
 from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
 from entangle.forecast import ShiftMetric
 from entangle.models.fingerprint import fingerprint, tokenizer_fingerprint
+from entangle.models.loading.held import own_tokenizer, underlying
+from entangle.models.readout import LOGITS
 from entangle.progress import progress_bar
 from entangle.storage.digest import digest
 
@@ -38,7 +40,7 @@ class SweepError(EntangleError):
 
 
 def tradeoff(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     edit: Change | Mapping[str, Change],
     *,
@@ -58,6 +60,7 @@ def tradeoff(
     packed: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = 16384,
+    logits: int = LOGITS,
     cache_bytes: int = 2**31,
     save_to: str | Path | None = None,
     progress: bool = True,
@@ -90,7 +93,8 @@ def tradeoff(
             begun by the token that begins a sequence and read after those before it in its chunk.
         prepend_bos: Begin prompts and documents with the beginning-of-sequence token.
         batch_tokens: Tokens in one batch of generation; half as many for cross-entropy.
-        cache_bytes: Keep the plain model's log-probabilities of the documents, up to this size each for documents and
+        logits: Numbers of logits of documents computed at once, at most; see `cross_entropy`.
+        cache_bytes: Keep the plain model's hidden states of the documents, up to this size each for documents and
             chunks, so as not to read them again at every strength.
         save_to: A directory that keeps each condition as soon as it is measured; a sweep that was stopped goes on from
             there, and further alphas, methods and scorers are added to it.
@@ -105,8 +109,8 @@ def tradeoff(
         SweepError: A method or a scorer failed, or no strength has a price; `.partial` and `save_to` have what was
             measured before.
     """
-    methods = _methods(edit)
-    scorers = _scorers(scorer)
+    model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+    methods, scorers = _methods(edit), _scorers(scorer)
     known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
     grid = _grid(methods, alphas, costs)
     if len(prompts) == 1 or len(texts) == 1:
@@ -118,7 +122,13 @@ def tradeoff(
 
     def reading(rows: list[list[int]], owners: list[list[int]] | None = None) -> PlainReading:
         return PlainReading(
-            model, tokenizer, rows, batch_tokens=max(1, batch_tokens // 2), cache_bytes=cache_bytes, owners=owners
+            model,
+            tokenizer,
+            rows,
+            batch_tokens=max(1, batch_tokens // 2),
+            logits=logits,
+            cache_bytes=cache_bytes,
+            owners=owners,
         )
 
     solver = None
@@ -150,7 +160,7 @@ def tradeoff(
         # The width of a batch changes nothing that is measured.
         **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
     }
-    store = Store(save_to, settings)
+    store = ConditionStore(save_to, settings)
 
     keys = [(name, alpha) for name, alpha, cost in grid if cost is None]  # and of those solved, as they are solved
 

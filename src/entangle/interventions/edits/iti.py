@@ -170,24 +170,29 @@ class ITI(Edit):
             _check_grid(grid, z, read)
         split = three_way(codes, groups=groups, seed=seed) if grid is None else grid.split
 
+        rows, target = z[split.fit].double(), target[split.fit]
+        dead = (rows == rows[:1]).all(0).all(-1)
         generator = torch.Generator().manual_seed(seed)
         if grid is not None and heads == "probe":
-            chosen = [(int(i), int(j)) for i, j in grid.top(top_k)]
+            cells = [(int(i), int(j)) for i, j in grid.top(top_k)]
         else:
-            flat = torch.randperm(n_layers * n_heads, generator=generator)[:top_k].tolist()
-            chosen = [divmod(index, n_heads) for index in flat]
+            order = torch.randperm(n_layers * n_heads, generator=generator).tolist()
+            cells = [divmod(index, n_heads) for index in order if not dead[divmod(index, n_heads)]][:top_k]
+            if len(cells) < top_k:
+                raise EntangleError(
+                    f"top_k is {top_k}, but only {len(cells)} heads of z ever change: choose fewer heads"
+                )
 
-        rows, target = z[split.fit].double(), target[split.fit]
         if direction == "mass_mean":
             vectors = rows[target].mean(0) - rows[~target].mean(0)
         elif grid is not None and direction == "probe":
             vectors = grid.directions.double() * (1 if read.names[number] == as_text(grid.classes_[1]) else -1)
         else:
             vectors = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
-        theta = [unit(vectors[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in chosen]
-        sigma = [(rows[:, i, j] @ v).std(correction=0) for (i, j), v in zip(chosen, theta, strict=True)]
+        theta = [unit(vectors[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in cells]
+        sigma = [(rows[:, i, j] @ v).std(correction=0) for (i, j), v in zip(cells, theta, strict=True)]
         return cls(
-            [(layers[i], j) for i, j in chosen],
+            [(layers[i], j) for i, j in cells],
             torch.stack(theta).float(),
             torch.stack(sigma).float(),
             number,
@@ -213,14 +218,14 @@ def _unpacked(
         raise EntangleError(
             f'ITI needs z as [example, layer, head, d_head], got {list(z.shape)}: collect sites="z", tokens="last"'
         )
-    known = {who: [int(layer) for layer in theirs] for who, theirs in named.items() if theirs is not None}
-    for who, theirs in known.items():
+    layers_by_source = {who: [int(layer) for layer in theirs] for who, theirs in named.items() if theirs is not None}
+    for who, theirs in layers_by_source.items():
         if len(theirs) != z.shape[1]:
             raise EntangleError(f"{who} names {len(theirs)} layers but z has {z.shape[1]}: name one for each")
-    if len({tuple(theirs) for theirs in known.values()}) > 1:
-        names = ", ".join(f"{who} {theirs}" for who, theirs in known.items())
+    if len({tuple(theirs) for theirs in layers_by_source.values()}) > 1:
+        names = ", ".join(f"{who} {theirs}" for who, theirs in layers_by_source.items())
         raise EntangleError(f"z has one layer at each index, but they are named differently ({names}): name them once")
-    return fingerprint, next(iter(known.values()), None), z
+    return fingerprint, next(iter(layers_by_source.values()), None), z
 
 
 def _check_grid(grid: ProbeGrid, z: Tensor, labels: Labels) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.interventions.edit import Edit
 from entangle.interventions.forms import Form, Function, FunctionForm
+from entangle.models.sites import SITES
 
 
 class SparseAutoencoder(Protocol):
@@ -67,27 +68,22 @@ class SAEFeature(Edit):
             raise EntangleError(
                 f"an autoencoder needs encode and decode, and {type(self.sae).__name__} lacks one: wrap it in both"
             )
-        if self.how not in ("set", "add", "scale"):
-            raise EntangleError(f'how must be "set", "add" or "scale", got {self.how!r}')
+        if is_transcoder(self.sae):
+            raise EntangleError(
+                "SAEFeature needs an autoencoder of one site, but a transcoder arrived, which reads one site and "
+                "writes another: use TranscoderFeature, or transcoder.feature(...)"
+            )
+        check_how(self.how)
 
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """Per decoding one pass through the autoencoder, since some keep what they took off their input until then."""
 
         def decoded(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
             """What the autoencoder makes of x `[*batch d]` with its features changed."""
-            features = self.sae.encode(x)
-            if not 0 <= self.feature < features.shape[-1]:
-                raise EntangleError(
-                    f"the autoencoder has features 0 to {features.shape[-1] - 1}, but the edit names {self.feature}"
-                )
-            return self.sae.decode(change(features))
+            return self.sae.decode(change(self.sae.encode(x)))
 
         def changed(features: Tensor) -> Tensor:
-            features = features.clone()
-            was = features[..., self.feature]
-            new = {"set": torch.full_like(was, self.value), "add": was + self.value, "scale": was * self.value}
-            features[..., self.feature] = new[self.how]
-            return features
+            return with_feature(features, self.feature, self.value, self.how)
 
         def edit(x: Tensor) -> Tensor:
             try:
@@ -112,3 +108,113 @@ class SAEFeature(Edit):
             return edit
 
         return [FunctionForm(self.site, self.layer, self.head, make)]
+
+
+@dataclass(frozen=True, eq=False)
+class TranscoderFeature(Edit):
+    """Change what one feature of a transcoder writes: y -> y + alpha (decode(f') - decode(f)), f = encode(x).
+
+    x is what the transcoder reads and y what is at the place it writes, such as the output of the MLP that it stands
+    for; what the transcoder does not explain of y, and what a skip connection adds, stay. Not affine: it steers but has
+    no weights.
+
+    Attributes:
+        transcoder: With `encode` and `decode`, on the device and in the dtype of the model.
+        feature: Index of the feature.
+        value: What to set the feature to, add to it or multiply it by; 0 under "set" ablates it.
+        how: `"set"`, `"add"` or `"scale"`.
+        site: Where the transcoder reads.
+        layer: The layer it reads.
+        site_out: Where it writes, in the same layer or a later one.
+        layer_out: The layer it writes.
+
+    Example:
+        >>> d = model.config.hidden_size
+        >>> weights = {"W_enc": torch.eye(d), "W_dec": torch.eye(d), "b_enc": torch.zeros(d), "b_dec": torch.zeros(d)}
+        >>> places = "blocks.1.hook_resid_mid", "blocks.1.mlp.hook_out"
+        >>> transcoder = en.interventions.Transcoder({"architecture": "transcoder"}, weights, *places)
+        >>> edit = TranscoderFeature(transcoder, 3, 0.0, layer=1, layer_out=1)
+        >>> with torch.no_grad(), en.steer(model, edit):
+        ...     _ = model(**tokenizer("Thank you", return_tensors="pt"))
+    """
+
+    transcoder: SparseAutoencoder
+    feature: int
+    value: float
+    how: Literal["set", "add", "scale"] = "set"
+    site: str = "resid_mid"
+    layer: int | None = None
+    site_out: str = "mlp_out"
+    layer_out: int | None = None
+
+    def __post_init__(self) -> None:
+        check_how(self.how)
+        read, written = self.layer, self.layer_out
+        if (
+            read is not None
+            and written is not None
+            and (written, SITES.index(self.site_out))
+            <= (
+                read,
+                SITES.index(self.site),
+            )
+        ):
+            raise EntangleError(
+                f"a transcoder reads before it writes, but this one reads {self.site} in layer {read} and writes "
+                f"{self.site_out} in layer {written}: exchange them"
+            )
+
+    def forms(self, alpha: float = 1.0) -> list[Form]:
+        """A form that looks where the transcoder reads, and one that adds where it writes."""
+        change: list[Tensor] = []
+
+        def make_look(device: torch.device, dtype: torch.dtype) -> Function:
+            def look(x: Tensor) -> Tensor:
+                features = self.transcoder.encode(x)
+                before = self.transcoder.decode(features)
+                after = self.transcoder.decode(with_feature(features, self.feature, self.value, self.how))
+                change[:] = [alpha * (after - before)]
+                return x
+
+            return look
+
+        def make_add(device: torch.device, dtype: torch.dtype) -> Function:
+            def add(y: Tensor) -> Tensor:
+                if change[0].shape != y.shape:
+                    raise EntangleError(
+                        f"{self.site_out} is {list(y.shape)}, but the transcoder writes {list(change[0].shape)}: it is "
+                        "another model's"
+                    )
+                return y + change[0].to(y)
+
+            return add
+
+        weight = getattr(self.transcoder, "W_enc", None)
+        width = weight.shape[0] if isinstance(weight, Tensor) else None
+        return [
+            FunctionForm(self.site, self.layer, None, make_look, width=width, edits=False),
+            FunctionForm(self.site_out, self.layer_out, None, make_add),
+        ]
+
+
+def is_transcoder(autoencoder: object) -> bool:
+    """Whether it says of itself, as those of SAELens and of this library do, that it writes to another site."""
+    kind = getattr(getattr(autoencoder, "cfg", autoencoder), "architecture", "")
+    return "transcoder" in str(kind() if callable(kind) else kind)
+
+
+def with_feature(features: Tensor, index: int, value: float, how: str) -> Tensor:
+    """Features `[*batch feature]` with one of them changed."""
+    if not 0 <= index < features.shape[-1]:
+        raise EntangleError(f"the autoencoder has features 0 to {features.shape[-1] - 1}, but the edit names {index}")
+    features = features.clone()
+    was = features[..., index]
+    new = {"set": torch.full_like(was, value), "add": was + value, "scale": was * value}
+    features[..., index] = new[how]
+    return features
+
+
+def check_how(how: str) -> None:
+    """Refuse a way of changing a feature that is none."""
+    if how not in ("set", "add", "scale"):
+        raise EntangleError(f'how must be "set", "add" or "scale", got {how!r}')

@@ -13,6 +13,7 @@ from entangle.errors import EntangleError
 from entangle.interventions.base import finite_vector
 from entangle.interventions.edit import Edit
 from entangle.interventions.forms import Form, Function, FunctionForm
+from entangle.models.atlas import place_named
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +27,7 @@ class When(Edit):
         edit: What to do there.
         probe: w, `[d]`, of any length.
         threshold: The score above (or below) which to act.
-        site: Where the probe reads.
+        site: Where the probe reads; a TransformerLens name says the layer too.
         layer: The layer it reads.
         head: The head it reads, at site `z`.
         intercept: The probe's.
@@ -51,6 +52,10 @@ class When(Edit):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probe", finite_vector(self.probe, "the probe of When"))
+        named = place_named(self.site)
+        if named is not None:
+            object.__setattr__(self, "site", named[0])
+            object.__setattr__(self, "layer", named[1])
         if self.side not in ("above", "below"):
             raise EntangleError(f'side must be "above" or "below", got {self.side!r}')
 
@@ -72,10 +77,11 @@ class When(Edit):
         return [look, *(self._gated(form, fired) for form in self.edit.forms(alpha))]
 
     def _gated(self, form: Form, fired: list[Tensor]) -> Form:
-        if form.layer is None or form.layer < self.layer or (form.layer == self.layer and form.site != self.site):
+        site, layer = (place_named(form.site) if form.layer is None else None) or (form.site, form.layer)
+        if layer is None or layer < self.layer or (layer == self.layer and site != self.site):
             raise EntangleError(
                 f"When reads {self.site} in layer {self.layer}, so its edit must act there or in a later layer, not at "
-                f"{form.site} in layer {form.layer}"
+                f"{site} in layer {layer}"
             )
 
         def make(device: torch.device, dtype: torch.dtype) -> Function:
@@ -83,5 +89,5 @@ class When(Edit):
             return lambda x: torch.where(fired[0].to(x.device)[..., None], edit(x), x)
 
         return FunctionForm(
-            form.site, form.layer, form.head, make, width=form.size, fired=lambda: fired[0], of_layers=form.of_layers
+            site, layer, form.head, make, width=form.size, fired=lambda: fired[0], of_layers=form.of_layers
         )

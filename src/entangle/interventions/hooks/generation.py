@@ -132,6 +132,6 @@ def _continues(ids: Tensor, text: Tensor) -> bool:
 def _size(inputs: Any) -> int | None:
     if not isinstance(inputs, Mapping):
         return None
-    given = (inputs.get(name) for name in ("input_ids", "inputs_embeds"))
-    sizes = [x.shape[1] for x in given if isinstance(x, Tensor)]
+    tensors = (inputs.get(name) for name in ("input_ids", "inputs_embeds"))
+    sizes = [x.shape[1] for x in tensors if isinstance(x, Tensor)]
     return max(sizes, default=None)

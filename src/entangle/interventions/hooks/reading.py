@@ -47,11 +47,11 @@ def mask_of(inputs: Mapping[str, Any], tokens: Tensor) -> Tensor | None:
 
 def positions_of(inputs: Mapping[str, Any], tokens: Tensor) -> Tensor | None:
     """The positions that the model is told, `[row or 1, pos]`; `None` where they are of another kind."""
-    given = inputs.get("position_ids")
-    if given is None:
-        given = inputs.get("cache_position")
-    if not isinstance(given, Tensor) or given.is_floating_point():
+    positions = inputs.get("position_ids")
+    if positions is None:
+        positions = inputs.get("cache_position")
+    if not isinstance(positions, Tensor) or positions.is_floating_point():
         return None
-    given = given[None] if given.ndim == 1 else given
-    fits = given.ndim == 2 and given.shape[1] == tokens.shape[1] and given.shape[0] in (1, len(tokens))
-    return given if fits else None
+    positions = positions[None] if positions.ndim == 1 else positions
+    fits = positions.ndim == 2 and positions.shape[1] == tokens.shape[1] and positions.shape[0] in (1, len(tokens))
+    return positions if fits else None

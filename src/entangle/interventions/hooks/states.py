@@ -116,9 +116,9 @@ def _recurrent(cache: Any) -> bool | None:
     answer = getattr(cache, "has_previous_state", None)
     layers = getattr(cache, "layers", None)
     answers = [_any(getattr(layer, "has_previous_state", None)) for layer in layers] if isinstance(layers, list) else []
-    known = [one for one in answers if one is not None]
-    if known:
-        return any(known)
+    answered = [one for one in answers if one is not None]
+    if answered:
+        return any(answered)
     if callable(answer):
         try:
             return bool(answer())

@@ -23,15 +23,16 @@ from entangle.interventions.hooks.recompute import enter, leave
 from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.models.atlas import Atlas
-from entangle.models.fingerprint import check_fingerprint, underlying
+from entangle.models.fingerprint import check_fingerprint
 from entangle.models.hooks import Handle, Skip, attach, elsewhere, tell
+from entangle.models.loading.held import held, underlying
 from entangle.models.place import Place
 from entangle.models.refusals import refuse_compiled
 from entangle.models.sites import SITES
 
 
 def steer(
-    model: nn.Module,
+    model: Any,
     edit_or_edits: BaseEdit | Sequence[BaseEdit],
     *,
     alpha: float | str = 1.0,
@@ -45,7 +46,8 @@ def steer(
     acts first. An edit of strength 0 attaches nothing.
 
     Args:
-        model: A HuggingFace model, or a TransformerLens bridge.
+        model: A HuggingFace model, or what holds one: a TransformerLens bridge, an nnsight or nnterp model (whose
+            traces are then steered), a PEFT model, a pipeline.
         edit_or_edits: What to do; several edits act in the order given, each on the result of the one before.
         alpha: The strength of each edit, as a multiple of its displacement (of sigma for `ITI`, which also knows
             "weak", "mid", "strong").
@@ -73,6 +75,7 @@ def steer(
         >>> bool(torch.allclose(model(ids).logits, plain))  # untouched outside the block
         True
     """
+    model = held(model)
     several = isinstance(edit_or_edits, Iterable) and not isinstance(edit_or_edits, BaseEdit)
     edits: list[BaseEdit] = list(edit_or_edits) if several else [edit_or_edits]  # type: ignore[arg-type, list-item]
     for edit in edits:

@@ -18,8 +18,8 @@ from entangle.interventions.hooks.passes import Pass
 from entangle.interventions.hooks.post import Post
 from entangle.interventions.hooks.reading import around, mask_of, positions_of, tokens_of
 from entangle.interventions.hooks.states import State, states
-from entangle.models.fingerprint import underlying
 from entangle.models.hooks import Handle, elsewhere
+from entangle.models.loading.held import underlying
 
 
 @dataclass
@@ -143,9 +143,9 @@ class Timeline:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         if kwargs is None or self.elsewhere():
             return
-        given = {**{str(index): value for index, value in enumerate(args)}, **kwargs}
-        tokens = tokens_of(given)
-        self._given = None if tokens is None else (tokens.shape[1], states(given))
+        arguments = {**{str(index): value for index, value in enumerate(args)}, **kwargs}
+        tokens = tokens_of(arguments)
+        self._given = None if tokens is None else (tokens.shape[1], states(arguments))
 
     def _exit(self, *_: Any) -> None:
         if not self.elsewhere():
@@ -180,9 +180,9 @@ class Timeline:
             return None
         self._held = states(inputs)
         size, mask, generation = tokens.shape[1], mask_of(inputs, tokens), self._generation
-        said = None if generation is None else generation.take(size)
-        if generation is not None and said is not None:
-            return self._announced(generation, said, positions_of(inputs, tokens))
+        announcement = None if generation is None else generation.take(size)
+        if generation is not None and announcement is not None:
+            return self._announced(generation, announcement, positions_of(inputs, tokens))
         return self._unannounced(size, mask, positions_of(inputs, tokens))
 
     def _before_now(self) -> tuple[int | None, _Record | None, bool]:

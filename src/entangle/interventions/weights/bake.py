@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,7 @@ from entangle.interventions.weights.carried import EditedModel, carry, saves_who
 from entangle.models.atlas import Atlas
 from entangle.models.fingerprint import check_fingerprint
 from entangle.models.loading.gguf import unmark
+from entangle.models.loading.held import held, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
 from entangle.models.refusals import refuse_compiled
@@ -44,7 +46,7 @@ class NoWeightsError(Exception):
     """No weights of the stock class hold an edit; says why."""
 
 
-def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> PreTrainedModel:
+def bake(model: Any, edit: BaseEdit, alpha: float | str = 1.0) -> PreTrainedModel:
     """A copy of a model with an affine edit of all tokens worked into it.
 
     Into its weights wherever they can hold it: where a projection gets its first bias and the model's configuration has
@@ -74,6 +76,7 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
         >>> same
         True
     """
+    model = held(model)
     refuse_compiled(model)
     if Timeline.running(model) is not None:
         raise EntangleError("bake copies the model as it is, but it is being steered now: bake outside the steer block")
@@ -94,7 +97,7 @@ def bake(model: PreTrainedModel, edit: BaseEdit, alpha: float | str = 1.0) -> Pr
 
 def _copied(model: PreTrainedModel) -> PreTrainedModel:
     """A copy that saves as plain weights, also of one that transformers unpacked from a GGUF file."""
-    copied: PreTrainedModel = unmark(copy.deepcopy(model))
+    copied: PreTrainedModel = unmark(untraced(copy.deepcopy(model)))
     return copied
 
 
@@ -236,7 +239,7 @@ def _difference(model: PreTrainedModel, baked: PreTrainedModel, edit: BaseEdit, 
     exact = torch.promote_types(dtype, torch.float32)
     inputs = probe_inputs(model)
     with torch.inference_mode(False), torch.no_grad():
-        reference = copy.deepcopy(model).to(exact).eval()
+        reference = untraced(copy.deepcopy(model)).to(exact).eval()
         plain = _output(reference, inputs)
         with steer(reference, edit, alpha=alpha):
             steered = _output(reference, inputs)

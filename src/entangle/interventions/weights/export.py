@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from entangle.errors import EntangleError
@@ -16,21 +17,33 @@ from entangle.interventions.forms import AffineForm, Form, Function
 from entangle.interventions.hooks.functions import carried, in_turn
 from entangle.interventions.hooks.steer import planned
 from entangle.interventions.weights.bake import constants
+from entangle.interventions.weights.requests import easysteer, steering_vectors, vllm_lens
 from entangle.models.atlas import Atlas, hook_name
 from entangle.models.fingerprint import check_fingerprint
+from entangle.models.loading.held import underlying
 from entangle.models.place import Place
 from entangle.storage.files import on_disk, replacing
 
 
-def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedModel, alpha: float | str = 1.0) -> Path:
+def export(edit: BaseEdit, path: str | Path, *, format: str, model: Any, alpha: float | str = 1.0) -> Path:
     """Write an edit, at one strength, for another tool.
+
+    All add vectors to the outputs of modules at every position, at the strength that the tool calls 1:
+
+    - `"lm-eval"`, lm-evaluation-harness (`--model steered --model_args pretrained=...,steer_path=PATH`): any constant,
+      on the output of the place's module.
+    - `"gguf"`, llama.cpp (`--control-vector PATH`): constants at `resid_post` from layer 1 on.
+    - `"repeng"`, repeng (`ControlVector.import_gguf(PATH)`): constants at `resid_post`; llama.cpp reads it too where
+      layer 0 has none.
+    - `"steering-vectors"` (`SteeringVector(**torch.load(PATH))`): constants at `resid_post`, or of attentions, or of
+      MLPs.
+    - `"vllm-lens"` (`SamplingParams(**json.load(file))`): constants at `resid_post`.
+    - `"easysteer"` (`SteeringSpec(**json.load(file))`): constants at `resid_post`.
 
     Args:
         edit: An affine edit.
         path: The file to write.
-        format: `"lm-eval"`, a steering file of lm-evaluation-harness (`--model steered --model_args
-            pretrained=...,steer_path=PATH`); or `"gguf"`, a control vector of llama.cpp (`--control-vector PATH`),
-            exact for constants at `resid_post` alone.
+        format: The tool, by one of the names above.
         model: The model it is for.
         alpha: The strength, which the file fixes.
 
@@ -45,7 +58,15 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
         >>> {name.split(".", 2)[2] for name in torch.load("steer.pt", weights_only=True)}
         {'self_attn.o_proj'}
     """
-    writers = {"lm-eval": _lm_eval, "gguf": _gguf}
+    model = underlying(model)
+    writers: dict[str, Callable[[Path, Any, Mapping[Place, Tensor]], None]] = {
+        "lm-eval": _lm_eval,
+        "gguf": partial(_gguf, first=1),
+        "repeng": partial(_gguf, first=0),
+        "steering-vectors": steering_vectors,
+        "vllm-lens": vllm_lens,
+        "easysteer": easysteer,
+    }
     if format not in writers:
         raise EntangleError(f"format must be one of {', '.join(map(repr, writers))}, got {format!r}")
     if edit.fingerprint is not None:
@@ -62,7 +83,9 @@ def export(edit: BaseEdit, path: str | Path, *, format: str, model: PreTrainedMo
 
 def _refuse_other(target: Path, format: str) -> None:
     """Refuse to replace what is no file of the format: somebody's text, say, whose name was given by mistake."""
-    begins = {"lm-eval": b"PK\x03\x04", "gguf": b"GGUF"}[format]
+    torch_file = b"PK\x03\x04"
+    kinds = {"lm-eval": torch_file, "steering-vectors": torch_file, "gguf": b"GGUF", "repeng": b"GGUF"}
+    begins = kinds.get(format, b"{")
     if target.is_dir():
         raise EntangleError(f"{target} is a directory: give the name of the file to write")
     if target.is_file():
@@ -90,13 +113,13 @@ def _lm_eval(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]
     torch.save(hookpoints, path)
 
 
-def _gguf(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -> None:
-    """llama.cpp's control vector: `direction.N` is added to the output of block N, counted from 0; block 0 has none."""
+def _gguf(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor], *, first: int) -> None:
+    """A control vector: `direction.N` is added to the output of block N, counted from 0; llama.cpp has none for 0."""
     for place in vectors:
-        if place.site != "resid_post" or place.layer == 0:
+        if place.site != "resid_post" or place.layer < first:
             raise EntangleError(
-                "a GGUF control vector adds to the output of whole blocks from the second on, so it cannot say this "
-                f"edit at {place.site} in layer {place.layer}: bake the edit and convert the model instead"
+                f"a GGUF control vector adds to the output of whole blocks{' from the second on' * first}, so it "
+                f"cannot say this edit at {place.site} in layer {place.layer}: bake it and convert the model instead"
             )
     try:
         import gguf
@@ -114,7 +137,7 @@ def _gguf(path: Path, model: PreTrainedModel, vectors: Mapping[Place, Tensor]) -
 
 
 def transformer_lens_hooks(
-    edit: BaseEdit, model: nn.Module, *, alpha: float | str = 1.0
+    edit: BaseEdit, model: Any, *, alpha: float | str = 1.0
 ) -> list[tuple[str, Callable[..., Tensor]]]:
     """The edit as TransformerLens hooks: `bridge.run_with_hooks(tokens, fwd_hooks=hooks)`.
 
@@ -131,6 +154,7 @@ def transformer_lens_hooks(
         >>> {name.split(".", 2)[2] for name, function in hooks}
         {'attn.hook_z'}
     """
+    model = underlying(model)
     hooks: list[tuple[str, Callable[..., Tensor]]] = []
     for stop in planned(Atlas(model), [edit.forms(edit.strength(alpha))]):
         name = hook_name(stop.place.site, stop.place.layer)

@@ -107,8 +107,8 @@ def _spread(area: Array, variance: Array, m: float, n: float, worst: float) -> C
     wrong = 2 * np.minimum(area, 1 - area) * min(m, n) / worst
     trust = wrong / (wrong + _DOUBT)
     expected = model(area)
-    known = (expected > 0) & (variance > 0)
-    ratio = np.where(known, variance / np.where(known, expected, 1), worst)
+    has_variance = (expected > 0) & (variance > 0)
+    ratio = np.where(has_variance, variance / np.where(has_variance, expected, 1), worst)
     scale = ratio**trust * worst ** (1 - trust)
     return lambda a: scale * model(a)
 

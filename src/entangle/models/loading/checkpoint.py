@@ -124,9 +124,9 @@ def check_device(device: torch.device | str) -> None:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError, TypeError, ValueError) as error:
         reason = _first_line(error)
     if reason:
-        here = "cpu, cuda" if torch.cuda.is_available() else "cpu"
+        devices = "cpu, cuda" if torch.cuda.is_available() else "cpu"
         raise EntangleError(
-            f"device {str(device)!r} cannot be used ({reason}): choose one that is here, such as {here}"
+            f"device {str(device)!r} cannot be used ({reason}): choose one that is here, such as {devices}"
         )
 
 

@@ -17,7 +17,7 @@ from entangle.probes.judging.scores import correct
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GridComparison:
     """Accuracy of one grid minus another's, on the report part.
 
     Attributes:
@@ -45,7 +45,7 @@ class Comparison:
 
 def compare(
     a: ProbeGrid, b: ProbeGrid, *, n_permutations: int = 2000, n_resamples: int = 2000, seed: int = 0
-) -> Comparison:
+) -> GridComparison:
     """Test whether grid `a` is more accurate than grid `b`, with results of the same example paired.
 
     Args:
@@ -74,7 +74,7 @@ def compare(
     of_a, of_b = (hits.reshape(len(hits), -1) for hits in (of_a, of_b))
     options: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed, "groups": groups}
     across = [part.mean(1) for part in (of_a, of_b)]
-    return Comparison(
+    return GridComparison(
         paired_rate_interval(difference, groups=groups),
         _swapped(of_a - of_b, groups, n_permutations, seed).reshape(a.shape),
         paired_difference(*across, bounds=(-1, 1), **options),

@@ -130,8 +130,11 @@ def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 5: how well heads read the concept."""
     frame, tests = found.probes, found.probe_tests
     heads = {percent(share): found.accuracies[i].ravel() for i, share in enumerate(found.shares)}
+    words = float(frame["bag_of_words"].iloc[0])
+    means = ", ".join(f"{share} {number(float(values.mean()))}" for share, values in heads.items())
+    says = f"Histograms of the heads' accuracies, one a share. Their means: {means}. A bag of words: {number(words)}."
     spread = Drawing(
-        draw(head_distributions, heads, baseline=frame["bag_of_words"].iloc[0], size=SIZE, name="heads"),
+        draw(head_distributions, heads, baseline=words, size=SIZE, name="heads", says=says),
         "Held-out accuracy of a linear probe on every head's output at the last token, all seeds; dotted: means.",
         title="How heads are spread",
     )

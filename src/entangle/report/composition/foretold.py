@@ -10,8 +10,8 @@ from entangle import plots
 from entangle.composition.comparing.comparison import Comparison
 from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
 from entangle.report.composition.figures import SIZE, columns_of, drawing_over_shares
-from entangle.study.page import Drawing, Table, draw
-from entangle.study.wording import percent, spread
+from entangle.study.page import Drawing, Table, draw, spots_by_layer
+from entangle.study.wording import interval, percent, spread
 
 YLABEL = "most contrast per root nat"
 
@@ -46,23 +46,38 @@ def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
     layers = sorted(set(table["layer"]))
     by_share = {share: table[table["share"] == share].sort_values("layer") for share in found.shares}
     lines = {percent(share): columns_of(frame, "limit") for share, frame in by_share.items()}
-    shown = draw(plots.by_layer, layers, lines, ylabel=YLABEL, size=SIZE, name="foretold-by-layer")
+    told = {
+        name: [interval(float(value), float(low), float(high)) for value, low, high in zip(*columns, strict=True)]
+        for name, columns in lines.items()
+    }
+    best = ", ".join(f"{name} {words[int(lines[name][0].argmax())]}" for name, words in told.items())
+    shown = draw(
+        plots.by_layer,
+        layers,
+        lines,
+        ylabel=YLABEL,
+        size=SIZE,
+        name="foretold-by-layer",
+        says=f"Lines over {len(layers)} layers, one a share. At the best layer of each: {best}.",
+        spots=spots_by_layer(layers, dict.fromkeys(lines, layers), told),
+    )
     return Drawing(shown, f"The same at every layer, of {found.concept}, one line a share.")
 
 
 def _numbers(table: pd.DataFrame, unit: float) -> Table:
     rows = [_row(row) for row in table.to_dict("records")]
     columns = ["share", "concept", "layers", "limit [95 %]", "change from the first share [95 %]"]
-    columns += [f"price of {unit:g} nats [95 %]", "by ITI's heads [95 %]"]
+    columns += [f"price of {unit:g} nats [95 %]", "reached [95 %]", "its change [95 %]", "by ITI's heads [95 %]"]
     caption = (
         "Layers: those that were chosen, over seeds. Price: nats per token of language for so many nats per token of "
-        "contrast, at the limit. By ITI's heads: the contrast that ITI buys per square root of twice its price, over "
-        "seeds alone."
+        "contrast, at the limit. Reached: what a shift buys that other texts chose. By ITI's heads: what ITI buys per "
+        "square root of twice its price. The last three have intervals over seeds alone."
     )
     return Table(columns, rows, caption)
 
 
 def _row(row: dict[Any, Any]) -> list[str]:
     layers = ", ".join(map(str, row["layers"]))
-    cells = [spread(row, "limit"), spread(row, "against_first"), spread(row, "price", 4), spread(row, "iti")]
+    cells = [spread(row, "limit"), spread(row, "against_first"), spread(row, "price", 4)]
+    cells += [spread(row, name) for name in ("reached", "reached_against_first", "iti")]
     return [percent(row["share"]), str(row["concept"]), layers, *cells]

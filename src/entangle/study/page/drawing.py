@@ -156,7 +156,7 @@ class Panel:
         return self.plot(*self.arguments, ax=ax, **self.options)
 
 
-def columns_of(
+def spots_by_layer(
     layers: Sequence[int], own: Mapping[str, Sequence[int]], words: Mapping[str, Sequence[str]]
 ) -> list[Spot]:
     """A spot per layer, as high as the drawing: what every line says there."""
@@ -187,7 +187,7 @@ def draw(
     *arguments: Any,
     size: tuple[float, float],
     name: str,
-    says: str = "",
+    says: str,
     spots: Sequence[Spot] = (),
     **options: Any,
 ) -> Markup:
@@ -252,7 +252,7 @@ def _overlay(ax: Any, spots: Sequence[Spot], name: str, size: tuple[float, float
         shapes.append(
             Markup(f'<a href="#{name}-{spot.row}" tabindex="-1">') + shape + Markup("</a>") if linked else shape
         )
-    opening = Markup(f'<svg class="spots" viewBox="0 0 {width:g} {height:g}" aria-hidden="true">')
+    opening = Markup(f'<svg class="spots" fill="transparent" viewBox="0 0 {width:g} {height:g}" aria-hidden="true">')
     return opening + Markup("").join(shapes) + Markup("</svg>")
 
 

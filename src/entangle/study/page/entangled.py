@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from entangle import plots
-from entangle.study.page.drawing import SIZE, Panel, Spot, Table, columns_of, merged
+from entangle.study.page.drawing import SIZE, Panel, Spot, Table, merged, spots_by_layer
 from entangle.study.wording import interval, number, short
 
 Numbers = Mapping[str, Any]
@@ -92,7 +92,9 @@ def entanglement_panel(studies: Sequence[Numbers]) -> Panel:
             f"percentile {_percentile(row)}."
             for label, row in rows
         ),
-        spots=columns_of(first["layers"], {name: [row["layer"] for row in own] for name, own in lines.items()}, told),
+        spots=spots_by_layer(
+            first["layers"], {name: [row["layer"] for row in own] for name, own in lines.items()}, told
+        ),
     )
 
 
@@ -104,6 +106,13 @@ def _percentile(row: Numbers, key: str = "covariance_percentile") -> str:
     return "–" if row[key] is None else number(100 * row[key], 1)
 
 
+def _without_massive(row: Numbers) -> str:
+    """E with the massive coordinates set aside, and how many those are."""
+    if not row.get("massive"):
+        return "none"
+    return f"{interval(row['set_aside'], row['set_aside_low'], row['set_aside_high'])}, {row['massive']} set aside"
+
+
 def entanglement_table(table: Numbers, *, every: bool = False) -> Table:
     """A row per concept, at the layer where the reported concept reads best or at every one.
 
@@ -112,8 +121,18 @@ def entanglement_table(table: Numbers, *, every: bool = False) -> Table:
     best = table["best_layer"]
     rows = [row for row in table["rows"] if every or row["layer"] == best]
     where = ["layer"] if every else []
+    massive = any(row.get("massive") for row in rows)
+    told = (
+        " Massive coordinates vary 8 times as much as the median one and hold a twentieth of all variance or more, so "
+        "that they may carry every cosine."
+    )
     return Table(
-        [*where, "concept", "E [95 %]", "percentile", "nearest", "split-half", "variance share"],
+        [
+            *where,
+            *("concept", "E [95 %]", "percentile", "nearest"),
+            *(["E without massive coordinates"] if massive else []),
+            *("split-half", "variance share"),
+        ],
         [
             [
                 *([str(row["layer"])] if every else []),
@@ -121,6 +140,7 @@ def entanglement_table(table: Numbers, *, every: bool = False) -> Table:
                 _entanglement(row),
                 _percentile(row),
                 row["partner"],
+                *([_without_massive(row)] if massive else []),
                 number(row["split_half"], 2),
                 number(row["variance_share"], 4),
             ]
@@ -128,7 +148,7 @@ def entanglement_table(table: Numbers, *, every: bool = False) -> Table:
         ],
         ("After every layer. " if every else f"After layer {best}. ")
         + "Percentile: of E among random directions with the covariance of each concept's own texts; 95 and more is "
-        "entangled.",
+        "entangled." + (told if massive else ""),
         folded=Table(
             [*where, "concept", "E [95 %]", "percentile, uniform", "uniform directions, 95 %"],
             [

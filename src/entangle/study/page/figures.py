@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from entangle import plots
-from entangle.study.page.drawing import SIZE, Panel, Spot, Table, columns_of, merged
+from entangle.study.page.drawing import SIZE, Panel, Spot, Table, merged, spots_by_layer
 from entangle.study.page.entangled import entanglement_panel, entanglement_panels
 from entangle.study.page.foretold import limit_panel
 from entangle.study.wording import Interval, interval, number, short
@@ -111,7 +111,7 @@ def layers_panel(studies: Sequence[Numbers]) -> Panel:
         says=f"Line over {len(first['layers'])} layers. {'; '.join(best)}. The null is between "
         f"{number(float(null[0].min()))} and {number(float(null[1].max()))}"
         + (f", a bag of words gets {number(words)}." if words else "."),
-        spots=columns_of(
+        spots=spots_by_layer(
             first["layers"],
             {label: stream["layers"] for label, stream in streams.items()},
             {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from entangle import plots
-from entangle.study.page.drawing import SIZE, Panel, Table, columns_of
+from entangle.study.page.drawing import SIZE, Panel, Table, spots_by_layer
 from entangle.study.wording import interval, number, percent, short
 
 Row = Mapping[str, Any]
@@ -48,7 +48,7 @@ def limit_panel(rows: Sequence[Row]) -> Panel:
             f"{interval(peak[0], peak[1], peak[2], 2)} of {name}" for name, peak in zip(series, peaks, strict=True)
         )
         + ".",
-        spots=columns_of(layers, places, words),
+        spots=spots_by_layer(layers, places, words),
     )
 
 

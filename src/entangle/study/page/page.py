@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from zlib import crc32
 
@@ -58,7 +59,8 @@ def render_light(study: Numbers) -> str:
         answer=study["answer"],
         notes=_notes(study),
         table=headline_table(study),
-        picture=picture.drawn(name).svg if picture else Markup(""),
+        # Without the page's styles and script nothing could be pointed at.
+        picture=replace(picture, spots=()).drawn(name).svg if picture else Markup(""),
     )
 
 

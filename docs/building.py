@@ -1,4 +1,7 @@
-"""Formulae become MathML while the pages are built, so that no browser needs a script or a network for them."""
+"""What is done to the pages while they are built, so that no reader's browser needs a network.
+
+Formulae become MathML; the one script that the theme would load from elsewhere lies beside the pages.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,21 @@ SIMPLER = {r"\tfrac": r"\frac", r"\lvert": "|", r"\rvert": "|", r"\lVert": r"\|"
 def on_page_content(content: str, **_: object) -> str:
     """What mkdocs calls with a page's HTML."""
     return FORMULA.sub(_written, content)
+
+
+SHIM, OWN = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"
+UNNAMED = '<div class="md-search" data-md-component="search" role="dialog"'  # which a screen reader could not announce
+
+
+def on_post_page(output: str, page: object, **_: object) -> str:
+    """What mkdocs calls with a finished page."""
+    nearby = "../" * str(getattr(page, "url", "")).count("/") + OWN
+    return output.replace(SHIM, nearby).replace(UNNAMED, UNNAMED + ' aria-label="Search"')
+
+
+def on_post_template(output_content: str, **_: object) -> str:
+    """What mkdocs calls with the page of what is not found."""
+    return output_content.replace(SHIM, OWN)
 
 
 def _written(found: re.Match[str]) -> str:

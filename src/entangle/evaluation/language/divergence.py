@@ -1,0 +1,114 @@
+"""Two next-token distributions beside each other, token by token, from their logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_BLOCK = 2**18  # logits compared at once: what a processor's cache holds of two tensors and what is made of them
+_FAR = 50.0  # nats: how much likelier a token may become for single precision to see all of what it takes
+
+
+class Compared(NamedTuple):
+    """What two distributions say of tokens, one number per token.
+
+    Attributes:
+        nats: Cross-entropy of the token under the second.
+        plain_nats: The same under the first.
+        kl: KL(first || second), in nats.
+        same: Whether both have one likeliest token.
+    """
+
+    nats: Float[Tensor, " token"]
+    plain_nats: Float[Tensor, " token"]
+    kl: Float[Tensor, " token"]
+    same: Float[Tensor, " token"]
+
+
+def nats_of(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]) -> Float[Tensor, " token"]:
+    """Cross-entropy of each target, in nats, in double precision.
+
+    Args:
+        logits: Next-token logits.
+        targets: The tokens that came.
+    """
+    parts = [
+        rows.float().logsumexp(-1).double() - rows.gather(-1, ids[:, None])[:, 0].double()
+        for rows, ids in _blocks(logits, targets)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def compared(
+    plain: Float[Tensor, "token vocab"], changed: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]
+) -> Compared:
+    """Both distributions' cross-entropy, the divergence between them, and whether they agree.
+
+    Args:
+        plain: Logits of the first.
+        changed: Logits of the second.
+        targets: The tokens that came.
+    """
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for first, second, ids in _blocks(plain, changed, targets):
+        p, q = first.float(), second.float()
+        sums = p.logsumexp(-1, keepdim=True), q.logsumexp(-1, keepdim=True)
+        nats = (
+            total[:, 0].double() - logits.gather(-1, ids[:, None])[:, 0].double()
+            for logits, total in ((q, sums[1]), (p, sums[0]))
+        )
+        same = (p.argmax(-1) == q.argmax(-1)).double()
+        for part, value in zip(parts, (*nats, _kl(p, q, *sums), same), strict=True):
+            part.append(value)
+    return Compared(*(torch.cat(part) if part else torch.zeros(0, dtype=torch.float64) for part in parts))
+
+
+def kl_of(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:
+    """KL(p || q) of logits, never below 0; a token that p forbids adds nothing.
+
+    With d = q - p, known exactly where the two are near, and x = d less its mean under p,
+    KL = log(1 + sum p (exp(x) - 1 - x)): no term is negative, so single precision holds the smallest divergence. The
+    rounding of the mean enters squared. Where the second makes some token so much likelier that single precision does
+    not see what it was before, or forbids one, the sum is taken in double precision instead.
+
+    Args:
+        p: Logits of the first distribution.
+        q: Logits of the second.
+
+    Returns:
+        Nats per token, in double precision.
+    """
+    if not len(p):
+        return p.new_zeros(0, dtype=torch.float64)
+    values = []
+    for first, second in _blocks(p, q):
+        one, other = first.float(), second.float()
+        values.append(_kl(one, other, one.logsumexp(-1, keepdim=True), other.logsumexp(-1, keepdim=True)))
+    return torch.cat(values)
+
+
+def _kl(
+    p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"], p_sum: Float[Tensor, "token 1"], q_sum: Tensor
+) -> Float[Tensor, " token"]:
+    """The same of rows that stay in a cache, with the logarithms of their sums."""
+    d = (q - p).sub_(q_sum - p_sum)
+    if not bool((d.amax(-1).abs() < _FAR).all()) or not bool(torch.isfinite(d.amin())):
+        return _kl_double(p, q)
+    weights = (p - p_sum).exp_()
+    x = d.sub_((weights * d).sum(-1, keepdim=True))
+    return torch.expm1(x).sub_(x).clamp_(min=0).mul_(weights).sum(-1).double().log1p()
+
+
+def _kl_double(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:
+    wide_p, wide_q = (x.double().log_softmax(-1) for x in (p, q))
+    return torch.where(wide_p > -torch.inf, wide_p.exp() * (wide_p - wide_q), 0.0).sum(-1).clamp(min=0)
+
+
+def _blocks(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of several tensors, few enough of them to stay in a cache."""
+    size = max(1, _BLOCK // first.shape[-1])
+    yield from zip(*(torch.split(x, size) for x in (first, *others)), strict=True)

@@ -1,0 +1,105 @@
+"""A score's first step back: from what is said of a token to the hidden states, a few positions at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from entangle.errors import EntangleError
+from entangle.models.readout import logit_chunks
+
+
+def as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
+    """The head of a model whose hidden states are not told from its logits."""
+    return logits
+
+
+def state_slopes(
+    head: Any,
+    states: Float[Tensor, "token k"],
+    targets: Int[Tensor, " token"],
+    counted: Bool[Tensor, "row pos"],
+    draws: int,
+    seeds: Sequence[tuple[int, int]],
+    logits: int,
+) -> Float[Tensor, "which token k"]:
+    """Gradients of log p by the hidden states of the tokens that count: of the text's next token, then of each draw.
+
+    The slope of log p(y) in the logits is one at y less the probabilities. What the probabilities give is the same for
+    every y and goes back through the head once; a single logit of a plain matrix goes back through one of its rows. So
+    the head's price does not grow with the draws.
+
+    Args:
+        head: Makes logits of hidden states.
+        states: Of the tokens that count, row after row.
+        targets: The text's own next tokens.
+        counted: Which tokens of the batch these are.
+        draws: Next tokens drawn from the model's own distribution at each.
+        seeds: Of each row's draws.
+        logits: Numbers of logits computed at once, at most.
+
+    Raises:
+        EntangleError: Logits that are not finite.
+    """
+    uniform = torch.cat([_uniform(row, draws, seed) for row, seed in zip(counted, seeds, strict=True)])
+    with torch.no_grad():
+        vocabulary = head(states[:1].detach()).shape[-1]
+    slopes = torch.empty(1 + draws, *states.shape, device=states.device)
+    for part in logit_chunks(len(states), vocabulary, logits):
+        x = states[part].detach().requires_grad_()
+        said = head(x)
+        probabilities = said.detach().float().softmax(-1)
+        if not bool(torch.isfinite(probabilities.amax(-1)).all()):
+            raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
+        tokens = torch.cat([targets[part][None], _drawn(probabilities, uniform[part].to(states.device)).T])
+        (shared,) = torch.autograd.grad(said, x, probabilities.to(said.dtype), retain_graph=True)
+        for number, row in enumerate(_single(head, x, said, tokens)):
+            slopes[number, part] = row.float() - shared.float()
+    return slopes
+
+
+def _single(
+    head: Any, x: Float[Tensor, "token k"], said: Float[Tensor, "token vocab"], tokens: Int[Tensor, "which token"]
+) -> list[Float[Tensor, "token k"]]:
+    """Gradients of single logits by the hidden states."""
+    which = tokens.shape[0]
+    if hasattr(head, "of_tokens"):
+        copies = x.detach().repeat(which, 1).requires_grad_()
+        single = head.of_tokens(copies, tokens.flatten())
+        if single is not None:
+            wanted = torch.cat([said.detach().gather(-1, each[:, None])[:, 0] for each in tokens])
+            if torch.allclose(single.detach(), wanted, rtol=0.0, atol=1e-2 * float(wanted.abs().max())):
+                return list(torch.autograd.grad(single.sum(), copies)[0].view(which, *x.shape))
+    return [
+        torch.autograd.grad(said, x, torch.zeros_like(said).scatter_(1, each[:, None], 1.0), retain_graph=True)[0]
+        for each in tokens
+    ]
+
+
+def _uniform(counted: Bool[Tensor, " pos"], draws: int, seed: tuple[int, int]) -> Float[Tensor, "token draw"]:
+    """What decides a row's draws: it depends on the row's own seed and positions alone."""
+    places = counted.nonzero()[:, 0].cpu()
+    generator = torch.Generator().manual_seed(mixed(*seed, 0))
+    return torch.rand(int(places.max()) + 1, draws, generator=generator, dtype=torch.float64)[places]
+
+
+def _drawn(
+    probabilities: Float[Tensor, "token vocab"], uniform: Float[Tensor, "token draw"]
+) -> Int[Tensor, "token draw"]:
+    """Next tokens by inverse transform, position by position: their cumulative sums fit in a cache."""
+    if not uniform.shape[1]:
+        return torch.zeros(len(probabilities), 0, dtype=torch.long, device=probabilities.device)
+    tokens = []
+    for p, u in zip(torch.split(probabilities, 64), torch.split(uniform, 64), strict=True):
+        cumulative = p.double().cumsum(-1)
+        tokens.append(torch.searchsorted(cumulative, u * cumulative[:, -1:]))
+    return torch.cat(tokens).clamp_(max=probabilities.shape[-1] - 1)
+
+
+def mixed(seed: int, number: int, stream: int) -> int:
+    """One seed of three numbers."""
+    return (seed * 1_000_003 + number * 2 + stream) % 2**63

@@ -1,0 +1,1 @@
+"""Vectors and autoencoders that other tools wrote."""

@@ -1,0 +1,50 @@
+"""nnterp: entangle on a `StandardizedTransformer` is entangle on the bare model, traces and generation are steered."""
+
+import sys
+from importlib.metadata import version
+from json import dumps
+from pathlib import Path
+
+import torch
+from nnterp import StandardizedTransformer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import entangle as en
+from entangle.models import fingerprint
+
+folder = Path(sys.argv[1])
+path = str(folder / "model")
+tokenizer, bare = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
+held = StandardizedTransformer(path, device_map="cpu", dispatch=True)
+texts = ["the quick brown fox", "a cat sat on the mat and looked", "over the lazy dog", "the moon"]
+prompt = "the quick brown fox"
+ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).input_ids
+edit = en.AddDirection(torch.linspace(-1, 1, 32), "resid_post", 1)
+differences = {}
+
+here = en.collect(bare, tokenizer, texts, sites=["z", "resid_post"], progress=False)
+there = en.collect(held, None, texts, sites=["z", "resid_post"], progress=False)
+for site in here.sites:
+    differences[f"collect {site}"] = float((here[site] - there[site]).abs().max())
+with torch.no_grad():
+    plain = bare(ids).logits
+    with en.steer(bare, edit):
+        steered = bare(ids).logits
+    with en.steer(held, edit), held.trace(ids):
+        traced = held.lm_head.output.save()
+    differences["steer"] = float((steered - traced).abs().max())
+    baked = en.interventions.bake(held, edit)
+    differences["bake"] = float((steered - baked(ids).logits).abs().max())
+    with held.trace(ids):
+        held.model.layers[1].output[:] = held.model.layers[1].output + torch.linspace(-1, 1, 32)
+        by_trace = held.lm_head.output.save()
+    differences["their own edit"] = float((steered - by_trace).abs().max())
+differences["fingerprint"] = float(fingerprint(bare) != fingerprint(held))
+differences["verify"] = float(not en.verify(held, None).passed)
+cost = {"texts": texts, "kl": 0.02}
+differences["strength"] = abs(
+    en.strength_for(bare, tokenizer, edit, **cost) - en.strength_for(held, tokenizer, edit, **cost)
+)
+versions = {name: version(name) for name in ("nnterp", "nnsight", "transformers", "torch")}
+moved = float((steered - plain).abs().max())
+(folder / "compared.json").write_text(dumps({"differences": differences, "moved": moved, "versions": versions}))
