@@ -88,7 +88,9 @@ class PlainReading:
             owners = np.concatenate([self._owners[i] for i in batch])
             with applied(edit, self.subject.model, self.subject.tokenizer, alpha) as changed:
                 placed, start = changed.put_before(rows)
-                for part, p, q in _beside(plain, changed.predictions(placed, start), self.logits):
+                # At strength 0 the changed model is the plain one, which has read them.
+                read = changed.predictions(placed, start) if alpha else plain
+                for part, p, q in _beside(plain, read, self.logits):
                     for number, values in enumerate(compared(p, q, plain.targets[part])):
                         np.add.at(sums[number], owners[part], values.cpu().numpy())
         return LanguageShift(tokens, *sums)
@@ -147,7 +149,8 @@ def _beside(
 ) -> Iterator[tuple[slice, Float[Tensor, "token vocab"], Float[Tensor, "token vocab"]]]:
     """Both models' logits of some predicted tokens after the others."""
     for part in plain.parts(logits):
-        p, q = _finite(plain.logits(part)), _finite(changed.logits(part))
+        p = _finite(plain.logits(part))
+        q = p if changed is plain else _finite(changed.logits(part))
         if q.shape[-1] != p.shape[-1]:
             raise EntangleError(
                 f"KL needs one vocabulary; the plain model has {p.shape[-1]} tokens and the changed one {q.shape[-1]}"
