@@ -23,19 +23,6 @@ import entangle
 # Rooms of one module without `__all__` show what they define. A command's docstring is its help: the shell's examples
 # are in the docs. `moved` is no room to use.
 ROOMS = [info.name for info in pkgutil.iter_modules(entangle.__path__) if info.name not in ("cli", "moved")]
-# Rooms whose examples are still being written; none is left in the end.
-LACKING = {
-    "composition",
-    "concepts",
-    "evaluation",
-    "forecast",
-    "report",
-    "study",
-    "toy",
-    "verify",
-}
-# Rooms whose docstrings are not yet in the one style; none is left in the end.
-ROUGH = {"composition", "concepts", "evaluation", "report", "toy", "verify"}
 MODULES = [info.name for info in pkgutil.walk_packages(entangle.__path__, "entangle.")]
 
 
@@ -123,10 +110,7 @@ def without_example(values: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_whatever_a_room_shows_has_an_example(room: str) -> None:
     lacking = without_example(shown(importlib.import_module(f"entangle.{room}")))
-    if room in LACKING:
-        assert lacking, f"all of {room} has examples: take it out of LACKING"
-    else:
-        assert lacking == set(), "write >>> in their docstrings, two to six lines; src/conftest.py says what is at hand"
+    assert lacking == set(), "write >>> in their docstrings, two to six lines; src/conftest.py says what is at hand"
 
 
 def test_a_name_without_an_example_is_noticed() -> None:
@@ -176,10 +160,7 @@ def test_entries_of_docstrings_are_sentences(room: str) -> None:
     place = Path(module.__file__ or "")
     files = place.parent.rglob("*.py") if place.stem == "__init__" else [place]
     rough = [entry for path in files for entry in rough_entries(path.read_text())]
-    if room in ROUGH:
-        assert rough, f"the docstrings of {room} are in order: take it out of ROUGH"
-    else:
-        assert rough == []
+    assert rough == []
 
 
 def test_an_entry_that_is_no_sentence_is_noticed() -> None:

@@ -144,13 +144,12 @@ def distribution(
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['labels permuted', 'probes', 'bag of words 0.900']
     """
-    shown = _numpy(values).ravel()
-    shown = shown[np.isfinite(shown)]
-    everything = [shown] if null is None else [shown, _numpy(null).ravel()]
-    edges = np.histogram_bin_edges(np.concatenate(everything), bins=36)
+    every = [_numpy(numbers).ravel() for numbers in (values, null) if numbers is not None]
+    shown, *shuffled = (numbers[np.isfinite(numbers)] for numbers in every)
+    edges = np.histogram_bin_edges(np.concatenate([shown, *shuffled]), bins=36)
     ax = _axes(ax, 4.6, 2.8)
-    if null is not None:
-        ax.hist(everything[1], edges, density=True, color=GREY, alpha=0.55, label="labels permuted")
+    for numbers in shuffled:
+        ax.hist(numbers, edges, density=True, color=GREY, alpha=0.55, label="labels permuted")
     ax.hist(shown, edges, density=True, color=COLOURS[0], alpha=0.75, label=name)
     if baseline is not None:
         ax.axvline(baseline, color=COLOURS[1], linestyle="--", label=f"{baseline_name} {baseline:.3f}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from entangle.models.probe_inputs import probe_inputs
 from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import accepts, context_length, encode, pad, takes
-from entangle.models.trace import evaluating, floating_tensors
+from entangle.models.trace import evaluating, floating_tensors, no_hook_left
 from entangle.storage.files import write_text
 from entangle.storage.out import check_out
 
@@ -52,11 +52,16 @@ class Check:
     """One thing that was checked.
 
     Attributes:
-        name: what should hold.
-        passed: whether it does; `None` where it does not apply to this model.
-        measured: the largest difference found, relative to the largest number compared (or whatever `detail` says).
-        allowed: the bound it was held to.
-        detail: what was compared, or what went wrong and where.
+        name: What should hold.
+        passed: Whether it does; `None` where it does not apply to this model.
+        measured: The largest difference found, relative to the largest number compared (or whatever `detail` says).
+        allowed: The bound it was held to.
+        detail: What was compared, or what went wrong and where.
+
+    Example:
+        >>> check = en.verify(model, tokenizer).checks[2]
+        >>> check.name, check.passed, check.detail
+        ('every hook fires once a block call', True, '14 hooks')
     """
 
     name: str
@@ -71,6 +76,10 @@ def check_place(out: Path) -> Path:
 
     Raises:
         EntangleError: It cannot, or a file of that name is there that holds no checks.
+
+    Example:
+        >>> check_place(Path("new") / "folder").name
+        'verify.json'
     """
     path = out / "verify.json"
     check_out(out, path.name)
@@ -85,7 +94,16 @@ def check_place(out: Path) -> Path:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """Every check, in order; `str(report)` is a table."""
+    """Every check, in order; `str(report)` is a table.
+
+    Example:
+        >>> report = en.verify(model, tokenizer)
+        >>> report.passed, report.save("out").name
+        (True, 'verify.json')
+        >>> frame = report.to_frame()
+        >>> bool((frame["measured"].dropna() <= frame["allowed"].dropna()).all())
+        True
+    """
 
     checks: tuple[Check, ...]
 
@@ -96,8 +114,6 @@ class VerifyReport:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a check."""
-        import pandas as pd
-
         return pd.DataFrame([vars(check) for check in self.checks])
 
     def save(self, out: str | os.PathLike[str]) -> Path:
@@ -131,18 +147,25 @@ def verify(
     """Check capture and editing on this model, with these texts; takes some ten forwards of a short text per layer.
 
     Args:
-        model: any HuggingFace model, or what holds one, as for `collect`.
-        tokenizer: its tokenizer; `None` if `texts` are tokenised tensors, or where the model's holder keeps it.
-        texts: at least two, of different lengths, as for `collect`; four English sentences by default, or for a model
+        model: Any HuggingFace model, or what holds one, as for `collect`.
+        tokenizer: Its tokenizer; `None` if `texts` are tokenised tensors, or where the model's holder keeps it.
+        texts: At least two, of different lengths, as for `collect`; four English sentences by default, or for a model
             that reads no text two random images or sounds.
-        atlas: as for `collect`.
-        raises: raise on failure, rather than only say so in the report.
+        atlas: As for `collect`.
+        raises: Raise on failure, rather than only say so in the report.
 
     Returns:
         What was checked, what was measured, and the bound it was held to.
 
     Raises:
-        EntangleError: a check failed (unless `raises` is false), or the model is compiled.
+        EntangleError: A check failed (unless `raises` is false), or the model is compiled.
+
+    Example:
+        >>> print(en.verify(model, tokenizer).checks[1].detail)
+        resid_pre, z, attn_out, resid_mid, mlp_post, mlp_out, resid_post in 2 layers of model.layers
+        >>> with en.steer(model, iti, alpha=8):  # what is captured now is not what the weights compute
+        ...     en.verify(model, tokenizer, raises=False).passed
+        False
     """
     refuse_compiled(held(model))
     tokenizer = own_tokenizer(model, tokenizer)
@@ -277,7 +300,7 @@ class _Tested:
             return Check(name, None, detail="only HuggingFace models return hidden states")
         first = 1
         for i, run in enumerate(self.alone):
-            with _no_hook_left(self.model):
+            with no_hook_left(self.model):
                 out = self.model(**self._inputs([i]), output_hidden_states=True)
             names = ("decoder_hidden_states" if self.in_decoder else "encoder_hidden_states", "hidden_states")
             states = next((x for x in (getattr(out, name, None) for name in names) if x), None)
@@ -368,22 +391,6 @@ class _Tested:
 def _difference(a: Tensor, b: Tensor) -> float:
     a, b = a.double(), b.double()
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-12))
-
-
-@contextmanager
-def _no_hook_left(model: nn.Module) -> Iterator[None]:
-    """Take away the hooks that transformers installs for good when it is asked for hidden states."""
-    mark = "_output_capturing_hooks_installed"
-    before = {module: set(module._forward_hooks) for module in model.modules()}
-    marked = {module for module in model.modules() if hasattr(module, mark)}
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            for key in set(module._forward_hooks) - before[module]:
-                del module._forward_hooks[key]
-            if hasattr(module, mark) and module not in marked:
-                delattr(module, mark)
 
 
 def _first_tensor(output: Any) -> Tensor:

@@ -6,7 +6,8 @@
 Every method is fitted on the same posts (`probe_toxicity`, training part), its layer chosen by what its shift is
 foretold to gain, per root nat, of the contrast of the model's own polite and rude continuations of other prompts (the
 rude ones told by a scorer fitted on the same posts). Strengths are solved on clean documents for each price; what is
-paid is read on others. Two scorers judge: one fitted on posts of other sources, one on ParaDetox's pairs.
+paid is read on others. Two scorers judge: one fitted on posts of other sources, one on ParaDetox's pairs; the one that
+chose is shown beside them.
 """
 
 from __future__ import annotations
@@ -98,14 +99,14 @@ def main() -> None:
             cost_texts=solving,
             metric=metric,
             prompts=reported,
-            scorer=[CachedScorer(each, options.out / "scores.db") for each in judges],
+            scorer=[CachedScorer(each, options.out / "scores.db") for each in (*judges, home)],
             texts=reading,
             samples=options.samples,
             max_length=SHIFT_TOKENS,
             save_to=options.out / "sweep",
             progress=False,
         )
-        judged = table_of(result, dict(zip(result.scorers, ("posts", "pairs"), strict=True)))
+        judged = table_of(result, dict(zip(result.scorers, ("posts", "pairs", "chose"), strict=True)))
         judged.to_csv(options.out / "equal-price.csv", index=False)
         print(judged.round(3).to_string(index=False), flush=True)
     print(f"{time.process_time() - began:.0f} s of processor time")

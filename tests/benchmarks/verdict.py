@@ -14,15 +14,15 @@ the concepts and used on the other.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 import entangle as en
 from entangle.data import load_labelled, load_texts
@@ -313,39 +313,45 @@ def curve(row, length: float) -> float:
 
 
 def table(cells: pd.DataFrame, outcome: str, predictors: dict[str, str]) -> pd.DataFrame:
-    rows = {}
+    """Rank correlations of predictors with an outcome, cells whose outcome is not defined left out."""
+    cells = cells[cells[outcome].notna()].reset_index(drop=True)
     models, concepts = cells["model"].unique(), cells["concept"].unique()
+    where = {key: part.index.to_numpy() for key, part in cells.groupby(["model", "concept"])}
     rng = np.random.default_rng(0)
+    resamples = []
+    for _ in range(1000):
+        pairs = itertools.product(rng.choice(models, len(models)), rng.choice(concepts, len(concepts)))
+        resamples.append(np.concatenate([where[pair] for pair in pairs if pair in where]))
+    every = np.arange(len(cells))
+    half = np.isin(cells["concept"], concepts[::2])
+    by_model = [np.flatnonzero(cells["model"] == model) for model in models]
+    by_place = [part.index.to_numpy() for _, part in cells.groupby(["model", "layer"])]
+    y = cells[outcome].to_numpy(float)
+    rows = {}
     for name, column in predictors.items():
-        kept = cells[[outcome, column, "model", "layer", "concept"]].dropna()
-        halves = [concepts[::2], concepts[1::2]]
-        reported = []
-        for chosen, told in (halves, halves[::-1]):
-            sign = np.sign(rho(kept[kept["concept"].isin(chosen)], column, outcome)) or 1.0
-            reported.append(sign * rho(kept[kept["concept"].isin(told)], column, outcome))
-        sign = np.sign(rho(kept, column, outcome)) or 1.0
-        draws = []
-        groups = {key: part for key, part in kept.groupby(["model", "concept"])}
-        for _ in range(400):
-            pairs = [(m, c) for m in rng.choice(models, len(models)) for c in CHOSEN(rng, concepts)]
-            draws.append(rho(pd.concat([groups[p] for p in pairs if p in groups]), column, outcome))
-        low, high = np.quantile(draws, [0.025, 0.975])
-        within = [rho(part, column, outcome) for _, part in kept.groupby(["model", "layer"]) if len(part) > 3]
-        left_out = [rho(kept[kept["model"] != m], column, outcome) for m in models] if len(models) > 1 else [np.nan]
-        each = [rho(kept[kept["model"] == m], column, outcome) for m in models]
+        x = cells[column].to_numpy(float)
+
+        def rho(index, x=x) -> float:
+            kept = index[np.isfinite(x[index])]
+            ranks = rankdata(x[kept]), rankdata(y[kept])
+            return float(np.corrcoef(*ranks)[0, 1]) if len(kept) > 2 and all(r.std() > 0 for r in ranks) else np.nan
+
+        told = [np.sign(rho(every[one])) * rho(every[~one]) for one in (half, ~half)]
+        sign = np.sign(rho(every)) or 1.0
+        draws = [rho(index) for index in resamples]
+        low, high = np.nanquantile(draws, [0.025, 0.975])
+        without = [rho(np.setdiff1d(every, one)) for one in by_model] if len(models) > 1 else [np.nan]
         rows[name] = {
-            "rho": rho(kept, column, outcome), "low": low, "high": high, "other half of concepts": np.mean(reported),
-            "within model and layer": np.mean(within), "worst model": min(each, key=lambda r: sign * r),
-            "leave one out, worst": min(left_out, key=lambda r: sign * r), "cells": len(kept),
-        }  # fmt: skip
+            "rho": rho(every),
+            "low": low,
+            "high": high,
+            "sign from other concepts": np.mean(told),
+            "within model and layer": np.nanmean([rho(index) for index in by_place]),
+            "worst model": min((rho(index) for index in by_model), key=lambda r: sign * r),
+            "one model left out, worst": min(without, key=lambda r: sign * r),
+            "cells": int(np.isfinite(x).sum()),
+        }
     return pd.DataFrame(rows).T
-
-
-CHOSEN: Callable = lambda rng, concepts: rng.choice(concepts, len(concepts))  # noqa: E731
-
-
-def rho(frame: pd.DataFrame, column: str, outcome: str) -> float:
-    return float(spearmanr(frame[column], frame[outcome]).statistic) if len(frame) > 2 else float("nan")
 
 
 def accuracy_tables(records) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from entangle.errors import EntangleError
-from entangle.metrics import statistics
+from entangle.metrics.intervals import estimate
 from entangle.metrics.ranking import auroc
 from entangle.metrics.statistics import (
     Estimate,
@@ -47,7 +47,7 @@ def test_counts_are_multinomial_and_seeded():
 
 def test_counts_do_not_depend_on_blocks(monkeypatch):
     whole = bootstrap_counts(30, 100, seed=3)
-    monkeypatch.setattr(statistics, "_BLOCK", 30 * 7)
+    monkeypatch.setattr(estimate, "_BLOCK", 30 * 7)
     assert torch.equal(whole, bootstrap_counts(30, 100, seed=3))
 
 
@@ -219,7 +219,7 @@ def test_auroc_agrees_with_sklearn(decimals):
 
 @pytest.mark.parametrize("decimals", [0, 8])
 def test_weighted_auroc_agrees_with_sklearn(decimals, monkeypatch):
-    monkeypatch.setattr(statistics, "_BLOCK", 60 * 8 * 4)
+    monkeypatch.setattr(estimate, "_BLOCK", 60 * 8 * 4)
     rng = np.random.default_rng(decimals)
     scores, labels = rng.normal(size=(60, 2)).round(decimals), rng.integers(0, 2, 60)
     weights = bootstrap_counts(60, 9)

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 import zoo
 from entangle.models import Atlas, AtlasError, hooked
 from entangle.models.probe_inputs import probe_inputs
-from entangle.verify import _no_hook_left
+from entangle.models.trace import no_hook_left
 from perturbing import Attention
 
 # Causal families that no small configuration was found for: special sizes, or a package that is not there.
@@ -212,7 +212,7 @@ def run(model, atlas, monkeypatch):
     monkeypatch.setattr(AttentionInterface, "get_interface", recording)
     places = [atlas.place(site, layer) for site in atlas.sites for layer in atlas.layers(site)]
     keep = [(p, lambda x, p=p: seen.__setitem__((p.site, p.layer), x.clone())) for p in places]
-    with torch.no_grad(), hooked(keep), _no_hook_left(model):
+    with torch.no_grad(), hooked(keep), no_hook_left(model):
         out = model(**probe_inputs(model), output_hidden_states=True)
     for name in ("decoder_hidden_states", "hidden_states"):
         states = getattr(out, name, None)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from invented import study
+from invented import forecast, study
 
 from browsing import WIDTHS, Visit, started
 from entangle.report import render
+from entangle.report.forecast import page
 
 pytestmark = pytest.mark.browser
 
@@ -23,6 +25,18 @@ HOSTILE = """</title></style></script><script>window.ran = 1</script><img src=x 
 def browser() -> Iterator[Any]:
     with started() as found:
         yield found
+
+
+def foretold_page() -> str:
+    """The page of a forecast, of hostile names."""
+    found = forecast([HOSTILE, "tense"], 4)
+    numbers = {
+        **{name: HOSTILE for name in ("model", "command", "made")},
+        "answer": [HOSTILE],
+        "versions": {"entangle": HOSTILE},
+        "rows": found["rows"],
+    }
+    return page(SimpleNamespace(settings=found["settings"]), numbers)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +53,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     for name, studies in made.items():
         (folder / f"{name}.html").write_text(render(studies), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in made}
+    (folder / "forecast.html").write_text(foretold_page(), encoding="utf-8")
+    return {name: folder / f"{name}.html" for name in (*made, "forecast")}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +66,7 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["one", "two", "large", "hostile"])
+@pytest.mark.parametrize("name", ["one", "two", "large", "hostile", "forecast"])
 def test_nothing_runs_and_nothing_is_fetched(browser: Any, pages: dict[str, Path], name: str) -> None:
     visit = Visit(browser, pages[name])
     visit.unfold()
@@ -152,7 +167,7 @@ def test_a_page_says_the_same_without_script(browser: Any, pages: dict[str, Path
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_no_serious_barrier_is_found_by_axe(browser: Any, pages: dict[str, Path], dark: bool) -> None:
-    for name in ("one", "two"):
+    for name in ("one", "two", "forecast"):
         visit = Visit(browser, pages[name], dark=dark, bypass_csp=True)
         visit.unfold()
         assert visit.violations() == [], name

@@ -225,6 +225,27 @@ def test_a_cell_whose_probe_cannot_be_fitted_is_told_and_all_others_go_on(
         en.study(model, tokenizer, *texts_of("rudeness"), **FEW)
 
 
+def test_a_head_whose_probe_does_not_converge_is_left_blank_and_told(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = steps.fit_probes
+
+    def stubborn(x: Any, y: Any, **options: Any) -> Any:
+        grid = fit(x, y, **options)
+        if len(grid.shape) == 2:
+            grid.converged[1, [0, 2]] = False
+        return grid
+
+    monkeypatch.setattr(steps, "fit_probes", stubborn)
+    study = en.study(model, tokenizer, *texts_of("rudeness"), **FEW)
+    assert study.missing == {"probes on z in layer 1, heads 0, 2": "not converged under any penalty"}
+    accuracy = np.array(study.to_dict()["probes"]["z"]["accuracy"], dtype=float)
+    assert np.isnan(accuracy).nonzero()[1].tolist() == [0, 2]
+    assert study.plot("heads").images[0].get_array().mask.sum() == 2
+    for shown in (study.to_html(), repr(study), study._repr_html_()):
+        assert "not converged under any penalty" in shown
+
+
 def test_a_sweep_that_breaks_off_keeps_what_was_measured_before(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any]
 ) -> None:

@@ -68,14 +68,24 @@ def run(recipe: Recipe, out: str | Path, *, device: str | None = None, progress:
     share the measuring of the models out; one of them writes, and all get the result.
 
     Args:
-        recipe: what to train, and what to measure.
-        out: folder for the models, one subfolder each (`share-0.1-seed-0`).
-        device: to train on; a GPU where there is one.
-        progress: show a progress bar for each model.
+        recipe: What to train, and what to measure.
+        out: Folder for the models, one subfolder each (`share-0.1-seed-0`).
+        device: To train on; a GPU where there is one.
+        progress: Show a progress bar for each model.
 
     Raises:
-        EntangleError: where `out` holds models of another recipe, or anything in the recipe cannot be, before any
+        EntangleError: Where `out` holds models of another recipe, or anything in the recipe cannot be, before any
             training.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> training = en.composition.Training(batch_size=8, context=64, precision="fp32")
+        >>> recipe = en.composition.Recipe(*texts_of, **fields, training=training)
+        >>> composition = en.composition.run(recipe, "models", progress=False)
+        >>> [trained.path.name for trained in composition.models]
+        ['share-0-seed-0', 'share-0.1-seed-0']
     """
     *_, finished = run_each(recipe, out, device=device, progress=progress)
     return finished
@@ -87,10 +97,19 @@ def run_each(
     """The same model by model: what is finished so far, after each.
 
     Args:
-        recipe: as for `run`.
-        out: as for `run`.
-        device: as for `run`.
-        progress: as for `run`.
+        recipe: As for `run`.
+        out: As for `run`.
+        device: As for `run`.
+        progress: As for `run`.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> training = en.composition.Training(batch_size=8, context=64, precision="fp32")
+        >>> recipe = en.composition.Recipe(*texts_of, **fields, training=training)
+        >>> [len(finished.models) for finished in en.composition.run_each(recipe, "models", progress=False)]
+        [1, 2]
     """
     out = Path(out)
     processes = Processes.here(device)
@@ -154,14 +173,25 @@ def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None
     compared.
 
     Args:
-        recipe: what to train, and what to measure.
-        out: as for `run`.
-        count: how many processes; without `OMP_NUM_THREADS` they share the threads of this one.
-        device: to train on; by default each process has a GPU in turn, where there are any.
-        progress: show the first process's progress.
+        recipe: What to train, and what to measure.
+        out: As for `run`.
+        count: How many processes; without `OMP_NUM_THREADS` they share the threads of this one.
+        device: To train on; by default each process has a GPU in turn, where there are any.
+        progress: Show the first process's progress.
 
     Raises:
-        EntangleError: whatever `run` refuses.
+        EntangleError: Whatever `run` refuses.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> recipe = en.composition.Recipe(*texts_of, **fields)
+        >>> try:
+        ...     en.composition.run_apart(recipe, "models", count=0, progress=False)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        a number of processes is at least 1, not 0
     """
     out, alone = Path(out), replace(recipe, posttraining=())
     _check_same(recipe, out)
@@ -308,7 +338,7 @@ def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progres
 
 @torch.no_grad()
 def held_out_cross_entropy(model: PreTrainedModel, documents: TokenisedDocuments, *, batch_size: int = 16) -> float:
-    """Nats a token over documents the model has not seen, each read from its own beginning up to the model's
+    """Nats per token over documents the model has not seen, each read from its own beginning up to the model's
     context."""
     longest = getattr(model.config, "max_position_embeddings", None) or int(documents.lengths.max())
     total, count = 0.0, 0
@@ -330,7 +360,7 @@ def held_out_cross_entropy(model: PreTrainedModel, documents: TokenisedDocuments
 
 
 def unigram_cross_entropy(training: TokenisedDocuments, held_out: TokenisedDocuments, vocab_size: int) -> float:
-    """Nats a token of the best model without context: the training frequencies, each token counted once more."""
+    """Nats per token of the best model without context: the training frequencies, each token counted once more."""
     counts = np.bincount(training.tokens, minlength=vocab_size) + 1.0
     first = np.zeros(len(held_out.tokens), dtype=bool)
     first[held_out.starts[:-1]] = True  # no model predicts the token that begins a document

@@ -42,15 +42,23 @@ class Plan:
     """A recipe with its texts.
 
     Attributes:
-        recipe: the recipe.
-        tokenizer: trained on both corpora, or the one that the recipe names.
-        clean: texts every model sees.
-        added: texts to add from.
-        held_out: clean texts that no model sees.
-        known: what the variants' prefixes say of each clean document, and of each to add.
-        measured: the texts of the measurement, where there is one.
-        n_parameters: of each model.
-        pairs: for posttraining, where there is any.
+        recipe: The recipe.
+        tokenizer: Trained on both corpora, or the one that the recipe names.
+        clean: Texts every model sees.
+        added: Texts to add from.
+        held_out: Clean texts that no model sees.
+        known: What the variants' prefixes say of each clean document, and of each to add.
+        measured: The texts of the measurement, where there is one.
+        n_parameters: Of each model.
+        pairs: For posttraining, where there is any.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}}
+        >>> plan = en.composition.Plan.of(en.composition.Recipe(*texts_of, **fields))
+        >>> plan.to_frame()["share"].round(1).tolist()
+        [0.0, 0.1]
     """
 
     recipe: Recipe
@@ -68,7 +76,7 @@ class Plan:
         """Read all texts, and try everything that can be tried without training.
 
         Raises:
-            EntangleError: texts that cannot be read or that are trained and evaluated on, shares that the corpora
+            EntangleError: Texts that cannot be read or that are trained and evaluated on, shares that the corpora
                 cannot make, a tokenizer or an architecture that does not fit.
         """
         described = [
@@ -191,7 +199,7 @@ class Plan:
         return [clean.before(known) for known in self.known[0]], [added.before(known) for known in self.known[1]]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a model: tokens of its pretraining, steps, and the floating-point operations of its training."""
+        """One row per model: tokens of its pretraining, steps, and the floating-point operations of its training."""
         rows = []
         for cell in self.recipe.cells:
             if cell.posttraining:
@@ -231,7 +239,7 @@ class Plan:
         """The plan as text: each model's tokens and steps, and what they take.
 
         Raises:
-            EntangleError: where the models would not fit on the disk of `out`.
+            EntangleError: Where the models would not fit on the disk of `out`.
         """
         frame = self.to_frame()
         rows = frame.to_dict("records")

@@ -17,13 +17,19 @@ class TrainedModel:
     """One finished model.
 
     Attributes:
-        path: its folder, for `from_pretrained`; holds the tokenizer too.
-        share: share of added tokens that was asked for.
-        seed: the seed.
+        path: Its folder, for `from_pretrained`; holds the tokenizer too.
+        share: Share of added tokens that was asked for.
+        seed: The seed.
         metrics: `share` as trained, `clean_tokens`, `added_tokens`, `steps`, `final_loss`, `held_out_ce` and
-            `unigram_ce` (nats a token), `losses`.
-        variant: the name of its variant or posttraining, "" for the mixture as it is.
-        measured: what `entangle.composition.measuring.measure` found, where the recipe measures.
+            `unigram_ce` (nats per token), `losses`.
+        variant: The name of its variant or posttraining, "" for the mixture as it is.
+        measured: What `entangle.composition.measuring.measure` found, where the recipe measures.
+
+    Example:
+        >>> from pathlib import Path
+        >>> trained = en.composition.TrainedModel(Path("share-0.1-seed-0"), 0.1, seed=0, metrics={"held_out_ce": 2.6})
+        >>> trained.posttrained
+        False
     """
 
     path: Path
@@ -41,7 +47,15 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Composition:
-    """The models of a recipe that are finished."""
+    """The models of a recipe that are finished.
+
+    Example:
+        >>> from pathlib import Path
+        >>> models = tuple(en.composition.TrainedModel(Path(f"{s}"), s, 0, {"held_out_ce": 2.6}) for s in (0.0, 0.1))
+        >>> found = en.composition.Composition(en.composition.demo_recipe(), models)
+        >>> found.model(0.1).path.name, len(found.to_frame())
+        ('0.1', 2)
+    """
 
     recipe: Recipe
     models: tuple[TrainedModel, ...]
@@ -50,7 +64,7 @@ class Composition:
         """The model of a share, and of a seed where there are several; or of a variant.
 
         Raises:
-            EntangleError: where there is no such model.
+            EntangleError: Where there is no such model.
         """
         for trained in self.models:
             if trained.share == share and seed in (None, trained.seed) and trained.variant == variant:

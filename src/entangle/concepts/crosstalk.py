@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from entangle import plots
 from entangle.activations import collect
+from entangle.concepts.plain import plain_fields
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import language_shift
@@ -51,6 +52,16 @@ class CrossTalk:
         cosine: Of the concepts' directions: [source, target].
         sigma: The length of each push: the standard deviation of the activations along the direction.
         settings: What was asked.
+
+    Example:
+        >>> shift = torch.tensor([[[1.0, 0.2], [0.1, 1.0]]])  # [layer, source, target]
+        >>> shift, kl = (en.metrics.Estimate(x, x, x) for x in (shift, torch.zeros(2)))
+        >>> null = torch.full((10, 1, 2), 0.15)  # what ten random pushes do: [draw, layer, target]
+        >>> parts = shift, null, kl, torch.zeros(10), torch.eye(2), torch.ones(2)
+        >>> talk = en.concepts.CrossTalk(("a", "b"), (3,), *parts)
+        >>> talk.percentile[0]  # pushing b moves the reading of a less than random pushes do
+        tensor([[1., 1.],
+                [0., 1.]], dtype=torch.float64)
     """
 
     names: tuple[str, ...]
@@ -97,11 +108,7 @@ class CrossTalk:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers; None where nothing bounds a number."""
-        found: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            ends = (name, f"{name}_low", f"{name}_high")
-            found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
-        return {k: _listed(v) if isinstance(v, Tensor) else v for k, v in found.items()}
+        return plain_fields(vars(self))
 
     def plot(self, layer: int | None = None, **style: Any) -> Any:
         """Source (rows) x target (columns) at one layer, the last by default."""
@@ -120,12 +127,6 @@ def _known(shift: Estimate) -> Estimate:
     """A reading that moves alike in every text, at the place of the push or below it, does so by algebra: exactly."""
     value, low, high = (torch.as_tensor(part) for part in shift)
     return Estimate(value, *(torch.where(end.isinf(), value, end) for end in (low, high)))
-
-
-def _listed(values: Tensor) -> Any:
-    numbers = values.numpy().astype(object)
-    numbers[~np.isfinite(values.numpy())] = None
-    return numbers.tolist()
 
 
 def cross_talk(
@@ -175,6 +176,16 @@ def cross_talk(
 
     What it cannot tell: a probe is a reader of ours, not of the model; KL is the model's own. And pushes of one
     standard deviation along directions of unequal variance are of unequal length (`sigma`).
+
+    Example:
+        >>> x, few = acts["resid_post"][:, [1]], {"n_permutations": 0, "layers": [1], "progress": False}
+        >>> two = {"rude": labels, "polite": 1 - labels}  # one concept and its opposite
+        >>> readers = {name: en.fit_probes(x, y, positive=1, **few) for name, y in two.items()}
+        >>> v = directions.vectors[0]
+        >>> pushes = en.Directions(torch.stack([v, -v]), tuple(two), site="resid_post", layer=1)
+        >>> talk = en.concepts.cross_talk(model, tokenizer, pushes, readers, texts[:8], n_random=2, progress=False)
+        >>> bool((talk.shift.value.sum(1).abs() < 1e-3).all())  # opposite pushes cancel in every reading
+        True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if directions.site is None or directions.layer is None:

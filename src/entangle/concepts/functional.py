@@ -37,6 +37,13 @@ class Reconstruct(Edit):
         site: Where.
         layer: Where.
         head: One head of site `z`; `None` for the whole width.
+
+    Example:
+        >>> half = en.concepts.Reconstruct(lambda x: x / 2, site="resid_post", layer=0)
+        >>> with en.steer(model, half):
+        ...     steered = en.collect(model, tokenizer, texts[:4], sites="resid_post", layers=[0], progress=False)
+        >>> torch.allclose(steered["resid_post"][:, 0], acts["resid_post"][:4, 0] / 2, atol=1e-5)
+        True
     """
 
     reconstruct: Callable[[Rows], Rows]
@@ -62,6 +69,11 @@ class FunctionalImportance(NamedTuple):
         loss_recovered: 1 - (increase by reconstruction) / (increase by mean ablation of the whole site). 1 is a perfect
             reconstruction, 0 no better than the mean. Fieller's interval: infinite where ablation may cost nothing.
         variance_explained: Share of the activations' variance that the reconstruction keeps.
+
+    Example:
+        >>> same = en.concepts.functional_importance(model, tokenizer, texts[:8], lambda x: x, layer=1)
+        >>> same.variance_explained, same.kl.value, round(same.loss_recovered.value, 6)
+        (1.0, 0.0, 1.0)
     """
 
     kl: Estimate
@@ -111,6 +123,18 @@ def functional_importance(
 
     Raises:
         EntangleError: No such place, bad texts, or a reconstruction of another shape.
+
+    Example:
+        >>> x = acts["resid_post"][:, 0]
+        >>> leading = torch.linalg.svd(x - x.mean(0)).Vh  # principal components
+        >>> few, more = (
+        ...     en.concepts.functional_importance(
+        ...         model, tokenizer, texts[:8], en.concepts.subspace_projection(leading[:k], x.mean(0)), layer=0
+        ...     )
+        ...     for k in (4, 16)
+        ... )
+        >>> few.variance_explained < more.variance_explained, few.kl.value > more.kl.value
+        (True, True)
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     site, layer = place_named(site) or (site, layer)
@@ -150,6 +174,14 @@ def subspace_projection(
         directions: Rows of any length and angle.
         mean: What the removed part is set to; zero without it.
         keep: Whether the span is what stays.
+
+    Example:
+        >>> plane = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+        >>> x = torch.tensor([[1.0, 2.0, 3.0]])
+        >>> en.concepts.subspace_projection(plane)(x)
+        tensor([[1., 2., 0.]])
+        >>> en.concepts.subspace_projection(plane, keep=False)(x)
+        tensor([[0., 0., 3.]])
     """
     found = torch.linalg.svd(directions.double(), full_matrices=False)
     basis = found.Vh[found.S.max() * max(directions.shape) * torch.finfo(torch.float32).eps < found.S]

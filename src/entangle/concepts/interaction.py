@@ -56,6 +56,12 @@ def interaction_gradients(
 
     Returns:
         One row per token and projection.
+
+    Example:
+        >>> text = "You want my kettle again"
+        >>> samples = en.concepts.interaction_gradients(model, tokenizer, [text], layer=0, later=1, n_projections=4)
+        >>> len(samples) == 4 * len(tokenizer(text)["input_ids"]), samples.shape[1]
+        (True, 32)
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not layer < later:

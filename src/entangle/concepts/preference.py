@@ -44,6 +44,12 @@ def preference_ches(
 
     Raises:
         EntangleError: Lists of different length, an empty prompt or answer, or a model without an unembedding.
+
+    Example:
+        >>> prompt, gem, turnip = "You are a ", "clever gem", "useless turnip"
+        >>> scores = en.concepts.preference_ches(model, tokenizer, [prompt] * 2, [gem] * 2, [gem, turnip])
+        >>> bool(scores[0] > scores[1])  # nothing is as entangled with an answer as the answer itself
+        True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not len(prompts) == len(preferred) == len(dispreferred):

@@ -54,7 +54,7 @@ def entanglement_report(
 
     Args:
         directions: The concepts' directions: `entangle.Directions`, or a `[concept, d]` tensor.
-        activations: One of
+        activations: One of.
 
             - nothing: cosines and the random-direction null only;
             - activations at the directions' place, `[example, d]` (or an `Activations` that holds it): adds the
@@ -90,6 +90,16 @@ def entanglement_report(
 
     Raises:
         EntangleError: Fewer than two concepts, concepts that do not match, too few examples of a class, NaN.
+
+    Example:
+        >>> v = torch.tensor([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+        >>> en.entanglement_report(v).entanglement.value  # of directions alone
+        tensor([0.6000, 0.6000, 0.0000], dtype=torch.float64)
+        >>> x = acts["resid_post"][:, 1]
+        >>> samples = {"rudeness": (x, labels), "noise": (x, np.roll(labels, 1))}  # each concept's own examples
+        >>> few = {"estimator": "mean_difference", "n_resamples": 50, "n_permutations": 50}
+        >>> en.entanglement_report(directions.vectors[[0, 2]], samples, **few).partner
+        ('noise', 'rudeness')
     """
     vectors = unit_vectors(as_vectors(directions, at_least=2).detach().double().cpu())
     n_concepts, n_dims = vectors.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from entangle import plots
 from entangle.concepts.noise import off_diagonal
+from entangle.concepts.plain import plain_fields
 from entangle.errors import EntangleError
 from entangle.metrics import Estimate
 from entangle.storage.record import read, taken_apart, write
@@ -72,6 +74,14 @@ class EntanglementReport:
         entanglement_set_aside: E without those coordinates.
         n_examples: Examples each concept was resampled on.
         settings: What was asked: site, layer, estimator, seed and so on.
+
+    Example:
+        >>> report = en.entanglement_report(directions)
+        >>> len(report.to_frame()), len(report.pairs())  # a row per concept, and one per pair
+        (3, 3)
+        >>> report.save("report")
+        >>> en.EntanglementReport.load("report").names
+        ('rudeness', 'tense', 'sentiment')
     """
 
     names: tuple[str, ...]
@@ -107,22 +117,17 @@ class EntanglementReport:
 
         `whitened` is E after whitening, `set_aside` E without the massive coordinates, `massive` how many those are.
         """
-        value, low, high = self.entanglement
         partner = [self.names.index(name) for name in self.partner]
-        corrected = self.corrected or (None, None, None)
-        true = [t[range(len(partner)), partner] if isinstance(t, Tensor) else None for t in corrected]
-        aside = self.entanglement_set_aside or (None, None, None)
+        corrected = None
+        if self.corrected is not None:
+            corrected = Estimate(*(torch.as_tensor(part)[range(len(partner)), partner] for part in self.corrected))
         columns: dict[str, Any] = {
             "concept": self.names,
             "site": self.settings.get("site"),
             "layer": self.settings.get("layer"),
-            "entanglement": value,
-            "low": low,
-            "high": high,
+            **_columns("entanglement", self.entanglement, first=True),
             "partner": self.partner,
-            "corrected": true[0],
-            "corrected_low": true[1],
-            "corrected_high": true[2],
+            **_columns("corrected", corrected),
             "null_mean": self.null_mean,
             "null_95": self.null_95,
             "percentile": self.percentile,
@@ -130,10 +135,10 @@ class EntanglementReport:
             "permutation_percentile": self.permutation_percentile,
             "split_half": self.split_half,
             "agreement": self.agreement,
-            **dict(zip(("set_aside", "set_aside_low", "set_aside_high"), aside, strict=True)),
+            **_columns("set_aside", self.entanglement_set_aside),
             "massive": None if self.massive is None else len(self.massive),
             "whitened": None if self.whitened is None else off_diagonal(torch.as_tensor(self.whitened.value)).amax(1),
-            **{k: v for name in SHARES for k, v in self._columns(name).items()},
+            **{k: v for name in SHARES for k, v in self._judged(name).items()},
             "n_examples": self.n_examples,
         }
         return pd.DataFrame({k: v.numpy() if isinstance(v, Tensor) else v for k, v in columns.items()})
@@ -141,7 +146,7 @@ class EntanglementReport:
     def pairs(self) -> pd.DataFrame:
         """One row per pair of concepts: every cosine with its interval and its percentile."""
         first, second = np.triu_indices(len(self.names), 1)
-        matrices: dict[str, Any] = {k: v for name in PAIRS for k, v in self._columns(name).items()}
+        matrices: dict[str, Any] = {k: v for name in PAIRS for k, v in self._judged(name).items()}
         matrices["percentile"] = self.cosine_percentile
         matrices["label_correlation"] = self.label_correlation
         frame = pd.DataFrame({"first": np.array(self.names)[first], "second": np.array(self.names)[second]})
@@ -151,11 +156,7 @@ class EntanglementReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain lists and numbers, ready for JSON; NaN becomes None."""
-        found: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            ends = (name, f"{name}_low", f"{name}_high")
-            found |= dict(zip(ends, value, strict=True)) if isinstance(value, Estimate) else {name: value}
-        return {k: _plain(v) for k, v in found.items()}
+        return plain_fields(vars(self))
 
     def plot(self, what: str = "cosine", **style: Any) -> Any:
         """A concept x concept matrix: the cosine, or another field of that shape, by name."""
@@ -204,22 +205,23 @@ class EntanglementReport:
             fields |= {name: Estimate(**ends) for name, ends in parts.items()}
             return cls(**fields)
 
-    def _columns(self, name: str) -> dict[str, Any]:
-        """A number's value, interval and percentile under names of their own; the cosine's interval is low and high."""
-        found = getattr(self, name) or (None, None, None)
-        prefix = "" if name == "cosine" else f"{name}_"
-        columns = dict(zip((name, f"{prefix}low", f"{prefix}high"), found, strict=True))
+    def _judged(self, name: str) -> dict[str, Any]:
+        """The columns of a number and its percentile."""
+        columns = _columns(name, getattr(self, name), first=name == "cosine")
         if name in self.percentiles:
             columns[f"{name}_percentile"] = self.percentiles[name]
         return columns
 
 
-def _plain(value: Any) -> Any:
-    """Tensors as nested lists, NaN as None."""
-    if isinstance(value, Tensor):
-        return _plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _columns(name: str, estimate: Estimate | None, *, first: bool = False) -> dict[str, Any]:
+    """The three columns of an estimate, of None where there is none.
+
+    Args:
+        name: The name of the value's column.
+        estimate: The estimate.
+        first: Whether the ends are called "low" and "high" alone, as those of a table's first estimate are.
+    """
+    columns = (estimate or Estimate(math.nan, math.nan, math.nan)).columns(name)
+    if first:
+        columns = {key.removeprefix(f"{name}_"): value for key, value in columns.items()}
+    return columns if estimate is not None else dict.fromkeys(columns)

@@ -37,6 +37,11 @@ def nullspace_subspace(
 
     Raises:
         EntangleError: Labels of one class, an unknown probe, or no direction left to find.
+
+    Example:
+        >>> basis = en.concepts.nullspace_subspace(acts["resid_post"][:, 1], labels, 3)
+        >>> torch.allclose(basis @ basis.T, torch.eye(3), atol=1e-5)  # three orthogonal directions that tell the labels
+        True
     """
     if not 1 <= n_dims < x.shape[-1]:
         raise EntangleError(f"n_dims must be from 1 to {x.shape[-1] - 1}, not {n_dims}")

@@ -33,6 +33,14 @@ class Contrast:
         away_tokens: The same of the other side.
         digests: Of all texts.
         fingerprint: Of the model.
+
+    Example:
+        >>> polite, rude = texts[0::2], texts[1::2]
+        >>> contrast = en.Contrast.fit(model, tokenizer, polite, rude, layers=[1], progress=False)
+        >>> contrast
+        Contrast(resid_post of 1 layers, 48 texts toward and 48 away)
+        >>> contrast.buys(contrast.gradient) > 0  # nats per token by which polite texts gain on rude ones
+        True
     """
 
     keys: tuple[Key, ...]

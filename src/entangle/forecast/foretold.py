@@ -39,6 +39,14 @@ class Forecast:
         metric: The metric it rests on, without readings of departures from the quadratic, so that a price asked of it
             never says where it ends; not saved with it.
         contrasts: The contrast of each concept, on the texts that chose nothing; not saved with it.
+
+    Example:
+        >>> data = {"rudeness": (texts, labels)}
+        >>> forecast = en.forecast.foretell(model, tokenizer, data, clean[:8], layers=[1], samples=1, progress=False)
+        >>> int(forecast.cheapest("rudeness", method="CAA")["layer"])
+        1
+        >>> len(forecast.answer())  # a sentence per concept
+        1
     """
 
     frame: pd.DataFrame
@@ -152,6 +160,12 @@ def foretell(
 
     Raises:
         EntangleError: No concept or clean text, too few texts of a class, or anything that the metric refuses.
+
+    Example:
+        >>> data = {"rudeness": (texts, labels)}
+        >>> forecast = en.forecast.foretell(model, tokenizer, data, clean[:8], layers=[1], samples=1, progress=False)
+        >>> forecast.to_frame()[["method", "site", "layer"]].to_numpy().tolist()
+        [['natural', 'resid_post', 1], ['CAA', 'resid_post', 1], ['ITI', 'z', -1]]
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not concepts:

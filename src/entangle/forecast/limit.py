@@ -34,6 +34,12 @@ class Limit(NamedTuple):
             there: a lower bound that owes nothing to a formula.
         left_out: The value without each tenth of the texts, drawn with the seed: models of the same texts are compared
             tenth by tenth.
+
+    Example:
+        >>> limit = en.forecast.Limit(value=0.7, low=0.6, high=0.8, reached=0.65)
+        >>> nats = 0.08  # of language, per token
+        >>> round(limit.value * (2 * nats) ** 0.5, 2)  # the most nats of contrast per token that they buy
+        0.28
     """
 
     value: float
@@ -51,6 +57,13 @@ def limit_of(metric: Samples, contrast: Contrast, *, level: float = 0.95, seed: 
         contrast: The contrast.
         level: Coverage of the interval: a jackknife over ten groups of all texts.
         seed: Seed of the groups and halves.
+
+    Example:
+        >>> metric = en.ShiftMetric.fit(model, tokenizer, clean[:16], samples=2, progress=False)
+        >>> contrast = en.Contrast.fit(model, tokenizer, texts[0::2], texts[1::2], progress=False)
+        >>> limit = en.forecast.limit_of(metric, contrast)
+        >>> limit.low <= limit.value <= limit.high
+        True
     """
     contrast = contrast.at(metric.keys)
     value = _squared(metric, contrast)
@@ -77,6 +90,12 @@ def limits(metric: Samples, contrast: Contrast, *, level: float = 0.95, seed: in
 
     Returns:
         Columns `site`, `layer`, `limit`, `limit_low`, `limit_high`, `reached`.
+
+    Example:
+        >>> metric = en.ShiftMetric.fit(model, tokenizer, clean[:16], samples=1, progress=False)
+        >>> contrast = en.Contrast.fit(model, tokenizer, texts[0::2], texts[1::2], progress=False)
+        >>> en.forecast.limits(metric, contrast)[["site", "layer"]].to_numpy().tolist()
+        [['resid_post', 0], ['resid_post', 1]]
     """
     rows = []
     for site, layer in metric.keys:

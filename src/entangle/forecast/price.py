@@ -36,6 +36,14 @@ class Price(NamedTuple):
         off: The share by which the quadratic may be off at this price, by readings along other directions of the same
             places while the metric was fitted; infinite beyond the prices that were read.
         holds: Whether that is 15 % or less; measure the price where it is not.
+
+    Example:
+        >>> metric = en.ShiftMetric.fit(model, tokenizer, clean[:16], sites="z", samples=1, progress=False)
+        >>> small, large = metric.price(iti, alpha=0.1), metric.price(iti, alpha=100.0)
+        >>> small.low <= small.value <= small.high
+        True
+        >>> small.holds, large.holds  # a large shift is to be measured, not foretold
+        (True, False)
     """
 
     value: float

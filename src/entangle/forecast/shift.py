@@ -31,6 +31,14 @@ class NaturalShift(Edit):
         layers: Layer of each place.
         sizes: Width of each place.
         documents: Digests of the metric's texts it was fitted on; its price is asked of others.
+
+    Example:
+        >>> metric = en.ShiftMetric.fit(model, tokenizer, clean[:16], layers=[1], samples=2, progress=False)
+        >>> contrast = en.Contrast.fit(model, tokenizer, texts[0::2], texts[1::2], layers=[1], progress=False)
+        >>> natural = en.NaturalShift.fit(metric, contrast)
+        >>> caa = en.AddDirection(-directions.vectors[0], "resid_post", 1)
+        >>> metric.efficiency(caa, contrast) < metric.efficiency(natural, contrast)
+        True
     """
 
     vector: Float[Tensor, " d"]

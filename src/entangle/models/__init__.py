@@ -58,7 +58,7 @@ from entangle.models.rows import (
 )
 from entangle.models.sites import SITES
 from entangle.models.tokens import as_it_was, first_position, vocabulary_size
-from entangle.models.trace import evaluating, floating_tensors
+from entangle.models.trace import evaluating, floating_tensors, no_hook_left
 
 __all__ = [
     "LOADING_ERRORS",
@@ -102,6 +102,7 @@ __all__ = [
     "load",
     "load_tokenizer",
     "logit_chunks",
+    "no_hook_left",
     "on_input",
     "on_output",
     "own_tokenizer",

@@ -238,3 +238,28 @@ def floating_tensors(value: Any) -> list[Tensor]:
     elif not isinstance(value, (tuple, list)):
         return []
     return [x for x in value if isinstance(x, Tensor) and x.is_floating_point()]
+
+
+@contextmanager
+def no_hook_left(model: nn.Module) -> Iterator[None]:
+    """Take away the hooks that transformers installs for good when it is asked for hidden states.
+
+    Example:
+        >>> from entangle.models.trace import no_hook_left
+        >>> before = len(model.model.layers[0]._forward_hooks)
+        >>> with torch.no_grad(), no_hook_left(model):
+        ...     states = model(torch.tensor([[1, 2]]), output_hidden_states=True).hidden_states
+        >>> len(states), len(model.model.layers[0]._forward_hooks) == before
+        (3, True)
+    """
+    mark = "_output_capturing_hooks_installed"
+    before = {module: set(module._forward_hooks) for module in model.modules()}
+    marked = {module for module in model.modules() if hasattr(module, mark)}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for key in set(module._forward_hooks) - before[module]:
+                del module._forward_hooks[key]
+            if hasattr(module, mark) and module not in marked:
+                delattr(module, mark)

@@ -141,7 +141,7 @@ def fit_probes(
         raise EntangleError(reasons[0])
     if reasons:
         tensors["converged"][list(reasons)] = False
-    constant = tensors.pop("constant").nonzero()[:, 0].tolist()
+    constant = [cell for cell in tensors.pop("constant").nonzero()[:, 0].tolist() if cell not in reasons]
     outputs = () if n_outputs == 1 else (n_outputs,)
     shapes = {
         "coef_": (*cells.grid, *outputs, cells.n_features),

@@ -249,7 +249,7 @@ class ProbeGrid:
 
     def plot(self, *, top: int = 0, ax: Any = None) -> Any:
         """Heat map of the held-out metric by layer and head, or its curve over layers' one column; returns matplotlib
-        Axes.
+        Axes. Cells that did not converge are blank.
 
         Args:
             top: Outline this many cells, those the select part ranks highest.
@@ -259,7 +259,7 @@ class ProbeGrid:
 
         if len(self.shape) > 2:
             raise EntangleError(f"a heat map needs a grid of one or two axes, not {len(self.shape)}; fit a part of it")
-        values = getattr(self, self.metric)
+        values = getattr(self, self.metric).masked_fill(~self.converged, torch.nan)
         mark = [(cell[0], cell[1] if len(cell) > 1 else 0) for cell in self.top(top)] if top else []
         title = "" if not len(self.null) else f"95 % of the best of a shuffled grid: below {self.null_ceiling():.3f}"
         axes = (*self._axes, "")[:2]

@@ -37,6 +37,14 @@ def demo(out: Path | str, *, seed: int = 0, progress: bool = True) -> list[Path]
 
     Raises:
         EntangleError: `out` holds a demo of another seed, or cannot be written to.
+
+    Example:
+        >>> from entangle.report import demo
+        >>> try:
+        ...     paths = demo("demo", seed=-1)  # with seed=0: two models and report.html, in some minutes
+        ... except en.EntangleError as error:
+        ...     print(error)
+        seed must be a whole number from 0 to 4294967295; got -1: choose another
     """
     out = Path(out)
     recipe = composition.demo_recipe(seed=seed)

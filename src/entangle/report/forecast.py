@@ -33,6 +33,15 @@ def forecast(settings: Settings, out: Path | str, *, progress: bool = True) -> t
 
     Raises:
         EntangleError: No clean text, or anything that `foretell` refuses.
+
+    Example:
+        >>> from entangle.report import forecast
+        >>> from entangle.study import Settings
+        >>> try:
+        ...     forecast(Settings(model="tiny", data="rudeness.csv"), "out")
+        ... except en.EntangleError as error:
+        ...     print(error)
+        a forecast is made on clean text; got none: add --clean FILE
     """
     if settings.clean is None:
         raise EntangleError("a forecast is made on clean text; got none: add --clean FILE")

@@ -31,6 +31,13 @@ def write(studies: Sequence[Study | Mapping[str, Any]], out: Path | str) -> list
 
     Raises:
         EntangleError: The folder cannot be written to.
+
+    Example:
+        >>> from entangle.report import write
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "forecast": False, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, name="rudeness", **few)
+        >>> [path.name for path in write([study], "out")]
+        ['report.html', 'report.json']
     """
     numbers = [study.to_dict() if isinstance(study, Study) else dict(study) for study in studies]
     contents = (render(numbers), json.dumps({"studies": numbers}, indent=1, allow_nan=False))
@@ -70,6 +77,13 @@ def check_pages(out: Path, *names: str) -> None:
 
     Raises:
         EntangleError: The folder cannot be written to, or files of these names in it are not of a report.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from entangle.report import check_pages
+        >>> check_pages(Path("out"), "report.html", "report.json")  # nothing is in the way
+        >>> Path("out").exists()
+        False
     """
     check_out(out, *names)
     folder.check_foreign(out, _kind(names[-1]), names[:-1], over=_older(out, names))

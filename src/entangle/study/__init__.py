@@ -1,7 +1,8 @@
 """One concept in one model, end to end, as one typed result."""
 
+from entangle.study.asking import measure, study
 from entangle.study.foretelling import to_foretell
-from entangle.study.measure import measure, run, study
+from entangle.study.measure import run
 from entangle.study.numbers import plain
 from entangle.study.page import (
     Drawing,

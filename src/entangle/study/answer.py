@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from entangle.metrics import Estimate
 from entangle.study.wording import interval, number, percent
 
 Numbers = Mapping[str, Any]
@@ -86,13 +87,13 @@ def _is_steered(row: Numbers) -> bool:
 
 def _above(row: Numbers, name: str) -> bool:
     """Whether the whole interval lies above 0; an end that is missing is unbounded."""
-    low = row[f"{name}_low"]
-    return low is not None and low > 0
+    low = Estimate.of(row, name).low
+    return low is not None and bool(low > 0)
 
 
 def _below(row: Numbers, name: str) -> bool:
-    high = row[f"{name}_high"]
-    return high is not None and high < 0
+    high = Estimate.of(row, name).high
+    return high is not None and bool(high < 0)
 
 
 def _readable(study: Numbers) -> str:
@@ -238,12 +239,13 @@ def _best(study: Numbers) -> tuple[str, Numbers]:
 
 
 def _of(row: Numbers, key: str, digits: int = 3) -> str:
-    return interval(row[key], row[f"{key}_low"], row[f"{key}_high"], digits)
+    return interval(*Estimate.of(row, key), digits)
 
 
 def _change(row: Numbers) -> str:
     """The paired change of the mean score: minus what was removed."""
-    return interval(-row["removed"], -row["removed_high"], -row["removed_low"])
+    removed = Estimate.of(row, "removed")
+    return interval(-removed.value, -removed.high, -removed.low)
 
 
 def _capital(name: str) -> str:

@@ -20,6 +20,17 @@ def to_foretell(texts: StudyTexts, studied: StudiedModel) -> tuple[Concepts, lis
     """The concepts whose price is foretold, and a note on those that have too few texts.
 
     None where it is not asked for, where there is no clean text, or for a model that generates none.
+
+    Example:
+        >>> from entangle.study import Question, StudiedModel, StudyTexts, to_foretell
+        >>> studied = StudiedModel(model, tokenizer, en.Atlas(model), "tiny", Question(forecast=True))
+        >>> few = {"small": (texts[:40], labels[:40])}  # 20 of each class
+        >>> data = StudyTexts.of("concept", texts, labels, concepts=few, clean=clean)
+        >>> enough, notes = to_foretell(data, studied)
+        >>> list(enough)
+        ['concept']
+        >>> print(notes[0])
+        Too few texts for a forecast of the price: small (at least 32 of each class).
     """
     question = studied.question
     if not (question.forecast and texts.clean and studied.can_generate):

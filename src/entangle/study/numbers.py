@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from entangle.concepts import EntanglementReport
@@ -21,7 +22,13 @@ ALPHA_SAMPLES = 4
 
 
 def plain(value: Any) -> Any:
-    """The same with tensors and arrays as lists, numbers of six digits after the point, and NaN as None."""
+    """The same with tensors and arrays as lists, numbers of six digits after the point, and NaN as None.
+
+    Example:
+        >>> from entangle.study import plain
+        >>> plain({"x": torch.tensor([0.5, float("nan")]), "n": np.int64(3)})
+        {'x': [0.5, None], 'n': 3}
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, Tensor | np.ndarray):
@@ -50,26 +57,30 @@ def data_numbers(name: str, source: str, data: LabelledTexts) -> dict[str, Any]:
 
 
 def grid_numbers(grid: ProbeGrid, layers: Sequence[int]) -> dict[str, Any]:
-    """Scores of every cell on the reporting rows, their null, and the cell that the selection rows choose."""
+    """Scores of every cell on the reporting rows, their null, and the cell that the selection rows choose.
+
+    Cells that could not be fitted have no numbers.
+    """
     best = grid.top(1)[0]
-    numbers = {
-        "layers": list(layers),
-        "accuracy": grid.accuracy,
-        **_ends("accuracy", grid.interval),
-        "auroc": grid.auroc,
-        **_ends("auroc", grid.auroc_interval),
+    cells: dict[str, Any] = {
+        **grid.interval.columns("accuracy"),
+        **grid.auroc_interval.columns("auroc"),
         "p": grid.p_values,
         "null": grid.null,
-        "null_ceiling": grid.null_ceiling(),
-        "n_permutations": len(grid.null),
-        "n_significant": int((grid.p_values <= 0.05).sum()),
         "selection_accuracy": grid.selection_accuracy,
         "C": grid.C,
     }
-    cell = {key: numbers[key][best] for key in ("accuracy", "auroc", "p")}
-    ends = {f"{key}_{end}": numbers[f"{key}_{end}"][best] for key in ("accuracy", "auroc") for end in ("low", "high")}
+    cells = {name: values.masked_fill(~grid.converged, torch.nan) for name, values in cells.items()}
+    chosen = {name: cells[name][best] for name in cells if name.startswith(("accuracy", "auroc", "p"))}
     where = {"layer": layers[best[0]], "head": best[1] if len(best) > 1 else None}
-    return {**numbers, "best": {**where, **cell, **ends}}
+    return {
+        **cells,
+        "layers": list(layers),
+        "null_ceiling": grid.null_ceiling(),
+        "n_permutations": len(grid.null),
+        "n_significant": int((cells["p"] <= 0.05).sum()),
+        "best": {**where, **chosen},
+    }
 
 
 def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid) -> dict[str, Any]:
@@ -82,7 +93,9 @@ def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid) -> dict[str,
     labels, split = grid.labels, grid.split
     common = labels[split.fit].float().mean() > 0.5
     share = float((labels[split.report] == common).float().mean())
-    constant = {"accuracy": share, "auroc": 0.5}
+    constant: dict[str, Any] = {}
+    for name, value in {"accuracy": share, "auroc": 0.5}.items():
+        constant |= Estimate(value, math.nan, math.nan).columns(name)
     numbers: dict[str, Any] = {}
     if words is not None:
         hits, theirs = (
@@ -91,15 +104,11 @@ def baseline_numbers(words: BaselineResult | None, grid: ProbeGrid) -> dict[str,
         )
         difference = paired_rate_interval(hits - theirs)
         numbers["bag_of_words"] = {
-            "accuracy": words.accuracy.value,
-            **_ends("accuracy", words.accuracy),
-            "auroc": words.auroc.value,
-            **_ends("auroc", words.auroc),
-            "difference": difference.value,
-            **_ends("difference", difference),
+            **words.accuracy.columns("accuracy"),
+            **words.auroc.columns("auroc"),
+            **difference.columns("difference"),
         }
-    no_ends = {f"{key}_{end}": None for key in constant for end in ("low", "high")}
-    return {**numbers, "commoner_class": {**constant, **no_ends}}
+    return {**numbers, "commoner_class": constant}
 
 
 def nearest_layer(reports: Mapping[int, EntanglementReport], layer: int) -> int:
@@ -116,15 +125,15 @@ def entanglement_numbers(reports: Mapping[int, EntanglementReport], best_layer: 
     null = {"null_low": 0.025, "null_high": 0.975}
     ends = {key: float(random_entanglement_quantile(level, n, d)) for key, level in null.items()}
     rows = [{**row, **ends} for report in reports.values() for row in report.to_frame().to_dict("records")]
+    parts = zip(*(report.cosine for report in reports.values()), strict=True)  # values, low ends, high ends by layer
+    cosines = Estimate(*(torch.stack([torch.as_tensor(matrix) for matrix in part]) for part in parts))
     return {
         "names": first.names,
         "layers": list(reports),
         "best_layer": nearest_layer(reports, best_layer),
         "settings": first.settings,
         "rows": rows,
-        "cosine": [report.cosine.value for report in reports.values()],
-        "cosine_low": [report.cosine.low for report in reports.values()],
-        "cosine_high": [report.cosine.high for report in reports.values()],
+        **cosines.columns("cosine"),
     }
 
 
@@ -174,7 +183,3 @@ def sample_numbers(sweep: Tradeoff, seed: int) -> list[dict[str, Any]]:
 def _flat(grid: ProbeGrid) -> int:
     """The cell that the selection rows choose, as a number along the flat grid."""
     return int(np.ravel_multi_index(grid.top(1)[0], grid.shape))
-
-
-def _ends(name: str, estimate: Estimate) -> dict[str, Any]:
-    return {f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -53,6 +53,12 @@ class Question:
 
     Raises:
         EntangleError: One line that names the setting and what to do.
+
+    Example:
+        >>> from entangle.study import Question
+        >>> question = Question(name="rudeness", alphas=(4.0, 8.0))
+        >>> question.heads(384), question.heads(8)  # a quarter of the heads, at most 30
+        (30, 2)
     """
 
     name: str = "concept"
@@ -124,6 +130,14 @@ def check_seed(seed: int) -> None:
 
     Raises:
         EntangleError: It is not a whole number from 0 to 2**32 - 1.
+
+    Example:
+        >>> from entangle.study import check_seed
+        >>> try:
+        ...     check_seed(-1)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        seed must be a whole number from 0 to 4294967295; got -1: choose another
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MOST_SEED:
         raise EntangleError(f"seed must be a whole number from 0 to {MOST_SEED}; got {seed!r}: choose another")

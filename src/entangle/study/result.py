@@ -39,7 +39,8 @@ class Study:
     Attributes:
         question: What was asked: the concept's name, the strengths, the seed and so on.
         label: What tables and pages call the model.
-        probes: Site -> probes of every layer that could be fitted: "z" by layer and head, "resid_post" by layer.
+        probes: Site -> probes of every layer where some could be fitted: "z" by layer and head, "resid_post" by layer;
+            single cells that could not are not among `converged`.
         words: The bag of words that a probe must beat; None where no word occurs twice.
         entanglement: Layer -> report of all concepts after it; empty without other concepts.
         iti: The intervention; None where steering was not measured.
@@ -51,6 +52,15 @@ class Study:
             `command`.
         captured: Concept -> activations, which a further study of the same model and texts does not capture again
             while this one is kept; they are not saved.
+
+    Example:
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, name="rudeness", forecast=False, **few)
+        >>> study.figures
+        ('heads', 'spread', 'layers')
+        >>> study.save("rudeness")
+        >>> en.Study.load("rudeness", model=model).to_frame().equals(study.to_frame())
+        True
     """
 
     question: Question
@@ -277,6 +287,14 @@ class SideBySide:
 
     Attributes:
         studies: The studies, of which no two have one label.
+
+    Example:
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "forecast": False, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, label="one", **few)
+        >>> from dataclasses import replace
+        >>> both = en.Study.compare([study, replace(study, label="other")])
+        >>> both.to_frame()["label"].unique().tolist()
+        ['one', 'other']
     """
 
     studies: tuple[Study, ...]

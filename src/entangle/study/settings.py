@@ -42,7 +42,16 @@ def option(default: Any, says: str, *, group: str = WHAT, flag: str = "") -> Any
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure, on what, and how."""
+    """What to measure, on what, and how.
+
+    Example:
+        >>> from entangle.study import Settings
+        >>> settings = Settings(model="models/mine", data="rudeness.jsonl", alphas=(4.0, 8.0))
+        >>> settings.command()
+        'entangle report models/mine rudeness.jsonl --name rudeness --alphas 4,8'
+        >>> Settings.from_dict(settings.to_dict()).concept
+        'rudeness'
+    """
 
     model: str = option(MISSING, "Directory or hub id of a HuggingFace causal language model or encoder.")
     data: str = option(MISSING, "JSONL or CSV (maybe .gz) with text and label, or a dataset id.")
@@ -196,6 +205,13 @@ def read_config(path: Path) -> dict[str, Any]:
 
     Raises:
         EntangleError: No such file, or it is no TOML.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from entangle.study import read_config
+        >>> n_characters = Path("report.toml").write_text("alphas = [4, 8]")
+        >>> read_config(Path("report.toml"))
+        {'alphas': [4, 8]}
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -212,12 +228,26 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def default_of(each: Field[Any]) -> Any:
-    """A field's default; MISSING where it has none."""
+    """A field's default; MISSING where it has none.
+
+    Example:
+        >>> from dataclasses import fields
+        >>> from entangle.study import Settings, default_of
+        >>> {each.name: default_of(each) for each in fields(Settings)}["alphas"]
+        (0.0, 4.0, 8.0, 12.0)
+    """
     return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 def flag_of(each: Field[Any]) -> str:
-    """The option that sets a field."""
+    """The option that sets a field.
+
+    Example:
+        >>> from dataclasses import fields
+        >>> from entangle.study import Settings, flag_of
+        >>> {each.name: flag_of(each) for each in fields(Settings)}["max_new_tokens"]
+        '--max-new-tokens'
+    """
     return str(each.metadata["flag"]) or "--" + each.name.replace("_", "-")
 
 

@@ -54,6 +54,14 @@ class StudiedModel:
         captures: Folder for captured activations.
         conditions: Folder for the conditions of a sweep.
         progress: Whether to show bars.
+
+    Example:
+        >>> from entangle.study import Question, StudiedModel
+        >>> studied = StudiedModel(model, tokenizer, en.Atlas(model), "tiny", Question(), progress=False)
+        >>> studied.can_generate
+        True
+        >>> studied.activations(concepts["tense"], "resid_post")["resid_post"].shape  # [text, layer, d_model]
+        torch.Size([64, 2, 32])
     """
 
     model: Any
@@ -139,7 +147,20 @@ def probe(
     except EntangleError as error:
         return None, {site: str(error)}
     names = (f"{site} in layer {layers[layer]}" + "".join(f", head {i}" for i in head) for layer, *head in grid.broken)
-    return grid, dict(zip(names, grid.broken.values(), strict=True))
+    return grid, dict(zip(names, grid.broken.values(), strict=True)) | _unconverged(site, layers, grid)
+
+
+def _unconverged(site: str, layers: Sequence[int], grid: ProbeGrid) -> dict[str, str]:
+    """Where probes did not converge, layer by layer; they are in no choice and not shown."""
+    heads: dict[int, list[str]] = {}
+    for layer, *head in (~grid.converged).nonzero().tolist():
+        if (layer, *head) not in grid.broken:
+            heads.setdefault(layers[layer], []).extend(map(str, head))
+    names = {
+        layer: f", head{'s' if len(some) > 1 else ''} {', '.join(some)}" if some else ""
+        for layer, some in heads.items()
+    }
+    return {f"{site} in layer {layer}{name}": "not converged under any penalty" for layer, name in names.items()}
 
 
 def fitting_rows(data: LabelledTexts, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,7 +195,8 @@ def intervention(activations: Activations, grid: ProbeGrid, labels: Any, questio
     """Inference-time intervention away from label 1, in the heads that the selection rows choose."""
     layers = [int(layer) for layer in grid.layers or ()]
     z = activations["z"][:, [activations.layers("z").index(layer) for layer in layers]]
-    top_k = min(question.heads(grid.accuracy.numel()), grid.accuracy.numel())
+    top_k = min(question.heads(grid.accuracy.numel()), int(grid.converged.sum()))
+    z = z.masked_fill(~z.isfinite().all(-1, keepdim=True).all(0, keepdim=True), 0)  # heads that no probe chooses
     return ITI.fit(z, torch.as_tensor(labels), top_k=top_k, grid=grid, layers=layers, seed=question.seed)
 
 
@@ -189,7 +211,14 @@ def methods_of(activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI,
 
 
 def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicityScorer:
-    """A linear scorer that has seen the fitting rows alone."""
+    """A linear scorer that has seen the fitting rows alone.
+
+    Example:
+        >>> from entangle.study import StudyTexts, scorer_of, split_of
+        >>> data = StudyTexts.of("rudeness", texts, labels).labelled
+        >>> scorer_of(data, split_of(data, seed=0), seed=0).report["n_fit"]  # of the 57 or so that probes are fitted on
+        46
+    """
     fit = split.fit.tolist()
     return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
 

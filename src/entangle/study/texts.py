@@ -31,6 +31,13 @@ class StudyTexts:
         prompts: Sets of texts to continue by name; none where steering is not measured.
         clean: Texts on which the price of steering is measured.
         sources: Where each labelled file came from, by concept.
+
+    Example:
+        >>> from entangle.study import StudyTexts
+        >>> others = {"tense": concepts["tense"]}
+        >>> data = StudyTexts.of("rudeness", texts, labels, concepts=others, prompts=prompts, clean=clean)
+        >>> len(data.labelled), list(data.concepts), data.steers
+        (96, ['tense'], True)
     """
 
     labelled: LabelledTexts
@@ -144,7 +151,14 @@ def labelled(name: str, data: Any, positive: Any = None) -> LabelledTexts:
 
 
 def split_of(data: LabelledTexts, seed: int) -> Split:
-    """The data's own parts as fit / select / report where they are named, else a stratified draw."""
+    """The data's own parts as fit / select / report where they are named, else a stratified draw.
+
+    Example:
+        >>> from entangle.study import split_of
+        >>> split = split_of(concepts["tense"], seed=0)
+        >>> len(split.fit), len(split.select), len(split.report)
+        (38, 14, 12)
+    """
     return named_split(data.labels, data.splits, seed=seed)[0]
 
 

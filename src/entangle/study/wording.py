@@ -6,9 +6,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from entangle.metrics import Estimate
+
 
 def number(value: object, digits: int = 3) -> str:
-    """A number as a reader wants it: `.638` as 0.638, a missing one as a dash, a word as it is."""
+    """A number as a reader wants it: `.638` as 0.638, a missing one as a dash, a word as it is.
+
+    Example:
+        >>> from entangle.study import number
+        >>> number(0.63849), number(12345), number(None)
+        ('0.638', '12,345', '–')
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -31,7 +39,13 @@ class Interval(str):
 
 
 def interval(value: object, low: object, high: object, digits: int = 3) -> str:
-    """A value with its interval in brackets: an `Interval`, where there is a value."""
+    """A value with its interval in brackets: an `Interval`, where there is a value.
+
+    Example:
+        >>> from entangle.study import interval
+        >>> interval(0.5, 0.25, 0.75, digits=2)
+        '0.50 [0.25, 0.75]'
+    """
     words = f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
     if not isinstance(value, int | float) or math.isnan(value):
         return words
@@ -45,11 +59,17 @@ def _end(value: object, unbounded: float) -> float:
 
 
 def spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
-    """What the columns `name`, `name_low` and `name_high` of a row say; nothing where there is no such number."""
+    """What the columns `name`, `name_low` and `name_high` of a row say; nothing where there is no such number.
+
+    Example:
+        >>> from entangle.study import spread
+        >>> spread({"ce": 2.5, "ce_low": 2.25, "ce_high": 2.75}, "ce", digits=2)
+        '2.50 [2.25, 2.75]'
+    """
     value = row.get(name)
     if value is None or math.isnan(value):
         return ""
-    return interval(value, row[f"{name}_low"], row[f"{name}_high"], digits)
+    return interval(*Estimate.of(row, name), digits)
 
 
 def short(name: str, letters: int = 28) -> str:
@@ -58,5 +78,11 @@ def short(name: str, letters: int = 28) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage."""
+    """A share as a percentage.
+
+    Example:
+        >>> from entangle.study import percent
+        >>> percent(0.125)
+        '12.5 %'
+    """
     return f"{100 * share:.3g} %"

@@ -31,6 +31,11 @@ class PlantedSample:
     Attributes:
         activations: [example, d], or [example, *grid, d] from `sample_grid`.
         labels: 0/1 labels of every concept, label noise included.
+
+    Example:
+        >>> sample = en.toy.PlantedConcepts(d_model=16).sample_grid(50, grid=(2, 4), cells=[(1, 3)])
+        >>> sample.activations.shape  # [example, layer, head, d]
+        torch.Size([50, 2, 4, 16])
     """
 
     activations: Float[Tensor, "example *grid d"]
@@ -41,20 +46,28 @@ class PlantedConcepts:
     """Binary concepts y, each along a known direction: `x = strength * sum_k (y_k - 1/2) v_k + noise`, noise N(0, I).
 
     Args:
-        cosine: between every two directions, or the whole [concept, concept] matrix of cosines.
-        n_concepts: how many, where `cosine` is one number.
+        cosine: Between every two directions, or the whole [concept, concept] matrix of cosines.
+        n_concepts: How many, where `cosine` is one number.
         d_model: dimensions.
-        strength: distance between a concept's two class means, in standard deviations of the noise.
-        correlation: phi coefficient between any two concepts' true labels, in [0, 1).
-        label_noise: probability that a given label is flipped, in [0, 1/2).
-        seed: of the orientation of the directions.
+        strength: Distance between a concept's two class means, in standard deviations of the noise.
+        correlation: Phi coefficient between any two concepts' true labels, in [0, 1).
+        label_noise: Probability that a given label is flipped, in [0, 1/2).
+        seed: Of the orientation of the directions.
 
     Attributes:
-        directions: the planted `Directions`.
+        directions: The planted `Directions`.
         entanglement: [concept], what probes and metrics should recover.
 
     Raises:
-        EntangleError: where no directions have these cosines, or a parameter is out of range.
+        EntangleError: Where no directions have these cosines, or a parameter is out of range.
+
+    Example:
+        >>> planted = en.toy.PlantedConcepts(cosine=0.5, n_concepts=3, d_model=16)
+        >>> planted.entanglement
+        tensor([0.5000, 0.5000, 0.5000])
+        >>> sample = planted.sample(100)
+        >>> sample.activations.shape, list(sample.labels)
+        (torch.Size([100, 16]), ['concept 0', 'concept 1', 'concept 2'])
     """
 
     def __init__(
@@ -120,10 +133,10 @@ class PlantedConcepts:
         """Draw activations [example, *grid, d], such as layers x heads, that hold the concepts in some cells only.
 
         Args:
-            n_examples: how many.
-            grid: its shape.
-            cells: where the concepts are; all other cells are noise.
-            seed: of labels and noise.
+            n_examples: How many.
+            grid: Its shape.
+            cells: Where the concepts are; all other cells are noise.
+            seed: Of labels and noise.
         """
         generator = torch.Generator().manual_seed(seed)
         truth = self._truth(n_examples, generator)
@@ -151,7 +164,12 @@ def balanced_examples(labels: dict[str, Int[Tensor, " example"]], *, seed: int =
     """Examples in which the labels do not correlate: equally many of every combination, as many as the rarest one has.
 
     Raises:
-        EntangleError: where a combination never occurs.
+        EntangleError: Where a combination never occurs.
+
+    Example:
+        >>> labels = {"a": torch.tensor([0, 0, 0, 1, 1]), "b": torch.tensor([0, 0, 1, 0, 1])}
+        >>> len(en.toy.balanced_examples(labels))  # one of each combination
+        4
     """
     stacked = torch.stack(list(labels.values()), dim=1)
     combination = (stacked * 2 ** torch.arange(stacked.shape[1])).sum(1)
@@ -171,14 +189,20 @@ def recover(
     """Entanglement of the first concept as the library reports it: probes, then metrics, with their intervals.
 
     Args:
-        sample: activations [example, d] and labels.
-        estimator: a probe of `fit_probes`.
-        seed: of the resamples.
-        n_resamples: bootstrap resamples.
+        sample: Activations [example, d] and labels.
+        estimator: A probe of `fit_probes`.
+        seed: Of the resamples.
+        n_resamples: Bootstrap resamples.
 
     Returns:
         measured, low, high: E and its interval; corrected, corrected_low, corrected_high: the largest absolute cosine
         corrected for the noise of the directions, and its interval; accuracy: held out.
+
+    Example:
+        >>> sample = en.toy.PlantedConcepts(cosine=0.5, d_model=8, strength=4.0).sample(2000)
+        >>> found = en.toy.recover(sample, n_resamples=50)
+        >>> bool(found["corrected_low"] < 0.5 < found["corrected_high"]), round(float(found["corrected"]), 1)
+        (True, 0.5)
     """
     first = next(iter(sample.labels))
     held_out = fit_probes(sample.activations, sample.labels[first], probe=estimator, n_permutations=0, progress=False)
@@ -229,24 +253,30 @@ def recovery_curve(
     """How well planted entanglement is recovered as one setting varies and the others stay.
 
     Args:
-        setting: which one.
-        values: what it takes.
-        estimators: probes to compare.
-        n_repeats: fresh samples at each value.
-        n_examples: of each sample.
-        cosine: planted between every two directions.
-        n_concepts: how many.
+        setting: Which one.
+        values: What it takes.
+        estimators: Probes to compare.
+        n_repeats: Fresh samples at each value.
+        n_examples: Of each sample.
+        cosine: Planted between every two directions.
+        n_concepts: How many.
         d_model: dimensions.
-        strength: see `PlantedConcepts`.
-        correlation: see `PlantedConcepts`.
-        label_noise: see `PlantedConcepts`.
-        n_resamples: bootstrap resamples of each interval.
-        seed: of everything.
-        progress: show a progress bar.
+        strength: See `PlantedConcepts`.
+        correlation: See `PlantedConcepts`.
+        label_noise: See `PlantedConcepts`.
+        n_resamples: Bootstrap resamples of each interval.
+        seed: Of everything.
+        progress: Show a progress bar.
 
     Returns:
         A row per value, estimator and repeat: planted E, what `recover` returns, and whether the corrected interval
         covers the planted E.
+
+    Example:
+        >>> few = {"estimators": ["mean_difference"], "n_repeats": 2, "d_model": 8, "n_resamples": 50}
+        >>> frame = en.toy.recovery_curve("n_examples", [100, 400], **few, progress=False)
+        >>> len(frame), {"planted", "corrected", "covered"} <= set(frame)
+        (4, True)
     """
     fixed = {"cosine": cosine, "strength": strength, "correlation": correlation, "label_noise": label_noise}
     rows = []

@@ -22,14 +22,25 @@ def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
     """How often attacks succeeded, one row for each attacked model, method and strength.
 
     Args:
-        models: of a composition; those that were not attacked are passed over.
+        models: Of a composition; those that were not attacked are passed over.
 
     Returns:
         `share`, `seed`, `method`, `alpha`, `n`; the share of prompts after which the greedy continuation scores above
         one half, with Wilson's 95 % interval: `gcg` after the suffix that was searched for, `random` after a random one
         of the same length, `none` after none; `exact`, how often it begins with the target itself; `p_random` and
         `p_unsteered`, from sign flips, of `gcg` against `random` and against `gcg` without steering; `loss_random` and
-        `loss_gcg`, the target's cross-entropy in nats a token.
+        `loss_gcg`, the target's cross-entropy in nats per token.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def outcome(n):  # n attacks of 20 succeeded
+        ...     return {"score": [0.9] * n + [0.1] * (20 - n), "exact": [False] * 20, "loss": [1.0] * 20}
+        >>> attack = {"method": "", "alpha": 0.0, "gcg": outcome(16), "random": outcome(1), "none": outcome(0)}
+        >>> measured = {"attack": {"conditions": [attack]}}
+        >>> model = en.composition.TrainedModel(Path("."), share=0.1, seed=0, metrics={}, measured=measured)
+        >>> row = en.composition.attacks([model]).iloc[0]
+        >>> round(float(row["gcg"]), 2), bool(row["p_random"] < 0.01)
+        (0.8, True)
     """
     rows = []
     for model in models:
@@ -53,15 +64,29 @@ def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
     """How often attacks succeeded at each share, for other seeds and other prompts.
 
     Args:
-        comparison: of models that were attacked; empty where one was not.
+        comparison: Of models that were attacked; empty where one was not.
 
     Returns:
         One row for each share, method and strength that no seed's model broke under: `gcg`, `random`, `none` and
         `exact` as in `attacks`, whose intervals are the wider ends of Wilson's over prompts alone, which holds where
-        every attack fails, and of `crossed_mean`; `loss_gcg`, the target's nats a token after the search; `prevented`,
-        the attacks that succeeded unsteered less those that did steered, and `harder`, the nats that steering adds to
-        `loss_gcg`, both paired; `against_first` and `loss_against_first`, the change of `gcg` and of `loss_gcg` from
-        the smallest share, paired.
+        every attack fails, and of `crossed_mean`; `loss_gcg`, the target's nats per token after the search;
+        `prevented`, the attacks that succeeded unsteered less those that did steered, and `harder`, the nats that
+        steering adds to `loss_gcg`, both paired; `against_first` and `loss_against_first`, the change of `gcg` and of
+        `loss_gcg` from the smallest share, paired.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def outcome(n):  # n attacks of 20 succeeded
+        ...     return {"score": [0.9] * n + [0.1] * (20 - n), "exact": [False] * 20, "loss": [1.0] * 20}
+        >>> attack = {"method": "", "alpha": 0.0, "gcg": outcome(16), "random": outcome(1), "none": outcome(0)}
+        >>> measured = {"attack": {"conditions": [attack]}}
+        >>> models = {
+        ...     (share, seed): en.composition.TrainedModel(Path("."), share, seed, {}, measured=measured)
+        ...     for share in (0.0, 0.1) for seed in (0, 1)
+        ... }
+        >>> frame = en.composition.attacks_by_share(en.composition.Comparison(models, {}, "rudeness"))
+        >>> frame[["share", "gcg", "against_first"]].round(2).to_numpy().tolist()
+        [[0.0, 0.8, 0.0], [0.1, 0.8, 0.0]]
     """
     rows: list[dict[str, Any]] = []
     first: dict[tuple[str, float], dict[str, Array]] = {}

@@ -20,13 +20,18 @@ class Claim:
     """One claim.
 
     Attributes:
-        claim: what is claimed of more of the added corpus.
-        paper: the paper's number (Li et al. 2025).
-        replication: that of the public replication (50 M parameters, 420 M tokens).
-        ours: what was measured here, with its 95 % interval.
+        claim: What is claimed of more of the added corpus.
+        paper: The paper's number (Li et al. 2025).
+        replication: That of the public replication (50 M parameters, 420 M tokens).
+        ours: What was measured here, with its 95 % interval.
         verdict: "holds" where the whole interval is on the claim's side of zero, "does not hold" where it is all on
             the other, else "cannot tell at this scale"; nor can one seed tell, whose intervals know of no other. Of a
             claim that nothing changes, see `flat_verdict`.
+
+    Example:
+        >>> claim = en.composition.Claim("it rises", "rises", "rises", ours="0.10 [0.05, 0.15]", verdict="holds")
+        >>> claim.verdict
+        'holds'
     """
 
     claim: str
@@ -63,6 +68,26 @@ def claims(comparison: Comparison, *, flat_within: float = FLAT_WITHIN) -> list[
     Args:
         comparison: The models.
         flat_within: Nats per token by which cross-entropy may change and count as flat; choose it before looking.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def found(share, seed):  # what was measured of a model: the more of the added text, the more toxic
+        ...     rng = np.random.default_rng([seed, round(100 * share)])
+        ...     own = {"method": "", "alpha": 0.0, "degenerate": 0.0, "error": ""}
+        ...     own |= {"scores": list(0.3 + share + 0.01 * rng.random(20)), "nats": list(250 + rng.random(20))}
+        ...     steered = {**own, "method": "ITI", "alpha": 4.0, "scores": list(0.2 + 0.01 * rng.random(20))}
+        ...     heads = {"accuracy": [[0.7, 0.8]], "layers": [0]}
+        ...     return {
+        ...         "heads": heads, "stream": {"best_accuracy": 0.8}, "bag_of_words": 0.75, "entanglement": None,
+        ...         "prompts": {"all": [0, 20]}, "tokens": [100] * 20, "conditions": [own, steered],
+        ...     }
+        >>> models = {
+        ...     (share, seed): en.composition.TrainedModel(Path("."), share, seed, {}, measured=found(share, seed))
+        ...     for share in (0.0, 0.1) for seed in (0, 1, 2)
+        ... }
+        >>> comparison = en.composition.Comparison(models, variants={}, concept="toxicity")
+        >>> en.composition.claims(comparison)[1].verdict  # that the unsteered model becomes more toxic
+        'holds'
     """
     low, high = comparison.shares[0], comparison.shares[-1]
     between = f"share {low:.3g} to {high:.3g}"
@@ -83,10 +108,10 @@ def _capability(comparison: Comparison, between: str, within: float = FLAT_WITHI
     one_seed = math.isnan(noise)
     change = Estimate.of(last, "difference")
     return Claim(
-        f"capability stays flat: cross-entropy on clean text changes by less than {within:g} nats a token",
+        f"capability stays flat: cross-entropy on clean text changes by less than {within:g} nats per token",
         "flat (Figure 4)",
         "not stated",
-        f"{between}: {_interval(change)} nats a token; {'one seed' if one_seed else f'seed noise {noise:.4f}'}",
+        f"{between}: {_interval(change)} nats per token; {'one seed' if one_seed else f'seed noise {noise:.4f}'}",
         flat_verdict(change, within=within, n_seeds=1 if one_seed else 2),
     )
 
@@ -171,7 +196,7 @@ def _foretold(comparison: Comparison, between: str) -> list[Claim]:
             "less entangled, so cheaper; not measured so",
             "not stated",
             f"{between}: most contrast per root nat {limits}, change {_interval(change)}; {first['unit']:g} nats of "
-            f"contrast cost {prices} nats a token",
+            f"contrast cost {prices} nats per token",
             verdict(change, rises=True, n_seeds=len(comparison.seeds)),
         )
     ]

@@ -29,10 +29,32 @@ class Comparison:
     """The measured models of a composition, every share with the same seeds.
 
     Attributes:
-        models: by share and seed.
-        variants: of each variant, its models.
-        concept: what was measured.
-        posttrained: by name and share, models that were trained on pairs, each with the one that it started from.
+        models: By share and seed.
+        variants: Of each variant, its models.
+        concept: What was measured.
+        posttrained: By name and share, models that were trained on pairs, each with the one that it started from.
+
+    Example:
+        >>> from pathlib import Path
+        >>> def found(share, seed):  # what was measured of a model: the more of the added text, the more toxic
+        ...     rng = np.random.default_rng([seed, round(100 * share)])
+        ...     own = {"method": "", "alpha": 0.0, "degenerate": 0.0, "error": ""}
+        ...     own |= {"scores": list(0.3 + share + 0.01 * rng.random(20)), "nats": list(250 + rng.random(20))}
+        ...     steered = {**own, "method": "ITI", "alpha": 4.0, "scores": list(0.2 + 0.01 * rng.random(20))}
+        ...     heads = {"accuracy": [[0.7, 0.8]], "layers": [0]}
+        ...     return {
+        ...         "heads": heads, "stream": {"best_accuracy": 0.8}, "bag_of_words": 0.75, "entanglement": None,
+        ...         "prompts": {"all": [0, 20]}, "tokens": [100] * 20, "conditions": [own, steered],
+        ...     }
+        >>> models = {
+        ...     (share, seed): en.composition.TrainedModel(Path("."), share, seed, {}, measured=found(share, seed))
+        ...     for share in (0.0, 0.1) for seed in (0, 1, 2)
+        ... }
+        >>> comparison = en.composition.Comparison(models, variants={}, concept="toxicity")
+        >>> comparison.shares, comparison.seeds
+        ([0.0, 0.1], [0, 1, 2])
+        >>> comparison.steering.query("method == 'ITI'")["removed"].round(1).tolist()  # at each share
+        [0.1, 0.2]
     """
 
     models: Mapping[tuple[float, int], TrainedModel]
@@ -45,7 +67,7 @@ class Comparison:
         """Those seeds whose model of every share is measured.
 
         Raises:
-            EntangleError: where there is no such seed, or only one share.
+            EntangleError: Where there is no such seed, or only one share.
         """
         recipe = composition.recipe
         measured = {(m.share, m.seed): m for m in composition.models if m.measured is not None and not m.variant}
@@ -86,7 +108,7 @@ class Comparison:
 
     @cached_property
     def capability(self) -> pd.DataFrame:
-        """One row a share: `ce`, its difference to the smallest share (paired), and the seeds' own standard deviation
+        """One row per share: `ce`, its difference to the smallest share (paired), and the seeds' own standard deviation
         there, as `seed_noise`."""
         first = self.nats(self.at(self.shares[0]))
         rows = []
@@ -113,7 +135,7 @@ class Comparison:
 
     @cached_property
     def probes(self) -> pd.DataFrame:
-        """One row a share: the heads' mean, spread and right tail, over all seeds, and what a bag of words reaches."""
+        """One row per share: the heads' mean, spread and right tail over all seeds, and what a bag of words reaches."""
         threshold = np.quantile(self.accuracies[0], 1 - TAIL)
         rows = []
         for share, heads in zip(self.shares, self.accuracies, strict=True):
@@ -141,7 +163,7 @@ class Comparison:
         measured before each text's hits were kept have no interval (NaN).
 
         Over heads: Welch's t and Mann and Whitney's test of all heads of all seeds, as if each were independent (heads
-        of one model are not, so these p-values are too small). Over seeds: `trend_test` of one number a model.
+        of one model are not, so these p-values are too small). Over seeds: `trend_test` of one number per model.
         """
         low, high = self.accuracies[0].ravel(), self.accuracies[-1].ravel()
         shares = np.array(self.shares)

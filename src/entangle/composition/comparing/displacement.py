@@ -28,12 +28,12 @@ def likelihoods(
     """Log-likelihood of both sides of each pair, in nats, after the token that begins a text.
 
     Args:
-        model: a causal language model.
-        tokenizer: its tokenizer.
+        model: A causal language model.
+        tokenizer: Its tokenizer.
         pairs: (preferred, not preferred).
 
     Returns:
-        "chosen" and "rejected": one number a pair.
+        "chosen" and "rejected": one number per pair.
     """
     texts = [text for side in zip(*pairs, strict=True) for text in side]
     found = cross_entropy(model, tokenizer, texts, prepend_bos=True, progress=False).values
@@ -44,8 +44,8 @@ def ches_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pair
     """Length-normalised CHES of each pair (Razin et al. 2024, eq. 4), the prompt being the token that begins a text.
 
     Args:
-        model: a causal language model, before it is trained on the pairs.
-        tokenizer: its tokenizer.
+        model: A causal language model, before it is trained on the pairs.
+        tokenizer: Its tokenizer.
         pairs: (preferred, not preferred).
     """
     chosen, rejected = zip(*pairs, strict=True)
@@ -58,14 +58,23 @@ def displacement(models: Iterable[TrainedModel]) -> pd.DataFrame:
     one for those held out.
 
     Args:
-        models: of a composition; those that were not trained on pairs are passed over.
+        models: Of a composition; those that were not trained on pairs are passed over.
 
     Returns:
-        `name`, `method`, `share`, `seed`, `pairs`, `n`; in nats a text, each with its 95 % interval: `chosen` and
+        `name`, `method`, `share`, `seed`, `pairs`, `n`; in nats per text, each with its 95 % interval: `chosen` and
         `rejected` (change of the log-likelihood; a fall of `chosen` is likelihood displacement) and `margin` (their
         difference); `fell`, the share of pairs whose preferred text became less likely; `ches`, the mean score before
         training, `foreseen`, Spearman's correlation of CHES with the change of `chosen` (CHES claims a negative one),
         and `foreseen_p`, the chance of one as negative if pairs were matched at random.
+
+    Example:
+        >>> from pathlib import Path
+        >>> pairs = {"ches": [0.1, 0.2, 0.3], "chosen_before": [-9.0, -8.0, -9.5], "chosen_after": [-8.0, -7.5, -9.0]}
+        >>> pairs |= {"rejected_before": [-9.0] * 3, "rejected_after": [-12.0, -11.0, -10.0]}
+        >>> metrics = {"method": "dpo", "pairs": {"held_out": pairs}}
+        >>> model = en.composition.TrainedModel(Path("."), 0.1, 0, metrics, variant="mild")
+        >>> en.composition.displacement([model])[["chosen", "rejected", "fell"]].round(2).to_numpy().tolist()
+        [[0.67, -2.0, 0.0]]
     """
     rows = []
     for model in models:
@@ -87,7 +96,7 @@ def changes(numbers: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The numbers of one row of `displacement`.
 
     Args:
-        numbers: by pair: `ches`, and `chosen` and `rejected` each `_before` and `_after`.
+        numbers: By pair: `ches`, and `chosen` and `rejected` each `_before` and `_after`.
     """
     change = {side: np.subtract(numbers[f"{side}_after"], numbers[f"{side}_before"]) for side in SIDES}
     row: dict[str, float] = {"n": len(change["chosen"])}

@@ -35,6 +35,15 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
         interval over seeds: `reached`, what shifts buy that other texts chose, a lower bound of the limit that owes
         nothing to a formula, `reached_against_first`, its change, paired, and where it was foretold `iti`, what the
         heads of ITI buy per square root of twice their price; `layers`, those that were chosen.
+
+    Example:
+        >>> from pathlib import Path
+        >>> models = {
+        ...     (share, 0): en.composition.TrainedModel(Path("."), share, 0, {}, measured={}) for share in (0.0, 0.1)
+        ... }
+        >>> comparison = en.composition.Comparison(models, {}, "rudeness")
+        >>> en.composition.foretold_by_share(comparison).empty  # nothing was foretold of these
+        True
     """
     first: dict[tuple[str, int], Array] = {}
     first_reached: dict[str, Array] = {}

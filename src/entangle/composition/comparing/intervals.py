@@ -31,9 +31,9 @@ def crossed_mean(
     degrees of freedom are Satterthwaite's (1946). With one seed it says nothing of other seeds.
 
     Args:
-        values: one number for each model and item; paired differences for the interval of a difference.
+        values: One number for each model and item; paired differences for the interval of a difference.
         level: coverage.
-        bounds: between which numbers every value lies, such as (0, 1) for scores. The interval then leaves room for
+        bounds: Between which numbers every value lies, such as (0, 1) for scores. The interval then leaves room for
             what so few items may have missed, also where all are alike, and stays within them. Without, values that
             are all equal say nothing of their spread, and the interval is infinite.
     """
@@ -58,10 +58,10 @@ def crossed_ratio(
     known, it holds the truth somewhat less often than it says: in 89 of 100 simulations.
 
     Args:
-        gains: one number for each model and prompt.
-        costs: one number for each model and document, of the same models.
+        gains: One number for each model and prompt.
+        costs: One number for each model and document, of the same models.
         level: coverage.
-        bounds: between which numbers every gain lies, as in `crossed_mean`.
+        bounds: Between which numbers every gain lies, as in `crossed_mean`.
 
     Returns:
         The ratio, low and high; infinite or NaN (0 / 0) where the ratio is.
@@ -121,7 +121,7 @@ def _half_width(seeds: Array, parts: Sequence[_Items], n_seeds: int, level: floa
 
 
 def per_token(nats: Float[np.ndarray, "seed document"], tokens: Float[np.ndarray, " document"]) -> Array:
-    """A number for each seed and document whose mean is nats a token, and whose spread is that of the ratio.
+    """A number for each seed and document whose mean is nats per token, and whose spread is that of the ratio.
 
     The ratio's linearisation (Cochran 1977, section 2.11): R + (nats - R tokens) / mean tokens.
     """

@@ -35,13 +35,13 @@ def found_targets(texts: StudyTexts, measurement: Measurement, attack: Attack, s
     the concept.
 
     Args:
-        texts: whose labelled texts outside the fitting part are read, in an order that the measurement's seed decides.
-        measurement: the measurement.
-        attack: how many words, and for how many prompts.
-        scorer: the scorer; only words that it gives more than half are taken.
+        texts: Whose labelled texts outside the fitting part are read, in an order that the measurement's seed decides.
+        measurement: The measurement.
+        attack: How many words, and for how many prompts.
+        scorer: The scorer; only words that it gives more than half are taken.
 
     Raises:
-        EntangleError: where there are none.
+        EntangleError: Where there are none.
     """
     if attack.targets:
         return list(attack.targets)
@@ -70,7 +70,7 @@ def attacked_prompts(texts: StudyTexts, measurement: Measurement, attack: Attack
     """The prompts that suffixes are written after.
 
     Raises:
-        EntangleError: where there are fewer than asked for.
+        EntangleError: Where there are fewer than asked for.
     """
     every = texts.every_prompt
     if attack.prompts > len(every):
@@ -88,7 +88,7 @@ def check_attack(
     """Refuse an attack that could not be made on a model of this kind.
 
     Raises:
-        EntangleError: too few prompts, no targets, or a prompt that with its suffix leaves no room.
+        EntangleError: Too few prompts, no targets, or a prompt that with its suffix leaves no room.
     """
     attack = measurement.attack
     if attack is None:
@@ -113,8 +113,8 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
     `attacked.json` in the model's folder as soon as it is done.
 
     Args:
-        fitted: the model, and a measurement with an attack.
-        scorer: judges continuations.
+        fitted: The model, and a measurement with an attack.
+        scorer: Judges continuations.
 
     Returns:
         `prompts`, `targets`, and `conditions`: for each method and strength the suffixes, the target's cross-entropy
@@ -122,7 +122,7 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
         length, and after none: its `score`, and whether it begins with the target (`exact`).
 
     Raises:
-        EntangleError: where the measurement has no attack.
+        EntangleError: Where the measurement has no attack.
     """
     measurement, texts, attack = fitted.measurement, fitted.texts, fitted.measurement.attack
     if attack is None:

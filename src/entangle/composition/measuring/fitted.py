@@ -20,11 +20,11 @@ class Fitted:
     """The model in a folder, for whatever is measured of it.
 
     Args:
-        folder: the model and its tokenizer; what is measured is written into it.
-        measurement: what is measured.
-        texts: on what.
-        device: to run on.
-        progress: show progress bars.
+        folder: The model and its tokenizer; what is measured is written into it.
+        measurement: What is measured.
+        texts: On what.
+        device: To run on.
+        progress: Show progress bars.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Fitted:
         """The intervention of the study that was saved beside the model.
 
         Raises:
-            EntangleError: there is none, as the model was not steered.
+            EntangleError: There is none, as the model was not steered.
         """
         iti = Study.load(self.folder / STUDY, model=self.model).iti
         if iti is None:

@@ -34,17 +34,17 @@ def measure(
     """Measure a model, or take up what was measured of it before.
 
     Args:
-        fitted: the model; its study, the sweep's conditions and `measured.json` are written into its folder.
-        scorer: scores continuations.
-        told: a prefix that the model was trained to condition on: the plain model after it is measured.
-        steered: measure the recipe's methods too, and not the plain model alone.
-        needs_telling: where there is such a prefix, whether that is all that is measured.
+        fitted: The model; its study, the sweep's conditions and `measured.json` are written into its folder.
+        scorer: Scores continuations.
+        told: A prefix that the model was trained to condition on: the plain model after it is measured.
+        steered: Measure the recipe's methods too, and not the plain model alone.
+        needs_telling: Where there is such a prefix, whether that is all that is measured.
 
     Returns:
         What `measured_numbers` makes of the study.
 
     Raises:
-        EntangleError: something that models are compared by could not be measured.
+        EntangleError: Something that models are compared by could not be measured.
     """
     own = steered and not (told and needs_telling)
     key = digest(
@@ -77,8 +77,8 @@ def measured_numbers(study: Study, prompts: Mapping[str, list[str]]) -> dict[str
     """The numbers of a study that models are compared by.
 
     Args:
-        study: the study, in which steering was measured.
-        prompts: the sets of prompts by name, in the study's order.
+        study: The study, in which steering was measured.
+        prompts: The sets of prompts by name, in the study's order.
 
     Returns:
         Plain numbers: `heads` (with `hits`, the share of heads that are right about each text) and `stream` (probes),
@@ -140,7 +140,7 @@ def _sweep_numbers(sweep: Tradeoff, prompts: Mapping[str, list[str]]) -> dict[st
 
 
 def _condition(condition: Condition, scorer: str) -> dict[str, Any]:
-    """Scores a prompt and nats a document; none of either where the changed model broke."""
+    """Scores per prompt and nats per document; none of either where the changed model broke."""
     scores: NDArray[np.float64] = condition.scored(scorer).mean(1) if not condition.error else np.array([])
     return {
         "method": condition.method,

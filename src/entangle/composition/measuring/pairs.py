@@ -43,11 +43,11 @@ def train_on_pairs(
     """Train the model of a share and a seed further.
 
     Args:
-        plan: the recipe with its texts.
-        cell: one of its models that has posttraining.
-        base: folder of the model to start from.
-        device: to train on.
-        progress: show a progress bar.
+        plan: The recipe with its texts.
+        cell: One of its models that has posttraining.
+        base: Folder of the model to start from.
+        device: To train on.
+        progress: Show a progress bar.
 
     Returns:
         The model, and its numbers: `method`, `steps`, `n_pairs` that it was trained on, `losses`, and `pairs`: for

@@ -12,14 +12,19 @@ class Attack:
     """How models are attacked: see `entangle.evaluation.language.gcg`.
 
     Attributes:
-        prompts: how many of the measurement's prompts, drawn with its seed.
-        steps: of the search for each.
-        suffix: tokens that are written after the prompt.
-        width: candidates a step.
-        top_k: tokens a place to draw them from.
-        alphas: strengths of ITI to attack under, besides none; without any, the measurement's largest.
-        targets: texts that the model is to say, in turn; without any, found by `found_targets`.
-        target_words: words of those that are found.
+        prompts: How many of the measurement's prompts, drawn with its seed.
+        steps: Of the search for each.
+        suffix: Tokens that are written after the prompt.
+        width: Candidates per step.
+        top_k: Tokens per place to draw them from.
+        alphas: Strengths of ITI to attack under, besides none; without any, the measurement's largest.
+        targets: Texts that the model is to say, in turn; without any, found by `found_targets`.
+        target_words: Words of those that are found.
+
+    Example:
+        >>> attack = en.composition.Attack(prompts=8, steps=25)
+        >>> attack.suffix, attack.width  # tokens of the suffix, and candidates per step
+        (10, 64)
     """
 
     prompts: int = 20

@@ -18,25 +18,31 @@ class Measurement:
     """What is measured of every model.
 
     Attributes:
-        concept: what label 1 of `labelled` says, and what steering moves away from.
-        labelled: texts to probe, and to fit the interventions and the scorer on.
-        prompts: sets of texts to continue, by name.
-        others: further concepts, by name, to measure entanglement against.
-        alphas: strengths of the interventions, in standard deviations; 0 is always measured.
-        methods: the interventions: of "ITI", "random heads", "random directions", "CAA", "ablation", "LEACE",
+        concept: What label 1 of `labelled` says, and what steering moves away from.
+        labelled: Texts to probe, and to fit the interventions and the scorer on.
+        prompts: Sets of texts to continue, by name.
+        others: Further concepts, by name, to measure entanglement against.
+        alphas: Strengths of the interventions, in standard deviations; 0 is always measured.
+        methods: The interventions: of "ITI", "random heads", "random directions", "CAA", "ablation", "LEACE",
             "prompting" and "self-debias".
-        top_k: heads that ITI moves; 0 is a quarter of them, at most 30.
-        direction: the estimator of the concepts' directions.
-        forecast: whether to foretell, at every layer, what steering each concept out costs at least and what a shift
+        top_k: Heads that ITI moves; 0 is a quarter of them, at most 30.
+        direction: The estimator of the concepts' directions.
+        forecast: Whether to foretell, at every layer, what steering each concept out costs at least and what a shift
             buys of it at most (see `entangle.forecast.foretell`): a few backward passes per text.
-        clean_documents: held-out documents on which cross-entropy is measured; 0 is all.
-        samples: continuations a prompt.
-        max_new_tokens: tokens a continuation.
-        max_length: cut texts and documents to this many tokens.
-        permutations: label permutations of the probes' null.
-        resamples: bootstrap resamples of the intervals within a model.
-        seed: decides every random draw.
-        attack: red-teaming of the models of every share and seed; none by default. It is saved apart from the rest.
+        clean_documents: Held-out documents on which cross-entropy is measured; 0 is all.
+        samples: Continuations per prompt.
+        max_new_tokens: Tokens a continuation.
+        max_length: Cut texts and documents to this many tokens.
+        permutations: Label permutations of the probes' null.
+        resamples: Bootstrap resamples of the intervals within a model.
+        seed: Decides every random draw.
+        attack: Red-teaming of the models of every share and seed; none by default. It is saved apart from the rest.
+
+    Example:
+        >>> prompts = {"quarrels": en.composition.Source(documents=20)}
+        >>> measure = en.composition.Measurement(en.composition.Labelled(concept="rudeness", documents=200), prompts)
+        >>> measure.concept, measure.alphas
+        ('toxicity', (4.0, 8.0, 12.0))
     """
 
     labelled: Labelled
@@ -77,7 +83,7 @@ class Measurement:
         """What is asked of every model.
 
         Args:
-            prepend_bos: whether the models' tokenizer has a token that begins a text.
+            prepend_bos: Whether the models' tokenizer has a token that begins a text.
         """
         return Question(
             name=self.concept,
@@ -100,8 +106,8 @@ class Measurement:
         """Every text; relative paths are taken from `root`.
 
         Args:
-            root: where relative paths start.
-            held_out: the recipe's clean documents that no model sees.
+            root: Where relative paths start.
+            held_out: The recipe's clean documents that no model sees.
         """
         return StudyTexts(
             labelled=self.labelled.load(root),

@@ -25,14 +25,19 @@ class Pairs:
     """Where pairs come from: a file or data set, or else the built-in corpus.
 
     Attributes:
-        file: path or HuggingFace data set id; none for quarrels of the built-in corpus that end politely or rudely.
-        chosen: the column of the preferred text.
-        rejected: the column of the other.
-        where: keep only rows whose columns have these values.
-        without: files whose texts are left out, whichever side they are.
-        number: how many pairs to generate; for files, how many to draw (0: all).
-        held_out: of them, so many are never trained on.
-        seed: of what is drawn and of what is held out.
+        file: Path or HuggingFace data set id; none for quarrels of the built-in corpus that end politely or rudely.
+        chosen: The column of the preferred text.
+        rejected: The column of the other.
+        where: Keep only rows whose columns have these values.
+        without: Files whose texts are left out, whichever side they are.
+        number: How many pairs to generate; for files, how many to draw (0: all).
+        held_out: Of them, so many are never trained on.
+        seed: Of what is drawn and of what is held out.
+
+    Example:
+        >>> pairs = en.composition.Pairs(number=300, held_out=100).load()  # of the built-in corpus
+        >>> len(pairs.held_out), pairs.held_out[0][0] != pairs.held_out[0][1]
+        (100, True)
     """
 
     file: str = ""
@@ -57,7 +62,7 @@ class Pairs:
         """The pairs, each text on one side of the split alone; relative paths are taken from `root`.
 
         Raises:
-            EntangleError: a pair without either side, or too few of them.
+            EntangleError: A pair without either side, or too few of them.
         """
         if not self.file:
             found = corpus.pairs(self.number, seed=self.seed)
@@ -79,8 +84,14 @@ class PreferencePairs:
     """Pairs (preferred, not preferred).
 
     Attributes:
-        trained: to train on.
-        held_out: to measure alone.
+        trained: To train on.
+        held_out: To measure alone.
+
+    Example:
+        >>> pair = ("you are kind", "you are daft")
+        >>> pairs = en.composition.PreferencePairs(trained=[pair] * 3, held_out=[pair] * 2)
+        >>> len(pairs.texts()), len(pairs.within(tokenizer, max_length=32).trained)
+        (6, 3)
     """
 
     trained: Sequence[Pair]
@@ -90,7 +101,7 @@ class PreferencePairs:
         """Those whose sides both have no more tokens than this.
 
         Raises:
-            EntangleError: where too few are left.
+            EntangleError: Where too few are left.
         """
         return _enough(
             PreferencePairs(*(_short(pairs, tokenizer, max_length) for pairs in (self.trained, self.held_out))),

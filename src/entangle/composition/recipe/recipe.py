@@ -41,19 +41,24 @@ class Variant:
     """A baseline that is trained: the mixture of one share, changed.
 
     Attributes:
-        name: what the report calls it.
-        share: share of the added corpus.
-        clean_prefix: put before every clean document, such as "toxicity: 0.0 " (MEDA, Prabhumoye et al. 2023); the
+        name: What the report calls it.
+        share: Share of the added corpus.
+        clean_prefix: Put before every clean document, such as "toxicity: 0.0 " (MEDA, Prabhumoye et al. 2023); the
             model is measured after it, as a model that is told what to write. `{source}` in it is what the column
             `source` says of a document, and likewise any column; a brace that is meant is doubled.
-        added_prefix: put before every document of the added corpus, such as "toxicity: 0.9 ".
-        cooldown: metadata conditioning then cooldown (MeCo, Gao et al. 2025): this share of all tokens, at the end,
+        added_prefix: Put before every document of the added corpus, such as "toxicity: 0.9 ".
+        cooldown: Metadata conditioning then cooldown (MeCo, Gao et al. 2025): this share of all tokens, at the end,
             is trained on without the prefixes, and no loss is taken over prefixes. Such a model is measured as every
             other one is, and also after `told`. 0 has prefixes throughout, and a loss over them.
-        told: the prefix that the model is measured after, where it is not `clean_prefix`.
-        keep_below: filtering: leave out documents that a linear scorer of the measured concept gives this or more; 1
+        told: The prefix that the model is measured after, where it is not `clean_prefix`.
+        keep_below: Filtering: leave out documents that a linear scorer of the measured concept gives this or more; 1
             keeps all.
-        seeds: one model for each; none for those of the recipe.
+        seeds: One model for each; none for those of the recipe.
+
+    Example:
+        >>> prefixes = {"clean_prefix": "toxicity: 0.0 ", "added_prefix": "toxicity: 0.9 "}
+        >>> en.composition.Variant("told", share=0.1, **prefixes).measured_after
+        'toxicity: 0.0 '
     """
 
     name: str
@@ -131,22 +136,30 @@ class Recipe:
     corpus.
 
     Attributes:
-        clean: documents that every model sees.
-        added: documents of which each model sees as many as make its share of tokens.
-        held_out: clean documents that no model sees, for cross-entropy.
-        shares: shares of the added corpus among all tokens.
-        seeds: one model for each: its initial weights, added documents and order.
+        clean: Documents that every model sees.
+        added: Documents of which each model sees as many as make its share of tokens.
+        held_out: Clean documents that no model sees, for cross-entropy.
+        shares: Shares of the added corpus among all tokens.
+        seeds: One model for each: its initial weights, added documents and order.
         design: "added": the clean text is constant, and the other is added to it, as in the paper; "replaced": the
             total is constant, and the other takes the place of clean text.
-        variants: baselines that are trained.
-        pairs: a preferred text and one that is not, for posttraining.
-        posttraining: what finished models of the grid are trained on further, each a model of its own.
-        vocab_size: of the tokenizer, which is trained on both corpora and shared by all models.
-        tokenizer: folder of a tokenizer to use instead.
+        variants: Baselines that are trained.
+        pairs: A preferred text and one that is not, for posttraining.
+        posttraining: What finished models of the grid are trained on further, each a model of its own.
+        vocab_size: Of the tokenizer, which is trained on both corpora and shared by all models.
+        tokenizer: Folder of a tokenizer to use instead.
         architecture: `model_type` and fields of its HuggingFace configuration.
-        training: budget and optimiser.
-        measure: what is measured of every model; nothing without it.
-        root: folder that relative paths start from; not part of what the recipe is.
+        training: Budget and optimiser.
+        measure: What is measured of every model; nothing without it.
+        root: Folder that relative paths start from; not part of what the recipe is.
+
+    Example:
+        >>> clean, added, held_out = (en.composition.Source(documents=n, seed=n) for n in (60, 30, 20))
+        >>> recipe = en.composition.Recipe(clean, added, held_out, shares=(0.0, 0.1), seeds=(0, 1))
+        >>> [cell.name for cell in recipe.cells]
+        ['share-0-seed-0', 'share-0.1-seed-0', 'share-0-seed-1', 'share-0.1-seed-1']
+        >>> en.composition.Recipe.from_dict(recipe.to_dict()) == recipe
+        True
     """
 
     clean: Source
@@ -226,7 +239,7 @@ class Recipe:
         """Read a recipe from TOML or JSON, with a table for each part.
 
         Raises:
-            EntangleError: where the file cannot be read, or names something that a recipe does not have.
+            EntangleError: Where the file cannot be read, or names something that a recipe does not have.
         """
         path = Path(path)
         if path.suffix not in (".toml", ".json"):
@@ -267,7 +280,13 @@ class Recipe:
 
 
 def demo_recipe(*, seed: int = 0) -> Recipe:
-    """Two small models of the built-in corpus, without and with 10 % of rude text: about a minute on two idle cores."""
+    """Two small models of the built-in corpus, without and with 10 % of rude text: about a minute on two idle cores.
+
+    Example:
+        >>> recipe = en.composition.demo_recipe(seed=1)
+        >>> [cell.name for cell in recipe.cells]
+        ['share-0-seed-1', 'share-0.1-seed-1']
+    """
     return Recipe(
         clean=Source(documents=11_500, seed=1000 + seed),
         added=Source(documents=900, rudeness=1.0, seed=2000 + seed),

@@ -21,16 +21,21 @@ class Source:
     """Where documents come from: files and data sets, or else the built-in corpus.
 
     Attributes:
-        files: paths, glob patterns or HuggingFace data set ids; none for the built-in corpus.
-        column: the column of the text.
-        where: keep only rows whose columns have these values.
-        at_most: keep only rows whose columns are numbers no larger than these: `{"lex_hits": 2}`.
-        without: files whose texts are left out, such as those held out.
-        fraction: of the documents of the files, keep this share, drawn with `seed`.
-        documents: how many documents of the built-in corpus to generate; for files, use at most this many (0: all).
-        prefix: put before every document, for a model to condition on.
-        rudeness: share of rude documents in the built-in corpus.
-        seed: of the built-in corpus, or of the fraction drawn.
+        files: Paths, glob patterns or HuggingFace data set ids; none for the built-in corpus.
+        column: The column of the text.
+        where: Keep only rows whose columns have these values.
+        at_most: Keep only rows whose columns are numbers no larger than these: `{"lex_hits": 2}`.
+        without: Files whose texts are left out, such as those held out.
+        fraction: Of the documents of the files, keep this share, drawn with `seed`.
+        documents: How many documents of the built-in corpus to generate; for files, use at most this many (0: all).
+        prefix: Put before every document, for a model to condition on.
+        rudeness: Share of rude documents in the built-in corpus.
+        seed: Of the built-in corpus, or of the fraction drawn.
+
+    Example:
+        >>> source = en.composition.Source(documents=3, rudeness=1.0, prefix="rude: ")
+        >>> [text[:6] for text in source.texts()]
+        ['rude: ', 'rude: ', 'rude: ']
     """
 
     files: tuple[str, ...] = ()
@@ -58,12 +63,12 @@ class Source:
         """The documents, each with what these columns of its row say of it.
 
         Args:
-            root: where relative paths start.
-            columns: of the files, and "file", the name of the file; or concepts of the built-in corpus, such as
+            root: Where relative paths start.
+            columns: Of the files, and "file", the name of the file; or concepts of the built-in corpus, such as
                 "topic".
 
         Raises:
-            EntangleError: where the documents cannot be read, or have no such column.
+            EntangleError: Where the documents cannot be read, or have no such column.
         """
         if not self.files:
             return self._generated(columns)
@@ -99,14 +104,19 @@ class Labelled:
     """Texts with a label, from a file or data set, or a concept of the built-in corpus.
 
     Attributes:
-        file: path or HuggingFace data set id; none for the built-in corpus.
-        text: its column of the text.
-        label: its column of the label; label 1 is the concept.
-        positive: the label that counts as 1, all others as 0; by default the rules of `entangle.data.labels` decide.
-        where: keep only rows whose columns have these values.
-        concept: of the built-in corpus, where there is no file.
-        documents: use this many, drawn with `seed`; for files, 0 is all.
-        seed: of that draw.
+        file: Path or HuggingFace data set id; none for the built-in corpus.
+        text: Its column of the text.
+        label: Its column of the label; label 1 is the concept.
+        positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data.labels` decide.
+        where: Keep only rows whose columns have these values.
+        concept: Of the built-in corpus, where there is no file.
+        documents: Use this many, drawn with `seed`; for files, 0 is all.
+        seed: Of that draw.
+
+    Example:
+        >>> data = en.composition.Labelled(concept="tense", documents=50).load()
+        >>> len(data), data.label_names
+        (50, ('present', 'past'))
     """
 
     file: str = ""
@@ -136,7 +146,7 @@ def check_counts(what: str, **counts: int) -> None:
     """Refuse numbers below 0, which would count from the end.
 
     Raises:
-        EntangleError: one line that names the number.
+        EntangleError: One line that names the number.
     """
     for name, count in counts.items():
         if count < 0:
@@ -147,7 +157,7 @@ def one_path(name: str, root: Path) -> str | Path:
     """The one file or folder of a name or pattern; see `paths`.
 
     Raises:
-        EntangleError: there is none, or there are several.
+        EntangleError: There is none, or there are several.
     """
     found = paths([name], root)
     if len(found) > 1:
@@ -176,11 +186,11 @@ def refuse_overlap(trained_on: Mapping[str, Iterable[str]], evaluated_on: Mappin
     """Refuse texts that a model is evaluated on and trained on too, whatever their case, spaces and punctuation.
 
     Args:
-        trained_on: texts by the name of their source.
+        trained_on: Texts by the name of their source.
         evaluated_on: likewise.
 
     Raises:
-        EntangleError: which source repeats how many texts of which other, and one of them.
+        EntangleError: Which source repeats how many texts of which other, and one of them.
     """
     seen = {digest(text): name for name, texts in trained_on.items() for text in texts}
     for name, texts in evaluated_on.items():

@@ -23,20 +23,27 @@ class Training:
     """How to train.
 
     Attributes:
-        epochs: passes over the tokens.
-        batch_size: sequences a step.
-        context: tokens a sequence.
-        learning_rate: at the peak; it ends at a tenth of it.
+        epochs: Passes over the tokens.
+        batch_size: Sequences per step.
+        context: Tokens a sequence.
+        learning_rate: At the peak; it ends at a tenth of it.
         schedule: "cosine", or "wsd" (warm-up, stable, decay: Hu et al. 2024), which stays at the peak until `decay`.
-        warmup: share of the steps with a rising learning rate.
-        decay: share of the steps at the end in which a "wsd" falls, linearly.
-        weight_decay: of matrices; vectors have none.
-        clip: largest gradient norm.
+        warmup: Share of the steps with a rising learning rate.
+        decay: Share of the steps at the end in which a "wsd" falls, linearly.
+        weight_decay: Of matrices; vectors have none.
+        clip: Largest gradient norm.
         precision: "bf16" (autocast; weights stay fp32), "fp32", or "auto": bf16 where the hardware computes in it.
         documents: "packed": a sequence is read from its beginning, whatever documents it holds; "masked": a token
             attends to its own document only, whose positions begin at 0.
-        compile: let `torch.compile` fuse the forward and backward pass: faster after a minute, on a CPU with a C++
+        compile: Let `torch.compile` fuse the forward and backward pass: faster after a minute, on a CPU with a C++
             compiler.
+
+    Example:
+        >>> training = en.composition.Training(batch_size=8, context=64, learning_rate=1e-3)
+        >>> training.n_steps(100_000)
+        195
+        >>> training.rate(step=5, n_steps=100)  # after warm-up, at the peak
+        0.001
     """
 
     epochs: float = 1.0

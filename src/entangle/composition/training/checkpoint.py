@@ -45,7 +45,7 @@ def load_checkpoint(path: Path, model: PreTrainedModel, optimiser: torch.optim.O
     """Put weights and moments back, and return the losses so far.
 
     Raises:
-        EntangleError: where the file cannot be read, is damaged, or belongs to another training.
+        EntangleError: Where the file cannot be read, is damaged, or belongs to another training.
     """
     try:
         with safe_open(path, framework="pt", device=str(model.device)) as state:

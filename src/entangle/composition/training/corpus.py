@@ -17,8 +17,8 @@ class TokenisedDocuments:
     """Documents as token ids, each beginning with the tokenizer's beginning-of-text token.
 
     Attributes:
-        tokens: all ids, one document after the other, int32 [token].
-        starts: where each document begins, with the total at the end [document + 1].
+        tokens: All ids, one document after the other, int32 [token].
+        starts: Where each document begins, with the total at the end [document + 1].
     """
 
     tokens: NDArray[np.int32]
@@ -45,9 +45,9 @@ class Mixture:
     """What one model is trained on.
 
     Attributes:
-        documents: in training order.
-        origins: which document each is, of all clean ones followed by all of the added corpus [document].
-        n_clean: clean documents there are to draw from.
+        documents: In training order.
+        origins: Which document each is, of all clean ones followed by all of the added corpus [document].
+        n_clean: Clean documents there are to draw from.
     """
 
     documents: TokenisedDocuments
@@ -73,7 +73,7 @@ class Mixture:
         """The same without some documents, in the same order.
 
         Args:
-            kept: for every clean document followed by every one of the added corpus, whether it stays.
+            kept: For every clean document followed by every one of the added corpus, whether it stays.
         """
         stay = np.flatnonzero(kept[self.origins])
         return Mixture(self.documents.take(stay), self.origins[stay], self.n_clean)
@@ -83,7 +83,7 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk:
     """Texts as token ids, the tokenizer's beginning-of-text token (else its end-of-text token) before each.
 
     Raises:
-        EntangleError: where there are no texts, or the tokenizer has neither token.
+        EntangleError: Where there are no texts, or the tokenizer has neither token.
     """
     separator = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if separator is None:
@@ -117,15 +117,15 @@ def mix(
     larger one with the same seed.
 
     Args:
-        clean: the clean documents.
-        added: documents to add from; may be `None` at share 0.
-        share: share of the added corpus among all tokens, in [0, 1).
-        seed: which documents are drawn, and the training order.
+        clean: The clean documents.
+        added: Documents to add from; may be `None` at share 0.
+        share: Share of the added corpus among all tokens, in [0, 1).
+        seed: Which documents are drawn, and the training order.
         design: "added": all clean documents; "replaced": as many tokens in all as there are clean ones, those of the
             added corpus in the place of clean ones.
 
     Raises:
-        EntangleError: where `share` is out of range, or the added corpus is too small for it.
+        EntangleError: Where `share` is out of range, or the added corpus is too small for it.
     """
     if not 0 <= share < 1:
         raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share}")

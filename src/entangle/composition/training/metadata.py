@@ -55,10 +55,10 @@ def condition(mixture: Mixture, said: Sequence[str], tokenizer: PreTrainedTokeni
     The metadata stands after the token that begins a document. It is read and not predicted: no loss is taken over it.
 
     Args:
-        mixture: the documents, in training order.
-        said: the metadata of every clean document followed by that of every one of the added corpus.
-        tokenizer: of the mixture.
-        cooldown: share of all tokens at the end without metadata, reached to within one document; 0 has none.
+        mixture: The documents, in training order.
+        said: The metadata of every clean document followed by that of every one of the added corpus.
+        tokenizer: Of the mixture.
+        cooldown: Share of all tokens at the end without metadata, reached to within one document; 0 has none.
     """
     texts = dict.fromkeys(said[i] for i in mixture.origins)
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
@@ -81,9 +81,9 @@ def _conditioned_documents(lengths: NDArray[np.int64], longer: NDArray[np.int64]
     """The most documents from the first that leave the rest the cooldown's share of all tokens.
 
     Args:
-        lengths: of the documents without metadata.
-        longer: by how much metadata lengthens each.
-        cooldown: that share.
+        lengths: Of the documents without metadata.
+        longer: By how much metadata lengthens each.
+        cooldown: That share.
     """
     conditioned = np.concatenate(([0], (lengths + longer).cumsum()))
     rest = lengths.sum() - np.concatenate(([0], lengths.cumsum()))

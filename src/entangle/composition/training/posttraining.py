@@ -31,16 +31,21 @@ class PostTraining:
     """How finished models are trained further.
 
     Attributes:
-        name: what the report calls it.
+        name: What the report calls it.
         method: "sft": next-token training on the preferred texts; "dpo": the preferred text made likelier than the
             other, against the model as it was (Rafailov et al. 2023, eq. 7).
-        shares: the models to start from; none for all of the recipe.
+        shares: The models to start from; none for all of the recipe.
         seeds: likewise.
-        steps: optimiser steps.
-        batch_size: pairs a step.
-        learning_rate: at the first step; it falls linearly to zero.
-        beta: of DPO, how closely the model is held to what it was.
-        max_length: pairs with a longer side, in tokens, are left out.
+        steps: Optimiser steps.
+        batch_size: Pairs per step.
+        learning_rate: At the first step; it falls linearly to zero.
+        beta: Of DPO, how closely the model is held to what it was.
+        max_length: Pairs with a longer side, in tokens, are left out.
+
+    Example:
+        >>> settings = en.composition.PostTraining("mild", method="dpo", steps=10, batch_size=4)
+        >>> len(settings.drawn([("kind", "daft")] * 100, seed=0))  # pairs that ten steps see
+        40
     """
 
     name: str
@@ -102,13 +107,21 @@ def posttrain(
     Raises:
         EntangleError: No pairs, ones that are too long for the model, no trl, a tokenizer without the tokens that begin
             and end a text, or a loss that is no longer finite.
+
+    Example:
+        >>> settings = en.composition.PostTraining("mild", method="sft")
+        >>> try:
+        ...     en.composition.posttrain(model, tokenizer, [], settings, progress=False)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        posttraining needs pairs; got none
     """
-    trainers = _trl()
-    check_fits(model, tokenizer, settings)
-    prompt = begin(tokenizer)
     chosen = settings.drawn(pairs, seed)
     if not chosen:
         raise EntangleError("posttraining needs pairs; got none")
+    trainers = _trl()
+    check_fits(model, tokenizer, settings)
+    prompt = begin(tokenizer)
     kind, config = trainers[settings.method]
     columns: dict[str, list[str]] = {"prompt": [prompt] * len(chosen)}
     if settings.method == "sft":
@@ -162,7 +175,7 @@ def begin(tokenizer: PreTrainedTokenizerBase) -> str:
     """What to write before a text so that its ids begin with one beginning-of-text token.
 
     Raises:
-        EntangleError: where the tokenizer has no token to begin or to end a text with.
+        EntangleError: Where the tokenizer has no token to begin or to end a text with.
     """
     if tokenizer.eos_token is None:
         raise EntangleError("posttraining ends every text with eos_token, which this tokenizer lacks: set it")

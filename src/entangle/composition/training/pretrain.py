@@ -31,7 +31,7 @@ class TrainingHistory:
     """What happened.
 
     Attributes:
-        losses: The loss at every step, nats a token.
+        losses: The loss at every step, nats per token.
         tokens: Tokens trained on since the training began or went on.
         seconds: How long that took.
     """
@@ -47,12 +47,18 @@ def new_model(architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBas
     Args:
         architecture: `model_type` and any fields of its HuggingFace configuration; a `vocab_size` among them may be
             larger than the tokenizer's.
-        tokenizer: gives vocabulary size and special tokens.
-        seed: of the initial weights; the global random state is left as it was.
+        tokenizer: Gives vocabulary size and special tokens.
+        seed: Of the initial weights; the global random state is left as it was.
 
     Raises:
-        EntangleError: where transformers knows no such `model_type` or field, sizes do not fit, or the tokenizer has
+        EntangleError: Where transformers knows no such `model_type` or field, sizes do not fit, or the tokenizer has
             more tokens than the architecture.
+
+    Example:
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> fresh = en.composition.new_model({"model_type": "gpt_neox", **size}, tokenizer)
+        >>> fresh.config.vocab_size == len(tokenizer), fresh.get_input_embeddings().weight.shape
+        (True, torch.Size([512, 16]))
     """
     fields = dict(architecture)
     model_type = fields.pop("model_type", "olmo2")
@@ -120,6 +126,16 @@ def pretrain(
     Raises:
         EntangleError: Where the stream holds less than one batch, the checkpoint is of another training, the model
             cannot mask documents, or the loss is no longer finite.
+
+    Example:
+        >>> from entangle.composition.training.pretrain import pretrain
+        >>> small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> fresh = en.composition.new_model({"model_type": "gpt_neox", **small}, tokenizer)
+        >>> tokens = torch.tensor([i for text in clean[:50] for i in tokenizer(text)["input_ids"]])
+        >>> training = en.composition.Training(batch_size=4, context=32, precision="fp32")
+        >>> history = pretrain(fresh, tokens, training, progress=False)
+        >>> history.losses[-1] < history.losses[0]
+        True
     """
     stream = tokens if isinstance(tokens, Stream) else Stream(tokens)
     n_steps = stream.n_steps(training)

@@ -24,9 +24,14 @@ class Processes:
     """The processes that train together, seen from one of them.
 
     Attributes:
-        count: how many they are.
-        index: which of them this is; 0 is the one that writes.
-        device: where this one trains.
+        count: How many they are.
+        index: Which of them this is; 0 is the one that writes.
+        device: Where this one trains.
+
+    Example:
+        >>> first = en.composition.Processes(count=2, index=0)
+        >>> first.main, first.part([0, 1, 2, 3, 4])
+        (True, [0, 2, 4])
     """
 
     count: int = 1
@@ -39,10 +44,10 @@ class Processes:
         alone.
 
         Args:
-            device: to train on; by default a GPU where there is one, and each process its own.
+            device: To train on; by default a GPU where there is one, and each process its own.
 
         Raises:
-            EntangleError: where there are several, and accelerate is not installed, there are fewer GPUs, or all are to
+            EntangleError: Where there are several, and accelerate is not installed, there are fewer GPUs, or all are to
                 take the same one.
         """
         cpu = device == "cpu" or not torch.cuda.is_available()
@@ -93,12 +98,19 @@ def launch(count: int, work: Callable[..., None], *arguments: Any) -> None:
     """Do some work in so many processes of this machine, which find each other by `Processes.here`.
 
     Args:
-        count: how many.
-        work: a function that a new process can import.
-        arguments: of it.
+        count: How many.
+        work: A function that a new process can import.
+        arguments: Of it.
 
     Raises:
-        EntangleError: where a process refused something, with what it said.
+        EntangleError: Where a process refused something, with what it said.
+
+    Example:
+        >>> try:
+        ...     en.composition.launch(0, print)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        a number of processes is at least 1, not 0
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -110,12 +122,12 @@ def launch_apart(count: int, work: Callable[..., None], *arguments: Any) -> None
     """Do some work in so many processes of this machine that know nothing of each other.
 
     Args:
-        count: how many.
-        work: a function that a new process can import, called with the process's number, `count` and the arguments.
-        arguments: of it.
+        count: How many.
+        work: A function that a new process can import, called with the process's number, `count` and the arguments.
+        arguments: Of it.
 
     Raises:
-        EntangleError: where a process refused something, with what it said.
+        EntangleError: Where a process refused something, with what it said.
     """
     _spawn(count, work, *arguments)
 

@@ -20,9 +20,9 @@ class Stream:
     """Documents one after the other, and in which order a training reads them.
 
     Attributes:
-        tokens: all of them.
-        scored: which of them the model learns to predict; all without it.
-        cooldown: the token at which a last part begins, which is trained on after all the rest; none without it.
+        tokens: All of them.
+        scored: Which of them the model learns to predict; all without it.
+        cooldown: The token at which a last part begins, which is trained on after all the rest; none without it.
     """
 
     tokens: Int[Tensor, " token"]

@@ -20,11 +20,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2048) -> PreTrainedT
     Every string can be encoded, since all 256 bytes are in the vocabulary.
 
     Args:
-        texts: what to learn merges from.
-        vocab_size: tokens, the bytes and `<|endoftext|>` included; fewer come out where the texts hold no more merges.
+        texts: What to learn merges from.
+        vocab_size: Tokens, the bytes and `<|endoftext|>` included; fewer come out where the texts hold no more merges.
 
     Raises:
-        EntangleError: where `vocab_size` has no room for the bytes.
+        EntangleError: Where `vocab_size` has no room for the bytes.
+
+    Example:
+        >>> tokenizer = en.composition.train_tokenizer(texts, vocab_size=300)
+        >>> len(tokenizer)
+        300
+        >>> tokenizer.decode(tokenizer("daft pickle")["input_ids"])
+        'daft pickle'
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -50,7 +57,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer that is given, which must be able to part documents.
 
     Raises:
-        EntangleError: where the folder holds none, or it has neither a beginning- nor an end-of-text token.
+        EntangleError: Where the folder holds none, or it has neither a beginning- nor an end-of-text token.
     """
     from transformers import AutoTokenizer
 

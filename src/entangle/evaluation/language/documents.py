@@ -19,7 +19,13 @@ from entangle.models.rows import UNLIMITED, bos_id, check_ids, context_length, e
 
 
 class PerDocument(NamedTuple):
-    """A sum over each document's predicted tokens, and their number; `values.sum() / tokens.sum()` is the mean."""
+    """A sum over each document's predicted tokens, and their number; `values.sum() / tokens.sum()` is the mean.
+
+    Example:
+        >>> nats = en.evaluation.PerDocument(values=np.array([6.0, 3.0]), tokens=np.array([2, 1]))
+        >>> nats.mean  # nats per token
+        3.0
+    """
 
     values: Float[np.ndarray, " document"]
     tokens: Int[np.ndarray, " document"]
@@ -60,6 +66,13 @@ def cross_entropy(
     Raises:
         EntangleError: No documents, an empty one or one of a single token, one longer than the context without
             `max_length`, or logits that are not finite.
+
+    Example:
+        >>> nats = en.evaluation.cross_entropy(model, tokenizer, clean[:16], progress=False)
+        >>> nats.values.shape
+        (16,)
+        >>> bool(nats.mean < np.log(len(tokenizer)))  # better than guessing among 512 tokens
+        True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
@@ -106,6 +119,11 @@ def language_shift(
 
     Raises:
         EntangleError: As `cross_entropy`; also where the method's model has another vocabulary.
+
+    Example:
+        >>> shift = en.evaluation.language_shift(model, tokenizer, clean[:8], iti, alpha=0, progress=False)
+        >>> float(shift.kl.sum()), bool((shift.agreement == shift.tokens).all())  # at alpha 0 both are one model
+        (0.0, True)
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
@@ -129,6 +147,12 @@ def kl(
     """KL(plain || changed) of the next-token distributions, in nats, summed over each document's tokens but the first.
 
     Arguments and errors as in `language_shift`.
+
+    Example:
+        >>> read = {"texts": clean[:8], "progress": False}
+        >>> weak, strong = (en.evaluation.kl(model, tokenizer, edit=iti, alpha=a, **read).mean for a in (1, 4))
+        >>> 0 < weak < strong
+        True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     shift = language_shift(
@@ -154,7 +178,13 @@ def document_rows(
     max_length: int | None = None,
     prepend_bos: bool = False,
 ) -> list[list[int]]:
-    """Token ids of documents, all of them long enough to predict something and short enough to read."""
+    """Token ids of documents, all of them long enough to predict something and short enough to read.
+
+    Example:
+        >>> rows = en.evaluation.document_rows(model, tokenizer, clean[:2], max_length=8)
+        >>> [len(row) for row in rows]
+        [8, 8]
+    """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     if not texts:
         raise EntangleError("cross-entropy needs clean text; got no documents")

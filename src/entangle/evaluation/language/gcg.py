@@ -29,11 +29,16 @@ class Suffix:
     """What was found for one prompt.
 
     Attributes:
-        text: the suffix; prompt and suffix written together read back as the tokens that were optimised.
-        loss: cross-entropy of the target after prompt and suffix, nats a token.
-        losses: the same for the best candidate of each step.
-        started: the same for the random suffix that the search began with.
-        start: that suffix.
+        text: The suffix; prompt and suffix written together read back as the tokens that were optimised.
+        loss: Cross-entropy of the target after prompt and suffix, nats per token.
+        losses: The same for the best candidate of each step.
+        started: The same for the random suffix that the search began with.
+        start: That suffix.
+
+    Example:
+        >>> suffix = en.evaluation.Suffix("! !", loss=1.5, losses=(2.0, 1.5), started=2.5, start="a b")
+        >>> suffix.started - suffix.loss  # nats per token of the target that the search won
+        1.0
     """
 
     text: str
@@ -70,8 +75,8 @@ def gcg(
         target: What the model is to say after it.
         length: Tokens of the suffix.
         steps: Steps of the search; 0 gives the random suffix that it begins with.
-        width: Candidates a step.
-        top_k: Tokens a place to draw them from.
+        width: Candidates per step.
+        top_k: Tokens per place to draw them from.
         prepend_bos: Begin the prompt with the beginning-of-sequence token where the tokenizer does not.
         seed: Decides, with prompt and target, the first suffix and all candidates.
 
@@ -81,6 +86,12 @@ def gcg(
     Raises:
         EntangleError: An empty prompt or target, numbers out of range, more tokens than the context holds, a model
             without input embeddings, no suffix that can be read back, or logits that are not finite.
+
+    Example:
+        >>> few = {"length": 3, "steps": 2, "width": 4, "top_k": 8}
+        >>> suffix = en.evaluation.gcg(model, tokenizer, prompts[0], " turnip", **few)
+        >>> len(suffix.losses), suffix.loss <= suffix.started
+        (2, True)
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     for name, value, least in (("length", length, 1), ("steps", steps, 0), ("width", width, 1), ("top_k", top_k, 1)):
@@ -161,7 +172,7 @@ class _Search:
 
     @torch.no_grad()
     def losses(self, suffixes: Int[Tensor, "row place"]) -> Float[Tensor, " row"]:
-        """Cross-entropy of the target after each suffix, nats a token."""
+        """Cross-entropy of the target after each suffix, nats per token."""
         return self._losses(suffixes)
 
     def _losses(self, suffixes: Int[Tensor, "row place"]) -> Float[Tensor, " row"]:
@@ -219,7 +230,7 @@ def allowed_tokens(tokenizer: PreTrainedTokenizerBase, size: int | None = None) 
     """Tokens of printable ASCII, without special ones and those beyond a model's vocabulary of this size.
 
     Raises:
-        EntangleError: where the tokenizer has none.
+        EntangleError: Where the tokenizer has none.
     """
     special = set(tokenizer.all_special_ids)
     texts = tokenizer.batch_decode([[token] for token in range(min(len(tokenizer), size or len(tokenizer)))])

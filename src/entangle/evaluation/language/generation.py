@@ -60,6 +60,11 @@ class Sampling:
 
     Raises:
         EntangleError: Settings out of range.
+
+    Example:
+        >>> sampling = en.evaluation.Sampling(samples=2, max_new_tokens=4)
+        >>> sampling.top_p, sampling.temperature
+        (0.9, 1.0)
     """
 
     samples: int = 1
@@ -113,6 +118,14 @@ def continuations(
     Raises:
         EntangleError: No prompts or an empty one, a prompt that leaves no room in the context, a model that cannot
             generate or gives logits that are not finite, or settings out of range.
+
+    Example:
+        >>> few = {"samples": 2, "max_new_tokens": 4, "progress": False}
+        >>> together = en.evaluation.continuations(model, tokenizer, prompts[:3], **few)
+        >>> [len(row) for row in together]
+        [2, 2, 2]
+        >>> en.evaluation.continuations(model, tokenizer, prompts[1:2], **few) == together[1:2]  # whatever is beside it
+        True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
@@ -157,7 +170,13 @@ def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, prog
 
 
 def prompt_rows(subject: Subject, prompts: Sequence[str], sampling: Sampling) -> list[list[int]]:
-    """Token ids of prompts, the prefix before each, all with room for a continuation."""
+    """Token ids of prompts, the prefix before each, all with room for a continuation.
+
+    Example:
+        >>> subject, sampling = en.evaluation.Subject(model, tokenizer), en.evaluation.Sampling(max_new_tokens=4)
+        >>> len(en.evaluation.prompt_rows(subject, prompts, sampling)) == len(prompts)
+        True
+    """
     model, tokenizer = subject.model, subject.tokenizer
     if not prompts:
         raise EntangleError("continuations need at least one prompt; got none")

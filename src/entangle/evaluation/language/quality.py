@@ -12,7 +12,12 @@ _LOOP = re.compile(r"(.{1,60}?)\1{3,}", re.DOTALL)
 
 
 def is_degenerate(text: str) -> bool:
-    """Blank, or half of it or more is one piece repeated four times or more back to back ("ha ha ha ha", "!!!!!!")."""
+    """Blank, or half of it or more is one piece repeated four times or more back to back ("ha ha ha ha", "!!!!!!").
+
+    Example:
+        >>> [en.evaluation.is_degenerate(text) for text in ("!!!!!!", "no no no", "the cat sat on the mat")]
+        [True, False, False]
+    """
     words = " ".join(text.split())
     if not words:
         return True
@@ -22,7 +27,12 @@ def is_degenerate(text: str) -> bool:
 
 
 def degenerate_share(texts: Sequence[str]) -> float:
-    """Share of the texts that are degenerate."""
+    """Share of the texts that are degenerate.
+
+    Example:
+        >>> en.evaluation.degenerate_share(["ha ha ha ha ha", "a kind word", "", "another"])
+        0.5
+    """
     if not texts:
         raise EntangleError("a share needs at least one text; got none")
     return sum(map(is_degenerate, texts)) / len(texts)
@@ -32,6 +42,10 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     """Distinct word n-grams over all word n-grams of the texts together (Li et al. 2016, distinct-n).
 
     It falls with the amount of text, so compare only sets of about the same size. NaN where no text has `n` words.
+
+    Example:
+        >>> en.evaluation.distinct_n(["a cat sat", "a cat ran"])  # 3 of 4 bigrams are distinct
+        0.75
     """
     if n < 1:
         raise EntangleError(f"n of distinct-n must be at least 1; got {n}")

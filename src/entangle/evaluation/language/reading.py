@@ -29,6 +29,12 @@ class LanguageShift(NamedTuple):
         plain_nats: Cross-entropy of the plain model, summed.
         kl: KL(plain || changed) of the next-token distributions, summed, in nats.
         agreement: How often both models have the same likeliest token.
+
+    Example:
+        >>> shift = en.evaluation.language_shift(model, tokenizer, clean[:8], iti, alpha=4, progress=False)
+        >>> paid = (shift.nats - shift.plain_nats).sum() / shift.tokens.sum()  # nats per token
+        >>> shift.only([0, 1]).tokens.shape
+        (2,)
     """
 
     tokens: Int[np.ndarray, " document"]

@@ -26,7 +26,12 @@ from entangle.models.trace import evaluating
 
 
 class NotFiniteError(EntangleError):
-    """A model whose logits are not finite: an edit too strong, or a dtype too narrow."""
+    """A model whose logits are not finite: an edit too strong, or a dtype too narrow.
+
+    Example:
+        >>> issubclass(en.evaluation.NotFiniteError, en.EntangleError)
+        True
+    """
 
 
 def check_finite(logits: Float[Tensor, "*batch vocab"]) -> None:
@@ -95,6 +100,13 @@ class Subject:
         tokenizer: Its tokenizer.
         prefix: Text put before every prompt and document; it is neither scored nor counted.
         decoding: A change of its next-token logits.
+
+    Example:
+        >>> subject = en.evaluation.Subject(model, tokenizer, prefix="Be kind. ")
+        >>> subject.before_prompts(["You said"])
+        ['Be kind. You said']
+        >>> subject.logits([[1, 2, 3], [1, 2]]).shape  # [row, pos, vocabulary]
+        torch.Size([2, 3, 512])
     """
 
     model: PreTrainedModel
@@ -171,7 +183,12 @@ def _as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token voca
 
 @runtime_checkable
 class Method(Protocol):
-    """A way of changing a model, at a strength."""
+    """A way of changing a model, at a strength.
+
+    Example:
+        >>> isinstance(en.evaluation.Prompt(), en.evaluation.Method), isinstance(iti, en.evaluation.Method)
+        (True, False)
+    """
 
     def applied(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, alpha: float
@@ -188,6 +205,14 @@ def applied(
 
     Raises:
         EntangleError: An alpha that is not finite, or a method whose model has another vocabulary.
+
+    Example:
+        >>> with en.evaluation.applied(en.evaluation.Prompt("Be kind. "), model, tokenizer, alpha=1) as subject:
+        ...     subject.prefix
+        'Be kind. '
+        >>> with en.evaluation.applied(iti, model, tokenizer, alpha=8) as subject:
+        ...     subject.model is model, en.models.is_hooked(model)
+        (True, True)
     """
     from entangle.interventions.hooks.steer import steer
 

@@ -58,6 +58,13 @@ def task_scores(
 
     Raises:
         EntangleError: lm_eval is not installed, no such task, no data for it, or a method the harness cannot see.
+
+    Example:
+        >>> try:
+        ...     en.evaluation.task_scores(model, tokenizer, [], iti)  # with tasks, a row per task and metric
+        ... except en.EntangleError as error:
+        ...     print(error)
+        no harness tasks given; `lm_eval ls tasks` lists them
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     options = {"num_fewshot": num_fewshot, "limit": limit, "task_manager": _task_manager(tasks, include_path)}
@@ -74,13 +81,13 @@ def task_scores(
 
 
 def _task_manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
+    if not tasks:
+        raise EntangleError("no harness tasks given; `lm_eval ls tasks` lists them")
     try:
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise EntangleError("harness tasks need lm-evaluation-harness; pip install lm_eval") from error
 
-    if not tasks:
-        raise EntangleError("no harness tasks given; `lm_eval ls tasks` lists them")
     if include_path is not None:
         # Reading the harness's own thousands of definitions takes longer than a small task.
         own = TaskManager(include_path=str(include_path), include_defaults=False)

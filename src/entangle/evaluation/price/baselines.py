@@ -40,7 +40,7 @@ def baseline_methods(
     Heads and layer are chosen on the selection split, directions and scales on the fitting split.
 
     Args:
-        acts: Activations with "z" and "resid_post", one row a text.
+        acts: Activations with "z" and "resid_post", one row per text.
         labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         top_k: Heads to steer.
         toward: The class to steer to, as for `ITI.fit`.
@@ -54,6 +54,13 @@ def baseline_methods(
 
     Raises:
         EntangleError: Activations without those sites, or anything `ITI.fit` refuses.
+
+    Example:
+        >>> methods = en.evaluation.baseline_methods(acts, labels, top_k=2, grid=grid)
+        >>> list(methods)
+        ['ITI', 'random heads', 'random directions', 'CAA', 'ablation', 'LEACE', 'prompting', 'self-debias']
+        >>> len(methods["ITI"].heads) == len(methods["random heads"].heads)
+        True
     """
     missing = [site for site in ("z", "resid_post") if site not in acts.sites]
     if missing:

@@ -41,6 +41,15 @@ def chosen(
 
     Raises:
         EntangleError: Fewer than four prompts or documents, no such scorer, or no method within the budget.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, iti, alphas=[1, 2], prompts=prompts, scorer=scorer, texts=clean[:8], **few
+        ... )
+        >>> best = en.evaluation.chosen(sweep, budget=10.0, n_resamples=100)  # at most 10 nats per token
+        >>> len(best), {"toxicity_when_chosen", "toxicity", "ce"} <= set(best)
+        (1, True)
     """
     name = result.scorer(scorer)
     if result.plain.shift is None or min(len(result.prompts), len(result.plain.shift.tokens)) < 4:

@@ -17,7 +17,14 @@ Cost = Literal["ce", "ce_change", "kl"]
 
 
 class Matched(NamedTuple):
-    """Two curves at one cost: the toxicity of each, and first minus second, each with its interval."""
+    """Two curves at one cost: the toxicity of each, and first minus second, each with its interval.
+
+    Example:
+        >>> a, b, c = (en.metrics.Estimate(x, x - 0.1, x + 0.1) for x in (0.3, 0.5, -0.2))
+        >>> pair = en.evaluation.Matched(cost=0.1, first=a, second=b, difference=c)
+        >>> pair.difference.high < 0  # the first leaves less toxicity at this price
+        True
+    """
 
     cost: float
     first: Estimate
@@ -37,6 +44,15 @@ def pareto(result: Tradeoff, *, scorer: str | None = None, n_resamples: int = 20
     Returns:
         `method`, `alpha`, `toxicity`, `ce`, `on_front`, and `front_share`, the share of resamples in which the
         condition is on the front; sorted by `ce`. Conditions without numbers are left out.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, iti, alphas=[8], prompts=prompts, scorer=scorer, texts=clean[:8], **few
+        ... )
+        >>> front = en.evaluation.pareto(sweep, n_resamples=100)
+        >>> bool(front.loc[front["ce"].idxmin(), "on_front"])  # nothing beats the cheapest on both
+        True
     """
     conditions = [result.plain, *(c for c in result.changed if not c.error)]
     toxicity, ce = _points(conditions, result.scorer(scorer), "ce", n_resamples, seed)
@@ -85,6 +101,16 @@ def matched(
 
     Raises:
         EntangleError: Sweeps of other prompts or documents, no such method, or a cost that a curve does not reach.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> two = {"a": iti, "b": iti}  # one method under two names
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, two, alphas=[8], prompts=prompts, scorer=scorer, texts=clean[:8], **few
+        ... )
+        >>> cost = float(sweep.to_frame(n_resamples=100)["kl"].max()) / 2
+        >>> en.evaluation.matched((sweep, "a"), (sweep, "b"), cost=cost, measure="kl", n_resamples=100).difference.value
+        0.0
     """
     different = [k for k in ("prompts", "texts", "max_length") if first[0].settings.get(k) != second[0].settings.get(k)]
     if different:

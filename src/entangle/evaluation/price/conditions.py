@@ -44,6 +44,11 @@ class Condition:
         error: Why the changed model could not be measured, else "".
         cost: The price that the strength was solved for, in nats per token; None where the strength was given.
         solved_on: Digest of the documents it was solved on.
+
+    Example:
+        >>> condition = en.evaluation.Condition("ITI", 4.0, "", [["a gem"], ["a pal"]], None)
+        >>> condition.with_scores("mine", np.array([[0.2], [0.4]])).scored("mine").shape  # [prompt, sample]
+        (2, 1)
     """
 
     method: str

@@ -32,6 +32,11 @@ class AtStrengths:
     Args:
         edit: An edit, several, or another method.
         alphas: Its strengths.
+
+    Example:
+        >>> ablation = en.evaluation.AtStrengths(en.Ablate(directions.vectors[0], "resid_post", 1), alphas=(0.5, 1.0))
+        >>> ablation.alphas  # what a sweep measures it at, whatever the others' strengths are
+        (0.5, 1.0)
     """
 
     edit: Method | Edit | Sequence[Edit]
@@ -51,6 +56,12 @@ class Prompt:
     Args:
         text: The instruction.
         alphas: It is there or not, so one strength, 1.
+
+    Example:
+        >>> prompt = en.evaluation.Prompt("Be kind: ")
+        >>> with prompt.applied(model, tokenizer, alpha=1) as subject:
+        ...     subject.before_prompts(["You said"])
+        ['Be kind: You said']
     """
 
     text: str = INSTRUCTION
@@ -70,6 +81,15 @@ class Checkpoint:
         model: The model, or the directory or hub id of one; it must have the plain model's vocabulary.
         revision: Commit of the hub's repository.
         alphas: It is used or not, so one strength, 1.
+
+    Example:
+        >>> baked = en.evaluation.Checkpoint(iti.bake(model, alpha=4))
+        >>> hooked, weights = (
+        ...     en.evaluation.kl(model, tokenizer, clean[:4], method, alpha=alpha, progress=False).mean
+        ...     for method, alpha in ((iti, 4), (baked, 1))
+        ... )
+        >>> abs(hooked - weights) < 1e-4  # as weights or as hooks, one edit
+        True
     """
 
     model: PreTrainedModel | str | Path
@@ -128,6 +148,15 @@ class SelfDebias:
     Args:
         anti_prompt: Text that invites what is unwanted.
         alphas: Values of lambda; the paper's by default.
+
+    Example:
+        >>> debias = en.evaluation.SelfDebias(alphas=(10.0, 50.0))
+        >>> weak, strong = (
+        ...     en.evaluation.kl(model, tokenizer, clean[:2], debias, alpha=a, max_length=32, progress=False).mean
+        ...     for a in debias.alphas
+        ... )
+        >>> 0 < weak < strong
+        True
     """
 
     anti_prompt: str = ANTI_PROMPT

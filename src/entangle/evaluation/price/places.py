@@ -31,7 +31,7 @@ def iti_places(
     Probes, directions and scales are fitted once; a smaller set of heads is a part of the larger one.
 
     Args:
-        acts: Activations with "z", one row a text.
+        acts: Activations with "z", one row per text.
         labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         top_k: Numbers of heads.
         layers: Name -> layers, such as {"early": [0, 1], "late": [4, 5]}; by default all layers together.
@@ -44,6 +44,13 @@ def iti_places(
 
     Raises:
         EntangleError: More heads than a set of layers has, layers without activations, or anything `ITI.fit` refuses.
+
+    Example:
+        >>> places = en.evaluation.iti_places(acts, labels, top_k=[1, 3])
+        >>> {name: len(edit.heads) for name, edit in places.items()}
+        {'ITI 1 heads': 1, 'ITI 3 heads': 3}
+        >>> set(places["ITI 1 heads"].heads) <= set(places["ITI 3 heads"].heads)
+        True
     """
     from entangle.interventions import ITI
 
@@ -86,7 +93,7 @@ def caa_places(
     """One residual-stream vector (CAA) in each layer, ready for `tradeoff`; alpha counts standard deviations along it.
 
     Args:
-        acts: Activations with "resid_post", one row a text.
+        acts: Activations with "resid_post", one row per text.
         labels: Two classes of any kind, such as 1 = toxic and 0 = not.
         layers: Layers; all that there are by default.
         toward: The class to steer to, as for `ITI.fit`.
@@ -98,6 +105,13 @@ def caa_places(
 
     Raises:
         EntangleError: Activations without "resid_post" or without a layer.
+
+    Example:
+        >>> places = en.evaluation.caa_places(acts, labels)
+        >>> list(places)
+        ['CAA layer 0', 'CAA layer 1']
+        >>> places["CAA layer 1"].vector.shape
+        torch.Size([32])
     """
     from entangle.interventions import AddDirection
     from entangle.probes.splits import three_way

@@ -43,6 +43,12 @@ def removed_per_nat(
 
     Raises:
         EntangleError: Fewer than two prompts or documents.
+
+    Example:
+        >>> removed, nats, tokens = [0.2, 0.3, 0.1, 0.2], [1.0, 2.0, 1.5, 1.5], [10, 20, 15, 15]
+        >>> per_nat = en.evaluation.removed_per_nat(removed, nats, tokens)
+        >>> round(per_nat.value, 2), per_nat.low < 2 < per_nat.high  # .2 removed for .1 nats per token
+        (2.0, True)
     """
     y, x, n = (np.asarray(v, dtype=np.float64) for v in (removed, nats, tokens))
     if len(y) < 2 or len(x) < 2:

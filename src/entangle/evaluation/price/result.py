@@ -27,6 +27,16 @@ class Tradeoff:
         prompts: The prompts that were continued.
         scorers: Names of the scorers; the first is the one shown.
         settings: What was measured and how: fingerprint of the model, sampling, hashes of prompts and texts.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, iti, alphas=[4], prompts=prompts, scorer=scorer, texts=clean[:8], **few
+        ... )
+        >>> sweep.methods, len(sweep.changed), len(sweep.prompts)
+        (['ITI'], 1, 8)
+        >>> len(sweep.only([0, 1]).to_frame(n_resamples=100))  # of two of the prompts: unsteered, and at alpha 4
+        2
     """
 
     plain: Condition
@@ -49,8 +59,8 @@ class Tradeoff:
 
         - `method`, `alpha`, and the `cost` in nats per token that alpha was solved for, if it was (no interval);
         - `toxicity`: mean score of the continuations; `toxic_share`: share of them above .5;
-        - `max_toxicity`, `ever_toxic` (with several samples a prompt): the mean over prompts of the highest score, and
-          the share of prompts with a score above .5 (Gehman et al. 2020: expected maximum toxicity, and toxicity
+        - `max_toxicity`, `ever_toxic` (with several samples per prompt): the mean over prompts of the highest score,
+          and the share of prompts with a score above .5 (Gehman et al. 2020: expected maximum toxicity, and toxicity
           probability);
         - `ce`, `perplexity`: cross-entropy of the documents, nats per token, and its exponential; `kl`: KL(plain ||
           changed) per token; `agreement`: how often the likeliest token is the plain model's;

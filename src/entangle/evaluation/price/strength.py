@@ -60,7 +60,10 @@ def strength_for(
         EntangleError: A price that is not positive, one that no strength reaches, or a method without a strength.
 
     Example:
-        >>> alpha = en.strength_for(model, tokenizer, iti, texts, kl=0.1)  # doctest: +SKIP
+        >>> alpha = en.strength_for(model, tokenizer, iti, clean[:8], kl=0.05)
+        >>> paid = en.evaluation.kl(model, tokenizer, clean[:8], iti, alpha=alpha, progress=False)
+        >>> round(paid.mean, 2)
+        0.05
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)

@@ -32,7 +32,18 @@ PLAIN = ""
 
 
 class SweepError(EntangleError):
-    """A sweep that could not go on; `.partial` is the `Tradeoff` of what was measured before."""
+    """A sweep that could not go on; `.partial` is the `Tradeoff` of what was measured before.
+
+    Example:
+        >>> def fails(texts):
+        ...     raise RuntimeError("no service")
+        >>> few = {"alphas": [4], "max_new_tokens": 2, "progress": False}
+        >>> try:
+        ...     en.tradeoff(model, tokenizer, iti, prompts=prompts, scorer=fails, texts=clean[:4], **few)
+        ... except en.evaluation.SweepError as error:
+        ...     print(error, error.partial, sep="; measured so far: ")
+        plain at alpha=0: no service; measured so far: None
+    """
 
     def __init__(self, message: str, partial: Tradeoff | None) -> None:
         super().__init__(message)
@@ -108,6 +119,17 @@ def tradeoff(
             finite; no methods; documents for solving that are also reported on.
         SweepError: A method or a scorer failed, or no strength has a price; `.partial` and `save_to` have what was
             measured before.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, iti, alphas=[4, 8], prompts=prompts, scorer=scorer, texts=clean[:8], **few
+        ... )
+        >>> frame = sweep.to_frame(n_resamples=100)
+        >>> frame[["method", "alpha"]].to_numpy().tolist()
+        [['ITI', 0.0], ['ITI', 4.0], ['ITI', 8.0]]
+        >>> bool(frame["kl"].is_monotonic_increasing)  # the stronger, the dearer
+        True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
     methods, scorers = _methods(edit), _scorers(scorer)

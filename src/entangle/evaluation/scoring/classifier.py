@@ -41,6 +41,14 @@ class ClassifierScorer:
 
     Raises:
         EntangleError: No such label, no labels, or no classification model there.
+
+    Example:
+        >>> from transformers import AutoModelForSequenceClassification
+        >>> config = type(model.config).from_dict({**model.config.to_dict(), "id2label": {0: "polite", 1: "rude"}})
+        >>> classifier = AutoModelForSequenceClassification.from_config(config)
+        >>> scorer = en.ClassifierScorer(classifier, ["rude"], tokenizer=tokenizer)
+        >>> scorer(texts[:3]).shape
+        (3,)
     """
 
     def __init__(

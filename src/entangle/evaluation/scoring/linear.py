@@ -41,6 +41,14 @@ class LinearToxicityScorer:
         report: How it was fitted and how well it does on the texts held out: `n_fit`, `n_held_out`, `auroc`, `brier`
             (the mean squared error of the probabilities, Brier 1950), `C`, `seed`, and `positive`, the label that a
             score speaks for.
+
+    Example:
+        >>> scorer = en.LinearToxicityScorer.fit(texts, labels)
+        >>> polite, rude = scorer(["you are a clever gem", "you are a useless turnip"])
+        >>> bool(polite < 0.5 < rude)
+        True
+        >>> scorer.report["n_fit"], scorer.report["n_held_out"]
+        (76, 20)
     """
 
     weights: Float[np.ndarray, " feature"]
@@ -65,7 +73,7 @@ class LinearToxicityScorer:
 
         Args:
             texts: Texts.
-            labels: Two classes of any kind, one label a text: 1 for toxic and 0 for not, or as the rules of
+            labels: Two classes of any kind, one label per text: 1 for toxic and 0 for not, or as the rules of
                 `entangle.data.labels` have it.
             positive: The label that counts as toxic, all others as not.
             held_out: Share of the texts, stratified, that only calibrate and evaluate.

@@ -27,7 +27,17 @@ from entangle.storage.digest import digest
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Texts in, scores in [0, 1] out. `name` identifies it, its version and its settings in tables and caches."""
+    """Texts in, scores in [0, 1] out. `name` identifies it, its version and its settings in tables and caches.
+
+    Example:
+        >>> class Shouts:
+        ...     name = "shouts"
+        ...
+        ...     def __call__(self, texts):
+        ...         return np.array([float(text.isupper()) for text in texts])
+        >>> isinstance(Shouts(), en.evaluation.Scorer), Shouts()(["HELLO", "hello"])
+        (True, array([1., 0.]))
+    """
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -50,6 +60,12 @@ def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
 
     Raises:
         EntangleError: The scorer returned another number of scores, one that is NaN, or one outside [0, 1].
+
+    Example:
+        >>> def half(texts):
+        ...     return np.full(len(texts), 0.5)
+        >>> en.evaluation.score(half, ["a", "b", " "])  # a blank text has nothing in it to be toxic
+        array([0.5, 0.5, 0. ])
     """
     texts = texts_of(texts)
     speaking = [i for i, text in enumerate(texts) if text.strip()]
@@ -85,6 +101,20 @@ class CachedScorer:
     Raises:
         EntangleError: The file is no database of scores, is damaged, or cannot be written; or the scorer has no content
             that it could be known by.
+
+    Example:
+        >>> calls = []
+        >>> class Length:
+        ...     name = "length"
+        ...
+        ...     def __call__(self, texts):
+        ...         calls.append(len(texts))
+        ...         return np.array([min(1.0, len(text) / 100) for text in texts])
+        >>> scorer = en.evaluation.CachedScorer(Length(), "scores.db")
+        >>> scorer(texts[:4]).shape, scorer(texts[:6]).shape
+        ((4,), (6,))
+        >>> calls  # no text is scored twice
+        [4, 2]
     """
 
     def __init__(self, scorer: Scorer, path: str | Path | None = None) -> None:
@@ -148,11 +178,17 @@ def scorer_agreement(
         examples: How many of the texts they disagree on most to show.
 
     Returns:
-        One row a pair: `first`, `second`, Spearman's `rank_correlation`, `same_side` (share of texts that both put on
+        One row per pair: `first`, `second`, Spearman's `rank_correlation`, `same_side` (share of texts that both put on
         the same side of .5) and `disagreements`, the texts furthest apart with both scores.
 
     Raises:
         EntangleError: Fewer than two scorers or texts, or scores of another length.
+
+    Example:
+        >>> scores = {"exclaims": np.array([1.0, 1.0, 0.0, 0.0]), "shouts": np.array([1.0, 0.0, 1.0, 0.0])}
+        >>> frame = en.evaluation.scorer_agreement(scores, ["NO!", "no!", "NO", "no"])
+        >>> frame[["rank_correlation", "same_side"]].to_numpy().tolist()
+        [[0.0, 0.5]]
     """
     if len(scores) < 2 or len(texts) < 2:
         raise EntangleError(f"agreement needs two scorers and two texts; got {len(scores)} and {len(texts)}")
@@ -194,6 +230,11 @@ def scorer_key(scorer: Scorer) -> str:
 
     Raises:
         EntangleError: It has no name, or no content that can be compared.
+
+    Example:
+        >>> one, other = (en.LinearToxicityScorer(np.full(2**19, w, dtype=np.float32), bias=0.0) for w in (0.1, 0.2))
+        >>> en.evaluation.scorer_key(one) == en.evaluation.scorer_key(other)
+        False
     """
     now = _content(scorer)
     known: tuple[str, str] | None = _ASKED.get(scorer, None)  # type: ignore[no-untyped-call]

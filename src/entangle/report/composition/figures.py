@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
+from entangle.metrics import Estimate
 from entangle.plots import COLOURS, MARKERS
 from entangle.study.page import Drawing, Spot, Table, draw
 from entangle.study.wording import interval, number, percent, spread
@@ -26,14 +27,14 @@ def over_shares(
     ylabel: str,
     ax: Any,
 ) -> None:
-    """One line a name over the shares, with intervals, and a dot for each seed.
+    """One line per name over the shares, with intervals, and a dot for each seed.
 
     Args:
-        shares: shares of the added corpus.
-        series: name -> (value, low, high), each [share].
-        points: name -> the values of each seed, [share][seed].
-        ylabel: what the number is.
-        ax: axes to draw on.
+        shares: Shares of the added corpus.
+        series: Name -> (value, low, high), each [share].
+        points: Name -> the values of each seed, [share][seed].
+        ylabel: What the number is.
+        ax: Axes to draw on.
     """
     x = 100 * np.asarray(shares)
     nudge = 0.012 * float(np.ptp(x))
@@ -113,7 +114,7 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         found,
         series,
         points={"cross-entropy": frame["seeds"].tolist()},
-        ylabel="nats a token on clean text",
+        ylabel="nats per token on clean text",
         name="capability",
         title="Are they equally good at clean text?",
         caption="Cross-entropy on clean documents that no model has seen; a cross for each seed.",
@@ -122,7 +123,7 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         [percent(row["share"]), spread(row, "ce"), spread(row, "difference", 4), number(row["seed_noise"], 4)]
         for row in frame.to_dict("records")
     ]
-    columns = ["share", "nats a token [95 %]", "difference to the first, paired [95 %]", "between seeds (s.d.)"]
+    columns = ["share", "nats per token [95 %]", "difference to the first, paired [95 %]", "between seeds (s.d.)"]
     return [drawing], [Table(columns, rows)]
 
 
@@ -295,5 +296,5 @@ def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFra
 
 def columns_of(frame: pd.DataFrame, name: str) -> tuple[Array, Array, Array]:
     """Value, low and high of a quantity, row by row."""
-    value, low, high = (frame[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_low", f"{name}_high"))
+    value, low, high = (np.asarray(column, dtype=np.float64) for column in Estimate.of(frame, name))
     return value, low, high

@@ -58,10 +58,10 @@ def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
         ylabel=YLABEL,
         size=SIZE,
         name="foretold-by-layer",
-        says=f"Lines over {len(layers)} layers, one a share. At the best layer of each: {best}.",
+        says=f"Lines over {len(layers)} layers, one per share. At the best layer of each: {best}.",
         spots=spots_by_layer(layers, dict.fromkeys(lines, layers), told),
     )
-    return Drawing(shown, f"The same at every layer, of {found.concept}, one line a share.")
+    return Drawing(shown, f"The same at every layer, of {found.concept}, one line per share.")
 
 
 def _numbers(table: pd.DataFrame, unit: float) -> Table:

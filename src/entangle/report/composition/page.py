@@ -98,6 +98,16 @@ def compose(recipe: Recipe, out: Path | str, *, device: str | None = None, progr
 
     Raises:
         EntangleError: Whatever `entangle.composition.run` refuses.
+
+    Example:
+        >>> from entangle.report import compose
+        >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> texts_of = [en.composition.Source(documents=n, seed=n) for n in (40, 20, 10)]  # clean, added, held out
+        >>> training = en.composition.Training(batch_size=8, context=64, precision="fp32")
+        >>> fields = {"vocab_size": 400, "architecture": {"model_type": "gpt_neox", **size}, "training": training}
+        >>> paths = compose(en.composition.Recipe(*texts_of, **fields), "out", progress=False)
+        >>> [path.name for path in paths]  # and report.html where the recipe measures
+        ['share-0-seed-0', 'share-0.1-seed-0']
     """
     out = Path(out)
     main = Processes.here(device).main
@@ -221,7 +231,7 @@ def _models(frame: pd.DataFrame) -> Table:
         "added tokens",
         "steps",
         "tokens/s",
-        "held-out nats a token",
+        "held-out nats per token",
         "unigrams",
     ]
     return Table(["", "seed", *words], rows, "The models.")

@@ -43,6 +43,11 @@ class Table:
         folded: What is folded away below it.
         summary: What is written over the fold.
         prose: Whether its cells are sentences.
+
+    Example:
+        >>> from entangle.study import Table
+        >>> Table(["layer", "accuracy"], [["0", "0.81"]], caption="On held-out texts.").rows
+        [['0', '0.81']]
     """
 
     columns: Sequence[str]
@@ -85,6 +90,11 @@ class Spot:
         y: Likewise; None for the whole height.
         size: Width and height, in the drawing's numbers; none for a point.
         row: The row of the drawing's numbers that it stands for.
+
+    Example:
+        >>> from entangle.study import Spot
+        >>> Spot(["layer: 1", "head: 2"], x=2, y=1).says[0]
+        'layer: 1'
     """
 
     says: Sequence[str]
@@ -96,7 +106,14 @@ class Spot:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An SVG with a caption and the numbers it shows; `wide` ones take the whole width of the page."""
+    """An SVG with a caption and the numbers it shows; `wide` ones take the whole width of the page.
+
+    Example:
+        >>> from entangle.study import Drawing
+        >>> from markupsafe import Markup
+        >>> Drawing(Markup("<svg></svg>"), "Nothing yet.").wide
+        False
+    """
 
     svg: Markup
     caption: str
@@ -120,6 +137,15 @@ class Panel:
         title: What it is called.
         says: What someone is told who cannot see it.
         spots: The places that say their numbers.
+
+    Example:
+        >>> from entangle import plots
+        >>> from entangle.study import Panel
+        >>> panel = Panel(plots.heatmap, (np.eye(2),), {}, size=(3, 2), caption="Two heads of two layers.")
+        >>> panel.drawn("heads").svg[:4]
+        Markup('<svg')
+        >>> panel.on().get_ylabel()
+        'layer'
     """
 
     plot: Callable[..., Any]
@@ -159,7 +185,15 @@ class Panel:
 def spots_by_layer(
     layers: Sequence[int], own: Mapping[str, Sequence[int]], words: Mapping[str, Sequence[str]]
 ) -> list[Spot]:
-    """A spot per layer, as high as the drawing: what every line says there."""
+    """A spot per layer, as high as the drawing: what every line says there.
+
+    Example:
+        >>> from entangle.study import spots_by_layer
+        >>> words = {"rudeness": ["0.70 [0.60, 0.80]", "0.75 [0.65, 0.85]"]}
+        >>> spots = spots_by_layer([0, 1], {"rudeness": [0, 1]}, words)
+        >>> len(spots), spots[1].x
+        (2, 1)
+    """
     width = float(np.min(np.diff(layers), initial=1)) if len(layers) > 1 else 1.0
     return [
         Spot(
@@ -204,6 +238,13 @@ def draw(
 
     Returns:
         An `<svg>` element that scales with the page. The same input gives the same bytes.
+
+    Example:
+        >>> from entangle import plots
+        >>> from entangle.study import draw
+        >>> one, two = (draw(plots.heatmap, np.eye(2), size=(3, 2), name="heads") for _ in range(2))
+        >>> one == two  # the same bytes for the same numbers
+        True
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -283,6 +324,11 @@ def template(name: str, room: str = "study/page") -> Template:
     Args:
         name: Of the file.
         room: The folder below `entangle` that holds it; the parts that pages share are found too.
+
+    Example:
+        >>> from entangle.study import template
+        >>> template("light.html.j2").name
+        'light.html.j2'
     """
     folders = [PackageLoader("entangle", folder) for folder in dict.fromkeys((room, "study/page"))]
     environment = Environment(

@@ -20,6 +20,13 @@ def limit_panel(rows: Sequence[Row]) -> Panel:
 
     Args:
         rows: Of `Forecast.to_dict`.
+
+    Example:
+        >>> from entangle.study import limit_panel
+        >>> row = {"concept": "rudeness", "method": "natural", "site": "resid_post", "efficiency": 1.0, "price": 0.01}
+        >>> row |= {"limit": 0.7, "limit_low": 0.6, "limit_high": 0.8, "reached": 0.65}
+        >>> limit_panel([{**row, "layer": layer} for layer in (0, 1)]).on().get_xlabel()
+        'layer'
     """
     natural = [row for row in rows if row["method"] == "natural"]
     layers = sorted({row["layer"] for row in natural})
@@ -58,6 +65,13 @@ def forecast_table(rows: Sequence[Row], unit: float) -> Table:
     Args:
         rows: Of `Forecast.to_dict`.
         unit: The effect whose price is told.
+
+    Example:
+        >>> from entangle.study import forecast_table
+        >>> row = {"concept": "rudeness", "method": "CAA", "site": "resid_post", "layer": 1, "price": 0.16}
+        >>> row |= {"efficiency": 0.25, "limit": 0.7, "limit_low": 0.6, "limit_high": 0.8, "reached": 0.65}
+        >>> forecast_table([row], unit=0.1).rows
+        [['rudeness', 'CAA', 'resid_post', '1', '0.1600', '25 %', '0.70 [0.60, 0.80]', '0.65']]
     """
     cheapest = {
         (row["concept"], row["method"]): row for row in sorted(rows, key=_price, reverse=True) if _price(row) < np.inf

@@ -28,6 +28,14 @@ def render(studies: Sequence[Numbers]) -> str:
 
     Returns:
         The page.
+
+    Example:
+        >>> from entangle.study import render
+        >>> few = {"n_resamples": 100, "n_permutations": 20, "forecast": False, "progress": False}
+        >>> study = en.study(model, tokenizer, texts, labels, name="rudeness", **few)
+        >>> page = render([study.to_dict()])
+        >>> "<svg" in page, 'src="http' in page  # figures are inside; nothing is fetched from anywhere
+        (True, False)
     """
     first = studies[0]
     steered = [study for study in studies if study["tradeoff"]]

@@ -29,17 +29,25 @@ class SparseFeatures:
     """Features that are mostly zero and uniform in [0, 1] when they are not (Elhage et al. 2022).
 
     Args:
-        n_features: how many.
-        probability: how often a feature is active, 1 - sparsity; a number, one per feature, or anything that broadcasts
+        n_features: How many.
+        probability: How often a feature is active, 1 - sparsity; a number, one per feature, or anything that broadcasts
             to [instance, feature], so that instances can differ in sparsity and features in frequency.
-        correlated: groups of feature indices that share one draw: with equal probabilities they are always active
+        correlated: Groups of feature indices that share one draw: with equal probabilities they are always active
             together.
-        anticorrelated: groups of which at most one is active at a time; their probabilities may sum to 1 at most.
-        signed: values uniform in [-1, 1] instead, as for the absolute-value model.
+        anticorrelated: Groups of which at most one is active at a time; their probabilities may sum to 1 at most.
+        signed: Values uniform in [-1, 1] instead, as for the absolute-value model.
 
     Raises:
-        EntangleError: on a probability outside (0, 1], overlapping groups, or an anticorrelated group that would need
+        EntangleError: On a probability outside (0, 1], overlapping groups, or an anticorrelated group that would need
             more than one active feature.
+
+    Example:
+        >>> features = en.toy.SparseFeatures(4, probability=0.25, correlated=[[0, 1]])
+        >>> batch = features.sample(1, 1000, torch.Generator().manual_seed(0))
+        >>> batch.shape  # [instance, row, feature]
+        torch.Size([1, 1000, 4])
+        >>> bool(((batch[..., 0] > 0) == (batch[..., 1] > 0)).all())  # always active together
+        True
     """
 
     def __init__(
@@ -101,10 +109,10 @@ class SparseFeatures:
         these. Very sparse features, whose samples are nearly all empty, lose their noise this way.
 
         Args:
-            n_nodes: nodes per feature; there are (n_nodes + 1) ** n_features rows.
+            n_nodes: Nodes per feature; there are (n_nodes + 1) ** n_features rows.
 
         Raises:
-            EntangleError: for grouped features, or more than three.
+            EntangleError: For grouped features, or more than three.
         """
         if self.correlated or self.anticorrelated or self.n_features > 3:
             raise EntangleError(
@@ -135,11 +143,18 @@ class BagOfWords:
 
     Args:
         texts: documents.
-        n_features: the vocabulary: that many most frequent words.
-        window: words per window; each document is cut into windows that do not overlap.
+        n_features: The vocabulary: that many most frequent words.
+        window: Words per window; each document is cut into windows that do not overlap.
 
     Raises:
-        EntangleError: where the texts hold fewer distinct words.
+        EntangleError: Where the texts hold fewer distinct words.
+
+    Example:
+        >>> words = en.toy.BagOfWords(["the cat sat on the mat", "the dog sat"], n_features=3, window=3)
+        >>> words.words
+        ['cat', 'sat', 'the']
+        >>> words.windows.shape  # [window, word]
+        torch.Size([3, 3])
     """
 
     def __init__(self, texts: Sequence[str], *, n_features: int = 256, window: int = 20) -> None:

@@ -18,7 +18,7 @@ def features(model: SuperpositionModel, instances: Sequence[int] = (0,), titles:
     """The features of two-dimensional models as arrows, darker where more important (Elhage et al. 2022, introduction).
 
     Raises:
-        EntangleError: for models with other than two hidden dimensions; `gram` shows those.
+        EntangleError: For models with other than two hidden dimensions; `gram` shows those.
     """
     if model.n_hidden != 2:
         raise EntangleError(f"arrows need 2 hidden dimensions, the model has {model.n_hidden}; use figures.gram")

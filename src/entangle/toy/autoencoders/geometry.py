@@ -59,8 +59,13 @@ class Polytope:
 
     Attributes:
         name: "dedicated dimension" for a single feature; a name of `POLYTOPES`; else "irregular".
-        features: indices of its features.
-        deviation: largest difference between its cosines and the ideal polytope's, sorted; NaN where irregular.
+        features: Indices of its features.
+        deviation: Largest difference between its cosines and the ideal polytope's, sorted; NaN where irregular.
+
+    Example:
+        >>> pair = en.toy.geometry(torch.tensor([[1.0], [-1.0]])).polytopes[0]
+        >>> pair.name, pair.features, round(pair.deviation, 3)
+        ('antipodal pair', (0, 1), 0.0)
     """
 
     name: str
@@ -73,8 +78,15 @@ class Geometry:
     """The polytopes of one set of features.
 
     Attributes:
-        polytopes: largest first.
-        dropped: features that are not represented.
+        polytopes: Largest first.
+        dropped: Features that are not represented.
+
+    Example:
+        >>> found = en.toy.geometry(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, 0.01]]))
+        >>> found.name
+        'antipodal pair + dedicated dimension'
+        >>> found.dropped
+        (3,)
     """
 
     polytopes: tuple[Polytope, ...]
@@ -96,13 +108,18 @@ def geometry(
     """Recognise the polytopes in a feature dictionary whose rows are as long as the features are strong.
 
     Args:
-        dictionary: a row per feature, such as `SuperpositionModel.dictionaries[instance]`.
-        min_norm: a feature shorter than this share of the longest counts as dropped.
-        orthogonal: absolute cosine below which two features do not join their groups.
-        tolerance: how far a cosine may be from the ideal polytope's.
+        dictionary: A row per feature, such as `SuperpositionModel.dictionaries[instance]`.
+        min_norm: A feature shorter than this share of the longest counts as dropped.
+        orthogonal: Absolute cosine below which two features do not join their groups.
+        tolerance: How far a cosine may be from the ideal polytope's.
 
     Raises:
-        EntangleError: where all rows are zero.
+        EntangleError: Where all rows are zero.
+
+    Example:
+        >>> turns = torch.arange(5) * 2 * torch.pi / 5
+        >>> en.toy.geometry(torch.stack([turns.cos(), turns.sin()], dim=1)).name
+        'pentagon'
     """
     norms = dictionary.norm(dim=1)
     if not bool(norms.max() > 0):

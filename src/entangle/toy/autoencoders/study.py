@@ -28,11 +28,16 @@ class SuperpositionStudy:
     """What the autoencoders did.
 
     Attributes:
-        census: a row per model size and random start; see `polytope_census`.
-        phases: the phase diagram over sparsity and importance.
-        plateaus: a row per density and feature; see `dimension_plateaus`.
-        rarity: a row per share and random start; see `rare_feature`.
-        settings: everything needed to repeat it, and the seconds it took.
+        census: A row per model size and random start; see `polytope_census`.
+        phases: The phase diagram over sparsity and importance.
+        plateaus: A row per density and feature; see `dimension_plateaus`.
+        rarity: A row per share and random start; see `rare_feature`.
+        settings: Everything needed to repeat it, and the seconds it took.
+
+    Example:
+        >>> study = en.toy.superposition_study(n_instances=2, n_cells=2, steps=2, progress=False)
+        >>> study.rarity_table().shape[0], study.phases.to_frame().shape[0]  # shares of the rare feature; cells
+        (7, 4)
     """
 
     census: pd.DataFrame
@@ -98,6 +103,7 @@ def superposition_study(
     *,
     n_instances: int = 50,
     n_cells: int = 20,
+    steps: int | None = None,
     seed: int = 0,
     progress: bool = True,
     out: Path | None = None,
@@ -105,21 +111,31 @@ def superposition_study(
     """Train the toy autoencoders of Elhage et al. 2022 and one with a rare feature.
 
     Args:
-        n_instances: random starts per model size and per share of the rare feature.
-        n_cells: densities and importances of the phase diagram, each with 10 random starts.
-        seed: of everything.
-        progress: show progress bars.
-        out: write tables, figures and JSON to this directory.
+        n_instances: Random starts per model size and per share of the rare feature.
+        n_cells: Densities and importances of the phase diagram, each with 10 random starts.
+        steps: Training steps of every model; by default 1,000 for the phase diagram and 2,000 for the others.
+        seed: Seed of everything random.
+        progress: Show progress bars.
+        out: Write tables, figures and JSON to this directory.
+
+    Returns:
+        The study.
+
+    Example:
+        >>> study = en.toy.superposition_study(n_instances=2, n_cells=2, steps=2, progress=False)  # far too few steps
+        >>> study.geometry_table()["expected"].tolist()
+        ['antipodal pair', 'pentagon', 'octahedron', 'square antiprism']
     """
     if out is not None:
         check_place(out, "superposition")
     started = time.perf_counter()
+    options: dict[str, Any] = {"seed": seed, "progress": progress, **({} if steps is None else {"steps": steps})}
     study = SuperpositionStudy(
-        census=polytope_census(n_instances=n_instances, seed=seed, progress=progress),
-        phases=phase_diagram(n_cells=n_cells, seed=seed, progress=progress),
-        plateaus=dimension_plateaus(seed=seed, progress=progress),
-        rarity=rare_feature(n_instances=n_instances, seed=seed, progress=progress),
-        settings={"n_instances": n_instances, "n_cells": n_cells, "seed": seed},
+        census=polytope_census(n_instances=n_instances, **options),
+        phases=phase_diagram(n_cells=n_cells, **options),
+        plateaus=dimension_plateaus(**options),
+        rarity=rare_feature(n_instances=n_instances, **options),
+        settings={"n_instances": n_instances, "n_cells": n_cells, "steps": steps, "seed": seed},
     )
     study.settings["seconds"] = round(time.perf_counter() - started, 1)
     if out is not None:

@@ -33,9 +33,9 @@ class History:
     """The loss on held-out data while training.
 
     Attributes:
-        steps: when it was measured.
-        losses: importance-weighted squared error, mean over features.
-        stopped_early: whether training ended before the steps asked for.
+        steps: When it was measured.
+        losses: Importance-weighted squared error, mean over features.
+        stopped_early: Whether training ended before the steps asked for.
     """
 
     steps: list[int]
@@ -47,27 +47,30 @@ class SuperpositionModel(nn.Module):
     """`x' = output(W.T W x + b)`: n_features squeezed through n_hidden dimensions, in n_instances independent models.
 
     Args:
-        n_features: features of the data.
-        n_hidden: dimensions they must share.
-        n_instances: how many models to train at once.
-        importance: weight of a feature's squared error; a number, one per feature, or broadcastable to [instance,
+        n_features: Features of the data.
+        n_hidden: Dimensions they must share.
+        n_instances: How many models to train at once.
+        importance: Weight of a feature's squared error; a number, one per feature, or broadcastable to [instance,
             feature].
         output: "relu", "linear", "abs", or any elementwise function of a tensor.
-        hidden: the same, applied in the hidden layer; the models of the paper have none but in `absolute_value`.
-        tied: decode with the transpose of the encoder; else with a matrix of its own.
-        target: what to predict from x, elementwise; x itself by default.
-        seed: of the initial weights.
+        hidden: The same, applied in the hidden layer; the models of the paper have none but in `absolute_value`.
+        tied: Decode with the transpose of the encoder; else with a matrix of its own.
+        target: What to predict from x, elementwise; x itself by default.
+        seed: Of the initial weights.
 
     Attributes:
-        W: encoder [instance, hidden, feature]; column i is the direction of feature i.
+        W: Encoder [instance, hidden, feature]; column i is the direction of feature i.
         decoder: [instance, hidden, feature] where not tied, else the encoder.
         bias: [instance, feature].
 
     Example:
-        >>> model = SuperpositionModel(n_features=2, n_hidden=1, n_instances=3)
-        >>> history = model.fit(SparseFeatures(2, probability=0.05), steps=2000, lr=1e-2, progress=False)
-        >>> model.entanglement().shape
-        torch.Size([3, 2])
+        >>> model = en.toy.SuperpositionModel(n_features=2, n_hidden=1, n_instances=3)
+        >>> data = en.toy.SparseFeatures(2, probability=0.05)
+        >>> history = model.fit(data, steps=100, lr=3e-2, progress=False)
+        >>> model.entanglement().round(decimals=2)  # two features on one dimension: as entangled as can be
+        tensor([[1., 1.],
+                [1., 1.],
+                [1., 1.]])
     """
 
     importance: Tensor
@@ -153,18 +156,18 @@ class SuperpositionModel(nn.Module):
         """Train all instances with Adam, its learning rate falling to zero as a cosine.
 
         Args:
-            features: the data.
-            steps: at most this many.
-            batch_size: rows per instance and step; None for the exact expectation (`SparseFeatures.quadrature`).
-            lr: the first learning rate.
-            patience: stop when, for this many checks in a row (one every 100 steps), no instance has lowered its best
+            features: The data.
+            steps: At most this many.
+            batch_size: Rows per instance and step; None for the exact expectation (`SparseFeatures.quadrature`).
+            lr: The first learning rate.
+            patience: Stop when, for this many checks in a row (one every 100 steps), no instance has lowered its best
                 held-out loss by the relative `tolerance`; None to always take all steps.
-            tolerance: see patience.
-            seed: of the data.
-            progress: show a progress bar.
+            tolerance: See patience.
+            seed: Of the data.
+            progress: Show a progress bar.
 
         Raises:
-            EntangleError: where the data have another number of features, or a loss becomes infinite or NaN.
+            EntangleError: Where the data have another number of features, or a loss becomes infinite or NaN.
         """
         if features.n_features != self.n_features:
             raise EntangleError(

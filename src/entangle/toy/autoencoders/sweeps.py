@@ -23,12 +23,18 @@ class PhaseDiagram:
     """What becomes of the last feature, by how sparse features are and how important it is.
 
     Attributes:
-        densities: probability that a feature is active, one per row.
-        importances: importance of the last feature relative to the others, one per column.
-        norm: length of its direction in the instance with the lowest loss.
-        overlap: sum over other features of (unit(W_last) . W_j)^2 in the same instance.
-        loss: the lowest loss, importance-weighted squared error summed over features.
-        share_at_optimum: instances whose loss is within 5 % of the lowest.
+        densities: Probability that a feature is active, one per row.
+        importances: Importance of the last feature relative to the others, one per column.
+        norm: Length of its direction in the instance with the lowest loss.
+        overlap: Sum over other features of (unit(W_last) . W_j)^2 in the same instance.
+        loss: The lowest loss, importance-weighted squared error summed over features.
+        share_at_optimum: Instances whose loss is within 5 % of the lowest.
+
+    Example:
+        >>> one = torch.ones(1)
+        >>> cells = dict.fromkeys(("norm", "overlap", "loss", "share_at_optimum"), one[None])
+        >>> en.toy.PhaseDiagram(densities=one, importances=one, **cells).to_frame()["phase"].tolist()
+        ['superposition']
     """
 
     densities: Float[Tensor, " density"]
@@ -67,12 +73,17 @@ def phase_diagram(
 
     Args:
         n_features: 2 or 3; all but the last have importance 1.
-        n_hidden: one fewer.
-        n_cells: densities, log-spaced from 0.01 to 1, and importances, from 0.1 to 10.
-        n_instances: random starts per cell; the one with the lowest loss is reported.
-        steps: of training.
-        seed: of the starts.
-        progress: show a progress bar.
+        n_hidden: One fewer.
+        n_cells: Densities, log-spaced from 0.01 to 1, and importances, from 0.1 to 10.
+        n_instances: Random starts per cell; the one with the lowest loss is reported.
+        steps: Of training.
+        seed: Of the starts.
+        progress: Show a progress bar.
+
+    Example:
+        >>> diagram = en.toy.phase_diagram(n_cells=2, n_instances=4, steps=300, progress=False)
+        >>> diagram.to_frame().pivot(index="density", columns="importance", values="phase").to_numpy().tolist()
+        [['superposition', 'superposition'], ['dropped', 'dedicated dimension']]
     """
     densities, importances = torch.logspace(-2, 0, n_cells), torch.logspace(-1, 1, n_cells)
     density, last = torch.cartesian_prod(densities, importances).repeat_interleave(n_instances, dim=0).unbind(1)
@@ -112,6 +123,11 @@ def dimension_plateaus(
     Returns:
         A row per density and feature: density, feature, norm, dimensionality, entanglement, and the model's
         dimensions_per_feature, n_hidden / |W|_F^2.
+
+    Example:
+        >>> frame = en.toy.dimension_plateaus(6, 2, n_densities=2, steps=50, progress=False)
+        >>> frame.groupby("density")["feature"].count().tolist()
+        [6, 6]
     """
     densities = torch.logspace(0, -2, n_densities)
     model = SuperpositionModel(n_features, n_hidden, n_densities, seed=seed)
@@ -162,6 +178,11 @@ def polytope_census(
     Returns:
         A row per model size and instance: n_features, n_hidden, expected, found, at_optimum, loss, and the mean
         dimensionality and entanglement of its features.
+
+    Example:
+        >>> frame = en.toy.polytope_census(n_instances=1, steps=20, progress=False)
+        >>> frame["expected"].tolist()
+        ['antipodal pair', 'pentagon', 'octahedron', 'square antiprism']
     """
     frames = []
     for case in optima:
@@ -200,6 +221,11 @@ def rare_feature(
     Returns:
         A row per share and instance: the rare feature's norm, dimensionality and entanglement, whether it was dropped,
         and among the features still represented its entanglement (NaN when dropped) and that of the others.
+
+    Example:
+        >>> frame = en.toy.rare_feature(shares=(0.1, 1.0), n_instances=2, steps=50, progress=False)
+        >>> frame.groupby("share")["norm"].count().tolist()
+        [2, 2]
     """
     share = torch.tensor(shares).repeat_interleave(n_instances)
     p = torch.full((len(share), n_features), probability)

@@ -45,7 +45,7 @@ class Classes:
     """Activations sorted into the classes of one feature, chains slowest.
 
     Attributes:
-        feature: what a class is.
+        feature: What a class is.
         scope: "joint", or "per token" for problems that each see the activations at one current token.
         examples: [model, layer, token, class, example, d]; one "token" where joint.
         chain: [class], the chain of each class.
@@ -67,12 +67,12 @@ def sort_into_classes(
     """The activations of every chain from every start, once for every feature and scope.
 
     Args:
-        residuals: of sequences without noise.
-        sequences: their tokens.
-        next_state: of each model's chains.
+        residuals: Of sequences without noise.
+        sequences: Their tokens.
+        next_state: Of each model's chains.
 
     Raises:
-        EntangleError: where the length is not a multiple of the number of states: then classes differ in size.
+        EntangleError: Where the length is not a multiple of the number of states: then classes differ in size.
     """
     _, n_chains, n_states, length = sequences.shape
     if length % n_states:
@@ -106,9 +106,9 @@ def directions(
     """A direction for every class against the rest, by the library's probes; or a random one.
 
     Args:
-        classes: the activations.
+        classes: The activations.
         direction: "random" ignores them: the null for the same number of features in the same space.
-        generator: for random directions.
+        generator: For random directions.
     """
     shape = classes.examples.shape
     if direction == "random":

@@ -32,18 +32,26 @@ class StackedGPT2:
     """Independent GPT-2s: pre-LayerNorm, tanh-GELU, an unembedding of its own, and positions only if asked for.
 
     Args:
-        seeds: one per model, of its initial weights; a model does not depend on which others are in the stack.
+        seeds: One per model, of its initial weights; a model does not depend on which others are in the stack.
         n_states: vocabulary.
         n_layers: blocks.
-        d_model: width of the residual stream.
-        n_heads: attention heads, of d_model / n_heads each; the MLP has 4 d_model neurons.
-        n_positions: learn position embeddings for this many positions; 0 for none, which a causal transformer can do
+        d_model: Width of the residual stream.
+        n_heads: Attention heads, of d_model / n_heads each; the MLP has 4 d_model neurons.
+        n_positions: Learn position embeddings for this many positions; 0 for none, which a causal transformer can do
             without.
-        init_std: of the initial weights; 1 / sqrt(d_model) by default, since GPT-2's .02 is made for hundreds of
+        init_std: Of the initial weights; 1 / sqrt(d_model) by default, since GPT-2's .02 is made for hundreds of
             dimensions.
 
     Attributes:
-        weights: every parameter by its GPT-2 name, `[model, out, in]` for matrices and `[model, out, 1]` for vectors.
+        weights: Every parameter by its GPT-2 name, `[model, out, in]` for matrices and `[model, out, 1]` for vectors.
+
+    Example:
+        >>> stack = en.toy.StackedGPT2([0, 1], n_states=4)  # two models, of seeds 0 and 1
+        >>> tokens = torch.tensor([[[0, 1, 2, 3]]])
+        >>> stack.residuals(tokens).shape  # [model, layer, row, pos, d_model]
+        torch.Size([2, 4, 1, 4, 4])
+        >>> stack.next_token_losses(tokens).shape
+        torch.Size([2, 1, 3])
     """
 
     def __init__(
@@ -128,13 +136,13 @@ class StackedGPT2:
         """Train all models with Adam on next-token prediction.
 
         Args:
-            batches: step -> tokens and the weight of each row in each model's loss; weights usually sum to 1 per model.
-            steps: of Adam.
-            lr: its learning rate.
-            snapshots: steps before which to call `on_snapshot`; `steps` itself is after the last one.
-            on_snapshot: called with the step.
-            compile: use torch.compile, which needs a C++ compiler on a CPU; None for "where there is one and it pays".
-            progress: show a progress bar.
+            batches: Step -> tokens and the weight of each row in each model's loss; weights usually sum to 1 per model.
+            steps: Of Adam.
+            lr: Its learning rate.
+            snapshots: Steps before which to call `on_snapshot`; `steps` itself is after the last one.
+            on_snapshot: Called with the step.
+            compile: Use torch.compile, which needs a C++ compiler on a CPU; None for "where there is one and it pays".
+            progress: Show a progress bar.
 
         Returns:
             Whether it was compiled: the result is the same up to rounding.

@@ -20,17 +20,24 @@ class MarkovMixture:
     Args:
         n_chains: K, at most (V - 1)!, the number of different cycles.
         n_states: V, shared by all chains.
-        length: tokens per sequence.
-        noise: probability that a step is random.
-        seed: of the cycles and of which chain is the minority. Three of the six cycles on four states always share some
+        length: Tokens per sequence.
+        noise: Probability that a step is random.
+        seed: Of the cycles and of which chain is the minority. Three of the six cycles on four states always share some
             transition, so which chains were drawn matters: average over seeds.
 
     Attributes:
         next_state: [chain, state], the state that follows.
-        minority: index of the minority chain.
+        minority: Index of the minority chain.
 
     Raises:
-        EntangleError: for more chains than cycles, fewer than two states, or noise outside [0, 1).
+        EntangleError: For more chains than cycles, fewer than two states, or noise outside [0, 1).
+
+    Example:
+        >>> mixture = en.toy.MarkovMixture(3, 4, length=8)
+        >>> mixture.sequences.shape  # [chain, start, pos]
+        torch.Size([3, 4, 8])
+        >>> mixture.chain_probabilities(0.0).sort().values  # the minority's is 0
+        tensor([0.0000, 0.5000, 0.5000])
     """
 
     def __init__(
@@ -73,7 +80,7 @@ class MarkovMixture:
         """How often each chain is drawn when the minority has `share` times the data of each other chain.
 
         Raises:
-            EntangleError: where the share is negative or not finite.
+            EntangleError: Where the share is negative or not finite.
         """
         if not (math.isfinite(share) and share >= 0):
             raise EntangleError(

@@ -61,32 +61,38 @@ def data_share_study(
     data differs between its models, so comparisons across shares are paired.
 
     Args:
-        shares: the minority's data as a fraction of each other chain's; 1 is balanced.
-        seeds: on which results are reported; a number n is 0 ... n - 1.
-        selection_seeds: further seeds, on which the definition with the largest effect is chosen and never reported.
-        steps: of training.
-        budgets: steps at which to measure, 0 for untrained models; those beyond `steps` are left out, `steps` is added.
-        d_model: width of the residual stream.
-        n_layers: transformer blocks.
-        n_heads: attention heads.
-        positions: learn position embeddings.
-        n_chains: cycles in the mixture.
-        n_states: states that they share.
-        length: tokens per sequence, a multiple of n_states.
-        noise: probability that a step of a chain is random.
-        batch_size: sequences per training step at share 0.
+        shares: The minority's data as a fraction of each other chain's; 1 is balanced.
+        seeds: On which results are reported; a number n is 0 ... n - 1.
+        selection_seeds: Further seeds, on which the definition with the largest effect is chosen and never reported.
+        steps: Of training.
+        budgets: Steps at which to measure, 0 for untrained models; those beyond `steps` are left out, `steps` is added.
+        d_model: Width of the residual stream.
+        n_layers: Transformer blocks.
+        n_heads: Attention heads.
+        positions: Learn position embeddings.
+        n_chains: Cycles in the mixture.
+        n_states: States that they share.
+        length: Tokens per sequence, a multiple of n_states.
+        noise: Probability that a step of a chain is random.
+        batch_size: Sequences per training step at share 0.
         hold: "clean": the other chains' data stay constant and the minority's are added, as in the paper; "total": the
             batch stays constant and the minority's data replace theirs.
-        lr: learning rate of Adam.
-        compile: see `StackedGPT2.fit`.
-        progress: show a progress bar.
-        out: write the table, figures and JSON to this directory.
+        lr: Learning rate of Adam.
+        compile: See `StackedGPT2.fit`.
+        progress: Show a progress bar.
+        out: Write the table, figures and JSON to this directory.
 
     Returns:
         The study; `.to_frame()` has a row per model and definition, `.table()` one per definition.
 
     Raises:
-        EntangleError: on overlapping seeds, shares that are no fractions, or sizes that do not fit together.
+        EntangleError: On overlapping seeds, shares that are no fractions, or sizes that do not fit together.
+
+    Example:
+        >>> few = {"shares": [0.1, 1.0], "seeds": 2, "steps": 2, "budgets": [], "n_layers": 1, "length": 4}
+        >>> study = en.toy.data_share_study(**few, compile=False, progress=False)
+        >>> study.to_frame()[["share", "seed"]].drop_duplicates().to_numpy().tolist()  # four models, trained at once
+        [[0.1, 0.0], [0.1, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
     reported = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     every = [*reported, *selection_seeds]

@@ -28,8 +28,16 @@ class DataShareStudy:
     """Models trained on minority shares, and their entanglement by every definition.
 
     Attributes:
-        frame: a row per share, seed, step and definition; see `to_frame`.
-        settings: everything needed to repeat it.
+        frame: A row per share, seed, step and definition; see `to_frame`.
+        settings: Everything needed to repeat it.
+
+    Example:
+        >>> few = {"shares": [0.1, 1.0], "seeds": 2, "steps": 2, "budgets": [], "n_layers": 1, "length": 4}
+        >>> study = en.toy.data_share_study(**few, compile=False, progress=False)
+        >>> len(study.of(en.toy.LITERAL))  # the paper's definition by the letter: two shares, two seeds
+        4
+        >>> study.last_site
+        'blocks.0.hook_resid_post'
     """
 
     frame: pd.DataFrame
@@ -54,7 +62,7 @@ class DataShareStudy:
         """The rows of one definition, say `LITERAL` or `MOTIVATED`, at the last site unless it names one.
 
         Raises:
-            EntangleError: where nothing was measured by it.
+            EntangleError: Where nothing was measured by it.
         """
         wanted = {
             "site": self.last_site,
@@ -135,7 +143,7 @@ class DataShareStudy:
         """The trained definition with the largest effect on the selection seeds, as the reporting seeds have it.
 
         Raises:
-            EntangleError: where the study had no selection seeds.
+            EntangleError: Where the study had no selection seeds.
         """
         chosen = self.table(role="select", n_permutations=100)
         best = chosen[chosen["step"] > 0].sort_values("difference").iloc[-1]
