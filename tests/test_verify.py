@@ -46,7 +46,8 @@ def test_wrong_place_is_noticed(tiny_model, tiny_tokenizer):
     sites[1]["z"] = replace(sites[1]["z"], path="model.layers.1.self_attn.q_proj")
     atlas._found = sites
     report = verify(model, tiny_tokenizer, texts=TEXTS, atlas=atlas, raises=False)
-    assert {check.name for check in report.checks if check.passed is False} == {"z through its projection is attn_out"}
+    failed = {check.name for check in report.checks if check.passed is False}
+    assert failed == {"z through its projection is attn_out", "adding a vector moves what it should"}
     with pytest.raises(EntangleError, match="failed verification"):
         verify(model, tiny_tokenizer, texts=TEXTS, atlas=atlas)
 
@@ -63,7 +64,23 @@ def test_a_hook_in_the_layer_beside_is_noticed(site, part, tiny_model, tiny_toke
     atlas._found = sites
     report = verify(model, tiny_tokenizer, texts=TEXTS, atlas=atlas, raises=False)
     failed = {check.name for check in report.checks if check.passed is False}
-    assert failed == {"mlp_post through its projection is mlp_out"}
+    assert failed == {"mlp_post through its projection is mlp_out", "adding a vector moves what it should"}
+
+
+@pytest.mark.parametrize(("model_type", "bypassed"), [("llama", False), ("bert", True)])
+def test_a_stream_that_takes_the_other_way_is_noticed(model_type, bypassed, tiny_model, tiny_tokenizer):
+    """An edit of resid_mid is added again at the end of the layer only where the residual stream goes round the MLP."""
+    from dataclasses import replace
+
+    model = tiny_model(model_type)
+    atlas = Atlas(model)
+    assert all(atlas.place("resid_mid", layer).bypassed is not bypassed for layer in atlas.layers("resid_mid"))
+    sites = tuple(dict(layer) for layer in atlas._found)
+    sites[1]["resid_mid"] = replace(sites[1]["resid_mid"], bypassed=bypassed)
+    atlas._found = sites
+    report = verify(model, tiny_tokenizer, texts=TEXTS, atlas=atlas, raises=False)
+    failed = {check.name for check in report.checks if check.passed is False}
+    assert failed == {"adding a vector moves what it should"}
 
 
 class Unmasked(nn.Module):

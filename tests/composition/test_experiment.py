@@ -260,6 +260,26 @@ def test_a_model_that_is_trained_already_can_be_measured_later_and_shares_added(
     assert (tmp_path / "share-0.2-seed-0" / "model.safetensors").stat().st_mtime_ns == weights
 
 
+def test_other_texts_behind_a_path_are_noticed(tmp_path: Path) -> None:
+    """Models that are finished are not taken for models of what the file holds now."""
+    texts = [text for text, _ in Source(documents=60, seed=1).described(tmp_path, ())]
+    file = tmp_path / "clean.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    recipe = tiny(shares=[0.0], clean={"files": [str(file)]})
+    run(recipe, tmp_path / "out", progress=False)
+    again = tiny(shares=[0.0, 0.2], clean={"files": [str(file)]})
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts[:-1], "The moon was full."]))
+    with pytest.raises(EntangleError, match="came of other texts"):
+        run(again, tmp_path / "out", progress=False)
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert len(run(again, tmp_path / "out", progress=False).models) == 2
+
+
+def test_shares_that_hardly_differ_have_folders_of_their_own() -> None:
+    names = [cell.name for cell in tiny(shares=[0.1, 0.1234567, 0.1234568]).cells]
+    assert names == [f"share-{share}-seed-0" for share in ("0.1", "0.1234567", "0.1234568")]
+
+
 def test_a_plan_counts_what_would_be_trained(tmp_path: Path) -> None:
     plan = Plan.of(tiny(measure=MEASURE, variants=VARIANTS, training={**TINY["training"], "epochs": 2}))
     frame = plan.to_frame()

@@ -301,6 +301,21 @@ def test_a_folder_has_one_owner_and_a_dead_ones_is_taken_over(tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
+def test_a_forked_child_does_not_own_what_its_parent_owns(tmp_path: Path) -> None:
+    """It waits as any other process would, and ending it leaves the parent's lock where it is."""
+    with owned(tmp_path):
+        child = os.fork()
+        if child == 0:
+            try:
+                with owned(tmp_path, patience=0.1):
+                    os._exit(1)
+            except EntangleError as error:
+                os._exit(0 if str(os.getppid()) in str(error) else 2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_the_locks_name_that_is_not_ours_stays(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text("mine")
     with pytest.raises(EntangleError, match="somebody else's"):

@@ -125,6 +125,7 @@ def run_each(
         if missing or recipe.measure or recipe.posttraining:
             plan = Plan.of(recipe)
             plan.check_disk(out, len(missing))
+            _check_texts(plan, out)
             if processes.main:
                 stack.enter_context(_owned(recipe, out))
             processes.wait()  # until what is there is whole, and nobody else writes
@@ -194,7 +195,9 @@ def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None
     """
     out, alone = Path(out), replace(recipe, posttraining=())
     _check_same(recipe, out)
-    Plan.of(recipe).check_disk(out, len(_missing(recipe, out)))  # in one line, and not in one a process
+    plan = Plan.of(recipe)  # refuses in one line, and not in one a process
+    plan.check_disk(out, len(_missing(recipe, out)))
+    _check_texts(plan, out)
     with _owned(recipe, out):
         _write_recipe(recipe, out)
         missing = _missing(alone, out)
@@ -267,6 +270,19 @@ def _check_same(recipe: Recipe, out: Path) -> None:
             )
 
 
+def _check_texts(plan: Plan, out: Path) -> None:
+    """Refuse finished models that were trained or judged on other texts than the recipe's files hold now."""
+    for cell in plan.recipe.cells:
+        if cell.posttraining or not (out / cell.name / METRICS).exists():
+            continue  # posttraining has a key of its own
+        before = read_metrics(out / cell.name).get("texts", plan.texts_key)  # earlier versions did not write it
+        if before != plan.texts_key:
+            raise EntangleError(
+                f"{out / cell.name} came of other texts, or another tokenizer, than the recipe's files hold now: put "
+                "them back, or give another folder for --out"
+            )
+
+
 def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: bool) -> dict[str, Any] | None:
     """What is measured of a trained model, where the recipe measures."""
     if plan.recipe.measure is None or plan.measured is None:
@@ -305,6 +321,7 @@ def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progres
     metrics = {
         "share": mixture.share,
         "seed": cell.seed,
+        "texts": plan.texts_key,
         "clean_tokens": mixture.clean_tokens,
         "added_tokens": mixture.added_tokens,
         **stream.counts(),

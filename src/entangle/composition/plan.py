@@ -30,7 +30,8 @@ from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.methods import ANTI_PROMPT, INSTRUCTION
 from entangle.evaluation.scoring.linear import LinearToxicityScorer
-from entangle.models import Atlas
+from entangle.models import Atlas, tokenizer_fingerprint
+from entangle.storage import digest
 from entangle.study import StudyTexts, to_foretell
 from entangle.study.steps import StudiedModel, scorer_of
 from entangle.study.texts import split_of
@@ -132,6 +133,12 @@ class Plan:
     def tokens(self) -> tuple[TokenisedDocuments, TokenisedDocuments]:
         """The clean texts and those to add from, as they are."""
         return tokenise(self.tokenizer, self.clean), tokenise(self.tokenizer, self.added)
+
+    @cached_property
+    def texts_key(self) -> str:
+        """A hash of all texts that models are trained and judged on, of what is known of them and of the tokenizer."""
+        parts = [self.clean, self.added, self.held_out, *self.known]
+        return digest([*map(repr, parts), tokenizer_fingerprint(self.tokenizer)])
 
     @cached_property
     def held_out_tokens(self) -> TokenisedDocuments:

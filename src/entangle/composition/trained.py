@@ -81,7 +81,9 @@ class Composition:
                 "seed": m.seed,
                 "variant": m.variant,
                 **{
-                    k: v for k, v in m.metrics.items() if k not in ("losses", "share", "seed", "recipe", "pairs", "key")
+                    k: v
+                    for k, v in m.metrics.items()
+                    if k not in ("losses", "share", "seed", "recipe", "pairs", "key", "texts")
                 },
             }
             for m in self.models

@@ -11,6 +11,7 @@ from entangle.interventions.foreign.autoencoders import Autoencoder, Transcoder
 from entangle.interventions.foreign.read import read
 from entangle.interventions.forms import AffineForm, Form, FunctionForm, merged
 from entangle.interventions.hooks.steer import Steering, steer
+from entangle.interventions.landing import Landing, landings
 from entangle.interventions.weights.bake import bake
 from entangle.interventions.weights.carried import load_baked
 from entangle.interventions.weights.export import export, transformer_lens_hooks
@@ -28,6 +29,7 @@ __all__ = [
     "Erase",
     "Form",
     "FunctionForm",
+    "Landing",
     "OracleErase",
     "SAEFeature",
     "Scale",
@@ -39,6 +41,7 @@ __all__ = [
     "bake",
     "export",
     "finite_vector",
+    "landings",
     "load_baked",
     "merged",
     "read",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 
 from entangle.errors import EntangleError
 from entangle.models.explicit import explicit_sites
+from entangle.models.fingerprint import active
 from entangle.models.loading.held import held, underlying
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
@@ -21,6 +21,7 @@ from entangle.models.refusals import refuse_compiled, refuse_meta
 from entangle.models.sites import SITES, Found, Missing, find_sites
 from entangle.models.stacks import Stack, find_stacks
 from entangle.models.trace import Trace, trace
+from entangle.storage import digest, parts_of, settings_of
 
 # TransformerLens's names of the sites within a block, of old and of its bridges; the first of each is the one we write.
 HOOK_NAMES = {
@@ -172,6 +173,7 @@ class Atlas:
             within=None if found.turn is None else self.model.get_submodule(found.within),
             block=self.blocks[layer],
             root=self.model,
+            bypassed=found.bypassed,
         )
 
     def module(self, site: str, layer: int) -> nn.Module:
@@ -285,7 +287,7 @@ def _survey(model: nn.Module, stack: str | None, inputs: Mapping[str, Any] | Non
         chosen = _choose(find_stacks(model, record), stack, model)
         sites = tuple(find_sites(record, block) for block in chosen.blocks)
     survey = _Survey(chosen.path, tuple(block.path for block in chosen.blocks), sites)
-    if inputs is None:
+    if inputs is None and active(model) is None:  # what is hooked on it may hide a site from us, and will be gone
         _SURVEYS[key] = survey
     return survey
 
@@ -344,15 +346,23 @@ def _choose(stacks: list[Stack], name: str | None, model: nn.Module) -> Stack:
 
 
 def _structure(model: nn.Module) -> str:
-    """A hash of everything that decides where the sites are: module types, parameter shapes, the configuration."""
-    digest = hashlib.sha256(type(model).__qualname__.encode())
-    for name, module in model.named_modules():
-        digest.update(f"{name}:{type(module).__module__}.{type(module).__qualname__};".encode())
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name}:{tuple(parameter.shape)}:{parameter.dtype};".encode())
+    """A hash of what decides where the sites are.
+
+    That is the classes, code and settings of all parts, the shapes of their parameters and which of these hold nothing
+    but zeros (what they give is no trace of anything), and its configuration.
+    """
     config = getattr(model, "config", None)
-    if config is not None:
-        digest.update(repr(config).encode())
-        digest.update(str(getattr(config, "_attn_implementation", None)).encode())
-    digest.update(torch.__version__.encode())
-    return digest.hexdigest()
+    shapes = [
+        (path, name, None if x is None else (tuple(x.shape), str(x.dtype), _is_zero(x)))
+        for path, part in parts_of(model)
+        for name, x in part._parameters.items()
+    ]
+    attention = str(getattr(config, "_attn_implementation", None))
+    return digest([settings_of(model), repr(shapes), repr(config), attention, torch.__version__])
+
+
+def _is_zero(x: torch.Tensor) -> bool:
+    """Whether a parameter holds nothing but zeros; most show in their middle that they do not."""
+    if x.is_meta or not x.numel() or type(x) not in (torch.Tensor, nn.Parameter):
+        return False
+    return not x.detach()[tuple(size // 2 for size in x.shape)].item() and not bool(x.any())

@@ -15,8 +15,8 @@ from torch.nn.modules import module as torch_module
 from entangle.errors import EntangleError
 from entangle.models.loading.gguf import is_marked
 from entangle.models.loading.held import TRACER, held, is_traced, underlying
+from entangle.storage import parts_of, settings_of, unwrapped
 from entangle.storage.digest import digest, weights_hash
-from entangle.storage.modules import settings_of, unwrapped
 
 VERSION = 2
 SIZE_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
@@ -69,18 +69,20 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     config = getattr(model, "config", None)
     text_config = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     sizes = {name: getattr(text_config, name, None) for name in SIZE_NAMES}
+    parts = parts_of(model)
+    sizes_of = {id(p): p.numel() for _, part in parts for p in part._parameters.values() if p is not None}
     first = next(model.parameters(), None)
     return {
         "version": VERSION,
         "architecture": type(model).__name__,
         "model_type": getattr(config, "model_type", None),
         **{name: size for name, size in sizes.items() if isinstance(size, int)},
-        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "n_parameters": sum(sizes_of.values()),
         "dtype": None if first is None else str(first.dtype).removeprefix("torch."),
         "configuration": digest(_computed(config)),
         "structure": digest(settings_of(model)),
         "weights": weights_hash(model),
-        "active": _active(model),
+        "active": active(model),
     }
 
 
@@ -195,8 +197,12 @@ def _kept(value: Any) -> Any:
     return [_kept(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _active(model: nn.Module) -> str | None:
-    """A hash of what is hooked on a model and is no part of how its libraries run it; `None` where nothing is."""
+def active(model: nn.Module) -> str | None:
+    """A hash of what is hooked on a model and is no part of how its libraries run it; `None` where nothing is.
+
+    Args:
+        model: The model.
+    """
     hooked = [(path, kind, _content(hook)) for path, kind, hook in _hooks(model)]
     return digest(hooked) if hooked else None
 
@@ -228,13 +234,17 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, str, Any]]:
         )
         for hook in registered.values()
     ]
-    for path, module in model.named_modules():
+    seen = set[nn.Module]()
+    for path, module in parts_of(model):
+        if module in seen:
+            continue
+        seen.add(module)
         hooks += [(path, "before", hook) for hook in module._forward_pre_hooks.values()]
         hooks += [(path, "after", hook) for hook in module._forward_hooks.values()]
         forward = vars(module).get("forward")
         # PEFT puts a module's own back; accelerate's runs it.
         own = forward is None or forward == MethodType(type(module).forward, module) or is_traced(module)
-        if not own and not hasattr(module, "_hf_hook"):
+        if not own and "_hf_hook" not in vars(module):
             yield path, "instead", forward
     for path, kind, hook in hooks:
         inner = hook

@@ -41,6 +41,7 @@ class Place:
         within: The innermost module one call of which runs all these layers.
         block: The layer's block, whose input tells `batch` and `pos` where the module gets them flattened.
         root: The model.
+        bypassed: Of `resid_mid`: whether the residual stream goes round the module, and not through it.
 
     Example:
         >>> place = en.Atlas(model).place("z", 0)
@@ -61,6 +62,7 @@ class Place:
     within: nn.Module | None = field(default=None, repr=False)
     block: nn.Module | None = field(default=None, repr=False)
     root: nn.Module | None = field(default=None, repr=False)
+    bypassed: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from entangle.errors import EntangleError
+from entangle.storage import parts_of
 
 
 def refuse_compiled(model: nn.Module) -> None:
@@ -17,8 +18,9 @@ def refuse_compiled(model: nn.Module) -> None:
             ...
         entangle.errors.EntangleError: hooks need an uncompiled model, but the model is torch.compile'd ...
     """
-    for name, module in model.named_modules():
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+    for name, module in parts_of(model):
+        # By its own dictionary: a module takes long to say that it lacks something.
+        if "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None:
             part = f"its part {name}" if name else "the model"
             raise EntangleError(
                 f"hooks need an uncompiled model, but {part} is torch.compile'd and would ignore them: pass the "
@@ -31,11 +33,14 @@ def refuse_meta(model: nn.Module) -> None:
     """Raise an `EntangleError` if weights are on the meta device and nothing is there to load them when they are used:
     such a model has shapes and no numbers.
     """
-    if any(hasattr(module, "_hf_hook") for module in model.modules()):  # offloaded: each part loads as it runs
+    parts = parts_of(model)
+    if any("_hf_hook" in vars(module) for _, module in parts):  # offloaded: each part loads as it runs
         return
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise EntangleError(
-                f"{type(model).__name__} must have its weights, but {name} is on the meta device, which holds none: "
-                "load it with from_pretrained(...), or model.to_empty(device=...) and load_state_dict(...)"
-            )
+    for path, module in parts:
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.is_meta:
+                raise EntangleError(
+                    f"{type(model).__name__} must have its weights, but {path}.{name} is on the meta device, which "
+                    "holds none: load it with from_pretrained(...), or model.to_empty(device=...) and "
+                    "load_state_dict(...)"
+                )

@@ -32,6 +32,8 @@ class Found:
         note: How `z` differs from what the attention kernel returned.
         followed: Of `attn_out` and `mlp_out`: name of the norm or scale that makes something else of it before it is
             added to the residual stream, if there is one.
+        bypassed: Of `resid_mid`: whether the residual stream goes round its module, as where a norm begins the MLP's
+            branch, and not through it, as where blocks end their branches in norms (BERT).
     """
 
     path: str
@@ -43,6 +45,7 @@ class Found:
     n_heads: int | None = None
     note: str = ""
     followed: str = ""
+    bypassed: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class _Block:
         self.trace = trace
         self.block = block
         self.calls = trace.within(block)
+        self.passed: list[Tensor] = []  # what the module that receives resid_mid makes of it
         outputs = block.outputs[:1]
         self.stream = next(((x.detach(), y) for x in block.inputs for y in outputs if x.shape == y.shape), None)
 
@@ -97,15 +101,18 @@ class _Block:
         sites["resid_pre"] = self._place(self.block, "input", pre)
         sites["resid_post"] = self._place(self.block, "output", post)
         if isinstance(projection, str):
-            sites["mlp_out"], sites["mlp_post"] = self._mlp(self.calls, [pre], post)
+            sites["mlp_out"], sites["mlp_post"], _ = self._mlp(self.calls, [pre], post)
             return sites
         call = projection.call
-        sites["resid_mid"], bases = self._middle(call, pre)
-        after = call.end if isinstance(sites["resid_mid"], Found) else self.block.start
+        middle, bases = self._middle(call, pre)
+        after = call.end if isinstance(middle, Found) else self.block.start
         rest = [
             c for c in self.calls if c.start > after and c is not call and not call.inside(c) and not c.inside(call)
         ]
-        sites["mlp_out"], sites["mlp_post"] = self._mlp(rest, bases, post)
+        sites["mlp_out"], sites["mlp_post"], base = self._mlp(rest, bases, post)
+        if isinstance(middle, Found) and middle.bypassed and base is not None:
+            middle = replace(middle, bypassed=not any(base is y for y in self.passed))
+        sites["resid_mid"] = middle
         return sites
 
     def _middle(self, projection: Call, pre: Tensor) -> tuple[Found | Missing, list[Tensor]]:
@@ -119,11 +126,16 @@ class _Block:
             for x in call.inputs:
                 total = _like(x, pre)
                 parts = [c for c in self.calls if c.end < call.start and (c.start >= since or projection.inside(c))]
-                if total is None or not any(_explains(y, total, b) for c in parts for y in c.outputs for b in current):
+                base = total if total is None else _base(total, [y for c in parts for y in c.outputs], current)
+                if total is None or base is None:
                     continue
-                middle = middle or self._place(call, "input", x)
+                made = [y for y in (_like(y, pre) for y in call.outputs) if y is not None]
+                if middle is None:
+                    middle, self.passed = self._place(call, "input", x), made
+                elif isinstance(middle, Found) and any(base is y for y in self.passed):
+                    middle = replace(middle, bypassed=False)
                 # What comes next, a decoder's cross-attention or the MLP, adds to this sum or to the norm of it.
-                current = [total, *(y for y in (_like(y, pre) for y in call.outputs) if y is not None)]
+                current = [total, *made]
                 bases, since = [*current, *bases], call.start
                 break
         if middle is not None:
@@ -136,8 +148,10 @@ class _Block:
         sums = (_like(y, pre) for c in attention for y in c.outputs)
         return Missing(reason), [*(pre + y for y in sums if y is not None), pre]
 
-    def _mlp(self, calls: list[Call], bases: list[Tensor], post: Tensor) -> tuple[Found | Missing, Found | Missing]:
-        """`mlp_out` and `mlp_post`, among the calls that may be the MLP's."""
+    def _mlp(
+        self, calls: list[Call], bases: list[Tensor], post: Tensor
+    ) -> tuple[Found | Missing, Found | Missing, Tensor | None]:
+        """`mlp_out` and `mlp_post`, among the calls that may be the MLP's, and what it is added to."""
         # A block that ends in a norm returns norm(base + mlp): look at what went into the norm as well.
         last = next((c for c in reversed(calls) if any(_same(y, post) for y in c.outputs)), None)
         inner = [] if last is None else [x for x in (_like(x, post) for x in last.inputs) if x is not None]
@@ -147,9 +161,9 @@ class _Block:
                     if call.outputs and _explains(call.outputs[0], target, base):
                         source = _linear_source(call, calls)
                         if source is not None:
-                            return self._branch(source), self._neurons(source, calls)
+                            return self._branch(source), self._neurons(source, calls), base
         missing = Missing("no module's output, added to the residual, gives the output of the block")
-        return missing, Missing("without mlp_out, the MLP's down projection is unknown")
+        return missing, Missing("without mlp_out, the MLP's down projection is unknown"), None
 
     def _neurons(self, mlp: Call, calls: list[Call]) -> Found | Missing:
         for call in calls:
@@ -219,6 +233,11 @@ def _like(x: Tensor, reference: Tensor) -> Tensor | None:
 def _same(a: Tensor, b: Tensor) -> bool:
     a_like_b = _like(a, b)
     return a_like_b is not None and torch.equal(a_like_b, b.detach())
+
+
+def _base(total: Tensor, parts: Sequence[Tensor], bases: Sequence[Tensor]) -> Tensor | None:
+    """That of some tensors to which one of the parts was added to give `total`."""
+    return next((base for y in parts for base in bases if _explains(y, total, base)), None)
 
 
 def _explains(y: Tensor, total: Tensor, base: Tensor) -> bool:

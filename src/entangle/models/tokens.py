@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -44,7 +45,7 @@ def frame(tokenizer: Any) -> Frame:
 
 def _frame(tokenizer: Any) -> Frame:
     ordinary = (tokenizer.decode([token]) for token in range(min(len(tokenizer), 512)))
-    for text in (*PROBES, *ordinary):
+    for text in chain(PROBES, ordinary):  # one is enough most often, and nothing else is decoded then
         bare = list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text.strip() else []
         if not bare or not {*bare}.isdisjoint(tokenizer.all_special_ids):
             continue

@@ -4,7 +4,7 @@ from entangle.storage import folder
 from entangle.storage.digest import digest, folder_digest, weights_hash
 from entangle.storage.files import OURS, DiskError, on_disk, replacing, tidy, write_text
 from entangle.storage.folder import Kind, check_files
-from entangle.storage.modules import settings_of, unwrapped
+from entangle.storage.modules import parts_of, settings_of, unwrapped
 from entangle.storage.names import check_distinct, check_name
 from entangle.storage.out import check_out
 from entangle.storage.owner import LOCK, owned
@@ -30,6 +30,7 @@ __all__ = [
     "folder_digest",
     "on_disk",
     "owned",
+    "parts_of",
     "read",
     "read_object",
     "read_sealed",

@@ -19,7 +19,7 @@ import xxhash
 from torch import nn
 
 from entangle.errors import EntangleError
-from entangle.storage.modules import VERSIONED, settings_of, tensors_of
+from entangle.storage.modules import PLAIN, VERSIONED, settings_of, tensors_of
 from entangle.storage.tensors import tensor_hash
 
 MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -65,7 +65,7 @@ def digest(value: Any) -> str:
 def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:  # noqa: PLR0912 (a case for each kind)
     """The content of a value; `inside` are the functions and objects that it is part of, which it may name again."""
     kind = type(value).__qualname__.encode()
-    if isinstance(value, SCALARS):
+    if type(value) in PLAIN or isinstance(value, SCALARS):
         return kind + b":" + repr(value).encode()
     if isinstance(value, torch.Tensor):  # a parameter as the tensor it is
         return b"Tensor:" + tensor_hash(value).encode()
@@ -142,10 +142,14 @@ def weights_hash(module: nn.Module) -> str:
     parts = {}
     for name, x in tensors_of(module).items():
         key = _where(x)
-        parts[name] = hashes.get(key) or digest(x() if isinstance(x, partial) else x)
+        parts[name] = hashes.get(key) or _hash(x() if isinstance(x, partial) else x)
         if key is not None:
             hashes[key] = parts[name]
-    return digest(parts)
+    return digest(repr(sorted(parts.items())))
+
+
+def _hash(x: Any) -> str:
+    return tensor_hash(x) if isinstance(x, torch.Tensor) else digest(x)
 
 
 def _where(x: Any) -> Any:

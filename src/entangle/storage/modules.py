@@ -5,12 +5,14 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
+from entangle.storage.tensors import tensor_hash
 
 INTERNAL = frozenset(vars(nn.Module()))
 # What running, loading or training leaves behind without changing what is computed.
@@ -30,6 +32,8 @@ LEFT_BEHIND = frozenset(
         *("quantization_method", "recurrent_states", "warnings_issued"),
     ]
 )
+NO_SETTINGS = INTERNAL | LEFT_BEHIND
+PLAIN = frozenset((type(None), bool, int, float, str))
 FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, partial)
 # Wrappers that hold a model and compute the same, and what they call it.
 WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
@@ -51,6 +55,20 @@ def unwrapped(module: nn.Module) -> nn.Module:
     return module
 
 
+def parts_of(module: nn.Module, path: str = "") -> list[tuple[str, nn.Module]]:
+    """A module and all its parts with their paths, a shared part at each: `named_modules`, which is slow, as a list.
+
+    Example:
+        >>> [path for path, _ in en.storage.parts_of(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()))]
+        ['', '0', '1']
+    """
+    parts = [(path, module)]
+    for name, child in module._modules.items():
+        if child is not None:
+            parts += parts_of(child, f"{path}.{name}" if path else name)
+    return parts
+
+
 def tensors_of(module: nn.Module) -> dict[str, Any]:
     """Every parameter, buffer and plain tensor attribute by its name, tied ones at each of theirs.
 
@@ -58,46 +76,51 @@ def tensors_of(module: nn.Module) -> dict[str, Any]:
     weight that accelerate has offloaded is a function that reads it.
     """
     tensors: dict[str, Any] = {}
-    for path, part in unwrapped(module).named_modules(remove_duplicate=False):
-        extra = _extra_state(part)  # first: it may put packed weights back into the form that they are saved in
-        own: dict[str, Any] = {**part._parameters, **part._buffers}
-        own |= _set_back(part)
-        own = {name: partial(_offloaded, part, name) if x.is_meta else x for name, x in own.items() if x is not None}
-        kept = [name for name, x in vars(part).items() if isinstance(x, Tensor) and name not in INTERNAL | LEFT_BEHIND]
-        kept = [name for name in kept if not _of_the_longest(part, name)]
-        own |= {name: vars(part)[name] for name in kept}
-        tensors |= {f"{path}.{name}" if path else name: x for name, x in {**extra, **own}.items()}
+    for path, part in parts_of(unwrapped(module)):
+        own = _extra_state(part)  # first: it may put packed weights back into the form that they are saved in
+        for name, x in {**part._parameters, **part._buffers, **_set_back(part)}.items():
+            if x is not None:
+                own[name] = partial(_offloaded, part, name) if x.is_meta else x
+        for name, value in vars(part).items():
+            if name not in NO_SETTINGS and isinstance(value, Tensor) and not _of_the_longest(part, name):
+                own[name] = value
+        tensors |= {f"{path}.{name}": x for name, x in own.items()} if path else own
     return tensors
 
 
-def settings_of(module: nn.Module) -> dict[str, Any]:
+def settings_of(module: nn.Module) -> str:
     """The class and the plain settings of every part by its path: numbers, names, functions and lists of these.
 
+    As the text that Python writes of them, in which no two settings look alike.
+
     Example:
-        >>> settings = en.storage.settings_of(torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(0.5)))
-        >>> settings["1"][0], settings["1"][2]["p"]
-        ('Dropout', 0.5)
+        >>> en.storage.settings_of(torch.nn.Dropout(0.5))
+        "[('', 'Dropout', None, [('inplace', False), ('p', 0.5)])]"
     """
-    return {
-        path: (type(part).__qualname__, _code(type(part).forward), attributes(part))
-        for path, part in unwrapped(module).named_modules(remove_duplicate=False)
+    settings = [
+        (path, type(part).__qualname__, _code(type(part).forward), sorted(attributes(part).items()))
+        for path, part in parts_of(unwrapped(module))
         if type(part).__module__.partition(".")[0] not in TRACERS
-    }
+    ]
+    settings.sort(key=itemgetter(0))  # paths differ, and parts may have been added in another order
+    return repr(settings)
 
 
 def attributes(module: nn.Module) -> dict[str, Any]:
     """What a module has been set to, by name: not its tensors and parts, nor what running it leaves behind."""
     hf_model = hasattr(module, "from_pretrained")
-    return {
-        name: _function(value) if isinstance(value, FUNCTIONS) else _listed(value)
-        for name, value in vars(module).items()
-        if name not in INTERNAL
-        and name not in LEFT_BEHIND
-        and not _of_the_longest(module, name)
-        # How it is loaded and spread out.
-        and not (hf_model and (name.startswith("_") or isinstance(value, FUNCTIONS)))
-        and (isinstance(value, FUNCTIONS) or _is_plain(value))
-    }
+    values: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name in NO_SETTINGS or (hf_model and name.startswith("_")) or _of_the_longest(module, name):
+            continue
+        if type(value) in PLAIN:
+            values[name] = value
+        elif isinstance(value, FUNCTIONS):
+            if not hf_model:  # there it is how it is loaded and spread out
+                values[name] = _function(value)
+        elif _is_plain(value):
+            values[name] = _listed(value)
+    return values
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
@@ -109,16 +132,21 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 
 
 def _listed(value: Any) -> Any:
-    """Tuples as lists, which they become in a configuration that was saved."""
+    """Tuples as lists, which they become in a configuration that was saved; what has no order in one; hashes."""
     if isinstance(value, Mapping):
-        return {key: _listed(item) for key, item in value.items()}
+        return sorted(((key, _listed(item)) for key, item in value.items()), key=repr)
+    if isinstance(value, set | frozenset):
+        return {"any order": sorted(map(repr, value))}
+    if isinstance(value, Tensor):
+        return "tensor", tensor_hash(value)
     return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _function(value: Any) -> tuple[Any, ...]:
     """A function that a module was given, such as its activation: its name, its code and what it is bound to."""
     if isinstance(value, partial):
-        plain = {str(key): item for key, item in (*enumerate(value.args), *value.keywords.items()) if _is_plain(item)}
+        bound = (*enumerate(value.args), *value.keywords.items())
+        plain = [(key, _listed(item)) for key, item in bound if _is_plain(item)]
         return (*_function(value.func), plain)
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}", _code(
         value
@@ -165,9 +193,10 @@ def _set_back(part: nn.Module) -> dict[str, Tensor]:
     Some versions of transformers write down how long the text was where they never look, and set nothing back: there a
     long text makes another model of it, and the frequencies are those that it has.
     """
-    values: dict[str, Any] = {**part._buffers, **vars(part)}
+    kinds = _kinds(part)
+    values: dict[str, Any] = {**part._buffers, **vars(part)} if kinds else {}
     back: dict[str, Tensor] = {}
-    for prefix, kind in _kinds(part).items():
+    for prefix, kind in kinds.items():
         original, length = values.get(f"{prefix}original_inv_freq"), values.get("original_max_seq_len")
         longest = values.get(f"{prefix}max_seq_len_cached", values.get("max_seq_len_cached"))
         grown = longest is not None and length is not None and int(longest) > int(length)

@@ -29,6 +29,8 @@ WITHOUT = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _HELD: dict[Path, tuple[int, int]] = {}
 """Folders that this process owns: the thread that does, and how many times over."""
+# A forked child owns nothing: the lock is its parent's, who alone removes the file that tells whose it is.
+os.register_at_fork(after_in_child=_HELD.clear)
 
 
 @contextmanager
@@ -58,13 +60,14 @@ def owned(folder: Path, *, patience: float = PATIENCE) -> Iterator[None]:
         finally:
             _HELD[place] = (thread, depth)
         return
-    descriptor = _wait_for(place / LOCK, patience)
+    descriptor, process = _wait_for(place / LOCK, patience), os.getpid()
     _HELD[place] = (thread, 1)
     try:
         yield
     finally:
-        _HELD.pop(place, None)
-        give_up(place / LOCK, descriptor)
+        if os.getpid() == process:
+            _HELD.pop(place, None)
+            give_up(place / LOCK, descriptor)
 
 
 def claim(path: Path, *, create: bool = True) -> int | None:

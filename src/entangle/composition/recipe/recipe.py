@@ -115,7 +115,8 @@ class Cell:
         """The name of its folder."""
         if self.posttraining:
             return f"{self.posttraining.name}-{self.base}"
-        return f"{self.variant.name if self.variant else f'share-{self.share:g}'}-seed-{self.seed}"
+        share = f"{self.share:g}" if float(f"{self.share:g}") == self.share else repr(self.share)
+        return f"{self.variant.name if self.variant else f'share-{share}'}-seed-{self.seed}"
 
     @property
     def label(self) -> str:

@@ -109,8 +109,8 @@ class Stop:
         place: The place.
         forms: What to do, in order, merged.
         counted: Index of each edit that first acts here, with the condition it acts under.
-        carry: Where the change must be added again. `resid_mid` is the input of the MLP's branch alone: the residual
-            stream goes round it to the end of the block.
+        carry: Where the change must be added again. `resid_mid` is the input of the MLP's branch alone in most models:
+            the residual stream goes round it to the end of the block.
     """
 
     place: Place
@@ -154,7 +154,7 @@ def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]
     for key in sorted(gathered, key=lambda key: (key[1], SITES.index(key[0]))):
         place = places[key]
         forms = merged(gathered[key], head_size=place.d_head, n_heads=place.n_heads)
-        carry = atlas.place("resid_post", place.layer) if place.site == "resid_mid" else None
+        carry = atlas.place("resid_post", place.layer) if place.site == "resid_mid" and place.bypassed else None
         stops.append(Stop(place, forms, counted.get(key, []), carry))
     return stops
 
