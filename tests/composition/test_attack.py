@@ -46,7 +46,7 @@ def test_models_are_attacked_with_and_without_iti_and_the_page_says_so(
     assert frame["method"].tolist() == ["", "ITI"] * 2
     assert frame["alpha"].tolist() == [0.0, 4.0] * 2
     assert (frame["loss_gcg"] <= frame["loss_random"]).all()
-    assert (tmp_path / "report.html").read_text().count("Red-teaming") == 1
+    assert (tmp_path / "report.html").read_text().count("<h2>Red-teaming</h2>") == 1
     assert len(json.loads((tmp_path / "report.json").read_text())["attacks"]) == 4
 
     # A run that was stopped within an attack goes on at its next condition, and ends the same.
