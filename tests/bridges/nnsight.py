@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import entangle as en
 from entangle.models import fingerprint
 
+sys.path.insert(0, str(Path(__file__).parent))
+from studies import study_differences
+
 folder = Path(sys.argv[1])
 path = str(folder / "model")
 tokenizer, bare = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
@@ -59,6 +62,7 @@ for site in ("z", "resid_post"):  # the snippet that a user is given
     exec(compile(script.read_text(), str(script), "exec"), names)
     expected = read[site][(3, *cell)] @ grid.coef_[cell] + grid.intercept_[cell]
     differences[f"snippet {site}"] = float((names["score"][0].detach() - expected).abs().max())
+differences |= study_differences(bare, tokenizer, held, None)
 versions = {name: version(name) for name in ("nnsight", "transformers", "torch")}
 moved = float((steered - plain).abs().max())
 (folder / "compared.json").write_text(dumps({"differences": differences, "moved": moved, "versions": versions}))

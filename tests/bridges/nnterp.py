@@ -12,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import entangle as en
 from entangle.models import fingerprint
 
+sys.path.insert(0, str(Path(__file__).parent))
+from studies import study_differences
+
 folder = Path(sys.argv[1])
 path = str(folder / "model")
 tokenizer, bare = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
@@ -45,6 +48,7 @@ cost = {"texts": texts, "kl": 0.02}
 differences["strength"] = abs(
     en.strength_for(bare, tokenizer, edit, **cost) - en.strength_for(held, tokenizer, edit, **cost)
 )
+differences |= study_differences(bare, tokenizer, held, None)
 versions = {name: version(name) for name in ("nnterp", "nnsight", "transformers", "torch")}
 moved = float((steered - plain).abs().max())
 (folder / "compared.json").write_text(dumps({"differences": differences, "moved": moved, "versions": versions}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +122,22 @@ def test_a_study_of_a_pipeline_is_the_study_of_its_model(pipe, tiny_model, tiny_
     bare = en.study(tiny_model("llama"), tiny_tokenizer, texts, labels, **settings)
     piped = en.study(pipe, None, texts, labels, **settings)
     assert torch.equal(bare.probes["z"].accuracy, piped.probes["z"].accuracy)
+
+
+@pytest.mark.slow
+def test_a_study_of_an_adapted_model_is_the_study_of_its_merged_weights(tiny_model, tiny_tokenizer, monkeypatch):
+    peft = pytest.importorskip("peft", reason="needs peft")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bridges"))
+    from studies import study_differences
+
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(deepcopy(tiny_model("llama")), config).eval()
+    merged = deepcopy(adapted).merge_and_unload()
+    differences = study_differences(merged, tiny_tokenizer, adapted, tiny_tokenizer)
+    assert max(differences.values()) < 1e-4, differences
+    with adapted.disable_adapter():  # the control: without the adapter it is another model
+        differences = study_differences(merged, tiny_tokenizer, adapted, tiny_tokenizer)
+    assert max(differences.values()) > 1e-2, differences
 
 
 def test_what_holds_no_model_is_one_clear_line(tiny_tokenizer):

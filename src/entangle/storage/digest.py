@@ -8,6 +8,7 @@ import enum
 import hashlib
 import os
 import types
+import weakref
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,7 @@ def digest(value: Any) -> str:
 
 def _bytes(value: Any, inside: tuple[int, ...]) -> bytes:  # noqa: PLR0912 (a case for each kind)
     """The content of a value; `inside` are the functions and objects that it is part of, which it may name again."""
+    value = _referent(value)
     kind = type(value).__qualname__.encode()
     if type(value) in PLAIN or isinstance(value, SCALARS):
         return kind + b":" + repr(value).encode()
@@ -158,6 +160,14 @@ def _where(x: Any) -> Any:
         return None
     flags = x.is_conj(), x.is_neg(), x.is_quantized
     return x.data_ptr(), x.dtype, tuple(x.shape), x.stride(), x.device, flags
+
+
+def _referent(value: Any) -> Any:
+    """What a weak reference or proxy leads to: that is what it computes with."""
+    if isinstance(value, weakref.ReferenceType):
+        return value()
+    # A proxy answers for its referent in all but its own type; a bound method of the referent knows it.
+    return value.__repr__.__self__ if type(value) in weakref.ProxyTypes else value
 
 
 def _part(value: Any, inside: tuple[int, ...]) -> bytes:
