@@ -20,13 +20,23 @@ SHARED = Path(os.environ.get("ENTANGLE_SHARED", REPOSITORY.parent / "shared"))
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., PreTrainedModel]:
     """`tiny_model("llama")`: a random model of that type, 3 layers, d_model 32; shared, so leave it unchanged."""
-    return lambda model_type="llama", seed=0: build(model_type, seed)
+    return lambda model_type="llama", seed=0: without_recorders(build(model_type, seed))
+
+
+def without_recorders(model: PreTrainedModel) -> PreTrainedModel:
+    """The model without what transformers left on it when an earlier test asked for hidden states."""
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if str(hook.__module__).endswith("output_capturing"):
+                del module._forward_hooks[key]
+        vars(module).pop("_output_capturing_hooks_installed", None)
+    return model
 
 
 @pytest.fixture(params=CAUSAL)
 def causal_lm(request: pytest.FixtureRequest) -> PreTrainedModel:
     """Each of the tiny causal language models in turn."""
-    return build(request.param, 0)
+    return without_recorders(build(request.param, 0))
 
 
 @pytest.fixture(scope="session")
