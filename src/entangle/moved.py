@@ -121,6 +121,7 @@ NAMESAKES = {
     "evaluation.tradeoff": "evaluation.price.sweep",
     "interventions.export": "interventions.weights.export",
     "interventions.steer": "interventions.hooks.steer",
+    "metrics.ranking": "metrics.intervals.ranking",
     "probes.compare": "probes.judging.compare",
     "toy.geometry": "toy.autoencoders.geometry",
 }

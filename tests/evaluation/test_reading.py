@@ -9,10 +9,10 @@ import torch
 
 from entangle.errors import EntangleError
 from entangle.evaluation import Checkpoint, Subject
-from entangle.evaluation.language.divergence import kl_of
 from entangle.evaluation.language.documents import document_rows, packed_owners, packed_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.interventions import AddDirection
+from entangle.metrics import kl_of
 
 TEXTS = ["the cat sat on the mat", "a quick brown fox jumps over the lazy dog and looked at the moon", "the moon"]
 

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from entangle.errors import EntangleError
 from entangle.metrics.intervals import estimate
-from entangle.metrics.ranking import auroc
+from entangle.metrics.intervals.ranking import auroc
 from entangle.metrics.statistics import (
     Estimate,
     bootstrap_counts,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from entangle.forecast.scores import Row
 from entangle.forecast.span import Span
+from entangle.metrics import kl_of
 from entangle.models import LOGITS, Place, hooked, run_rows
 
 FURTHEST = 0.4
@@ -81,7 +82,7 @@ class _Reading:
             torch.tensor([[*flags, *[False] * (width - len(flags))] for flags in each])
             for each in ([row.shifted for row in rows], [row.counted for row in rows])
         )
-        self._plain = self._logp()
+        self._plain = self._logits()
 
     def price(self, place: Place, shift: Float[Tensor, " size"]) -> float:
         """KL(plain || shifted) per counted token."""
@@ -91,13 +92,11 @@ class _Reading:
             return x + where * shift.to(x.device, x.dtype)
 
         with hooked([(place, moved)]):
-            changed = self._logp()
-        divergence = (self._plain.exp() * (self._plain - changed)).sum(-1).double()
-        return float(divergence.mean().clamp(min=0))
+            return float(kl_of(self._plain, self._logits()).mean())
 
-    def _logp(self) -> Float[Tensor, "counted vocab"]:
+    def _logits(self) -> Float[Tensor, "counted vocab"]:
         logits = run_rows(self._model, self._tokenizer, self._ids).logits
-        return logits[self._counted.to(logits.device)].float().log_softmax(-1)  # type: ignore[no-any-return]
+        return logits[self._counted.to(logits.device)]  # type: ignore[no-any-return]
 
 
 def _some(rows: Sequence[Row], tokens: int, generator: torch.Generator) -> list[Row]:

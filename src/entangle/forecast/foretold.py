@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from entangle.activations import collect
@@ -18,7 +17,7 @@ from entangle.forecast.contrast import Contrast
 from entangle.forecast.limit import Limit, limit_of
 from entangle.forecast.metric import ShiftMetric
 from entangle.forecast.span import Key
-from entangle.interventions import ITI, AddDirection, Edit
+from entangle.interventions import ITI, AddDirection
 from entangle.models import Atlas
 from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.rows import context_length
@@ -207,7 +206,7 @@ def foretell(
             edit = AddDirection.mean_difference(x, labels, *key)
             limit = limit_of(here, contrasts[name], seed=seed)
             rows[name].append(_row(name, "natural", key, 1.0, limit))
-            rows[name].append(_row(name, "CAA", key, _efficiency(metric, edit, contrasts[name], [key], limit), limit))
+            rows[name].append(_row(name, "CAA", key, _share(here.gain(edit, contrasts[name]), limit), limit))
     for name, (acts, labels) in read.items():
         if heads is None:
             break
@@ -215,7 +214,7 @@ def foretell(
         iti = ITI.fit(acts, labels, top_k=top_k or max(1, min(30, n_heads // 4)), seed=seed)
         keys = [key for key in heads.keys if key[1] in {layer for layer, _ in iti.heads}]
         limit = limit_of(heads.only(keys), bought[name], seed=seed)
-        rows[name].append(_row(name, "ITI", ("z", -1), _efficiency(heads, iti, bought[name], keys, limit), limit))
+        rows[name].append(_row(name, "ITI", ("z", -1), _share(heads.gain(iti, bought[name]), limit), limit))
     settings = {
         "unit": UNIT,
         "samples": samples,
@@ -248,11 +247,9 @@ def _halves(
     return choosing, telling
 
 
-def _efficiency(metric: ShiftMetric, edit: Edit, contrast: Contrast, keys: Sequence[Key], limit: Limit) -> float:
-    if not limit.value > 0:
-        return float("nan")
-    shift: Tensor = torch.cat([metric.shift(edit)[metric.part(key)] for key in keys])
-    return contrast.at(keys).buys(shift) / (metric.only(keys).length(shift) * limit.value)
+def _share(gain: float, limit: Limit) -> float:
+    """What an edit buys over the most that could be bought, both per root nat."""
+    return gain / limit.value if limit.value > 0 else float("nan")
 
 
 def _row(concept: str, method: str, key: Key, efficiency: float, limit: Limit) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
-from entangle.forecast.slopes import as_it_is, mixed, state_slopes
+from entangle.forecast.slopes import mixed, state_slopes
 from entangle.forecast.span import Span
 from entangle.models.hooks import hooked
-from entangle.models.readout import LOGITS, body_of, check_logits, run_body
-from entangle.models.rows import accepts, at_once, pad, pad_id, token_batches
+from entangle.models.readout import LOGITS, batch_budget, states_and_head
+from entangle.models.rows import accepts, pad, pad_id, token_batches
 from entangle.progress import progress_bar
 
 
@@ -105,11 +105,7 @@ def row_scores(
     Raises:
         EntangleError: The model cannot be differentiated.
     """
-    check_logits(logits)
-    budget = at_once(batch_tokens, span.device)
-    if body_of(model) is None:  # all logits of a batch are there at once
-        vocabulary = model.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
-        budget = max(1, min(budget, logits // vocabulary))
+    budget = batch_budget(model, batch_tokens, span.device, logits)
     batches = token_batches([len(row.ids) for row in rows], budget)
     with torch.inference_mode(False), torch.enable_grad():
         for batch in progress_bar(batches, desc=what, unit="batch", disable=not progress):
@@ -159,8 +155,7 @@ def _batch_scores(
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise EntangleError(closed)
     with hooked((place, watch(number)) for number, place in enumerate(span.places)):
-        split = run_body(model, inputs)
-        states, head = (model(**inputs, use_cache=False).logits, as_it_is) if split is None else split
+        states, head = states_and_head(model, inputs)
     if not states.requires_grad:
         raise EntangleError(closed)
     order = [shifts[number] for number in range(len(span.places))]

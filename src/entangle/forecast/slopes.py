@@ -13,11 +13,6 @@ from entangle.errors import EntangleError
 from entangle.models.readout import logit_chunks
 
 
-def as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
-    """The head of a model whose hidden states are not told from its logits."""
-    return logits
-
-
 def state_slopes(
     head: Any,
     states: Float[Tensor, "token k"],

@@ -3,6 +3,7 @@
 from entangle.metrics.bounds import coherence_bound, orthoplex_bound, welch_bound
 from entangle.metrics.correlated import conditional_cosines
 from entangle.metrics.dimension import intrinsic_dimension
+from entangle.metrics.divergence import Compared, compared, kl_of, nats_of
 from entangle.metrics.entanglement import babel, clusters, coherence, entanglement, interference
 from entangle.metrics.inner_products import (
     causal_gram,
@@ -16,6 +17,7 @@ from entangle.metrics.inner_products import (
 from entangle.metrics.interaction import interaction_cosines, local_interaction_basis
 from entangle.metrics.intervals.areas import auroc_interval
 from entangle.metrics.intervals.bounded import Bounds, no_narrower
+from entangle.metrics.intervals.ranking import auroc
 from entangle.metrics.intervals.rates import clustered_rate, paired_rate_interval, rate_interval
 from entangle.metrics.intervals.ratios import fieller, fieller_of_sums, is_constant, least_variance
 from entangle.metrics.neighbours import Partners, nearest_partners
@@ -27,7 +29,6 @@ from entangle.metrics.nulls import (
     random_entanglement_quantile,
 )
 from entangle.metrics.preference import ches
-from entangle.metrics.ranking import auroc
 from entangle.metrics.similarity import PairMoments, cca, cka, mmcs, mutual_knn, procrustes
 from entangle.metrics.statistics import (
     Estimate,
@@ -58,6 +59,7 @@ from entangle.metrics.vectors import DirectionsLike, as_vectors, cosines, massiv
 
 __all__ = [
     "Bounds",
+    "Compared",
     "DirectionsLike",
     "Estimate",
     "PairMoments",
@@ -80,6 +82,7 @@ __all__ = [
     "clusters",
     "coherence",
     "coherence_bound",
+    "compared",
     "conditional_cosines",
     "cosines",
     "dims_for_linear_access",
@@ -96,6 +99,7 @@ __all__ = [
     "interference",
     "intrinsic_dimension",
     "is_constant",
+    "kl_of",
     "least_variance",
     "leverage",
     "local_interaction_basis",
@@ -103,6 +107,7 @@ __all__ = [
     "max_statistic_p",
     "mmcs",
     "mutual_knn",
+    "nats_of",
     "nearest_partners",
     "no_narrower",
     "orthoplex_bound",

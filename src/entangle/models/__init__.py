@@ -33,7 +33,16 @@ from entangle.models.loading.gguf import unmark
 from entangle.models.loading.held import held, is_bridged, own_tokenizer, underlying, untraced
 from entangle.models.place import AtlasError, Place
 from entangle.models.probe_inputs import probe_inputs
-from entangle.models.readout import LOGITS, body_of, check_logits, logit_chunks, run_body
+from entangle.models.readout import (
+    LOGITS,
+    as_it_is,
+    batch_budget,
+    body_of,
+    check_logits,
+    logit_chunks,
+    run_body,
+    states_and_head,
+)
 from entangle.models.refusals import refuse_compiled
 from entangle.models.rounding import rounded_at_random
 from entangle.models.rows import (
@@ -73,9 +82,11 @@ __all__ = [
     "Place",
     "Skip",
     "accepts",
+    "as_it_is",
     "as_it_was",
     "at_once",
     "attach",
+    "batch_budget",
     "batch_of",
     "body_of",
     "bos_id",
@@ -118,6 +129,7 @@ __all__ = [
     "run_body",
     "run_rows",
     "special_ids",
+    "states_and_head",
     "takes",
     "task",
     "tell",

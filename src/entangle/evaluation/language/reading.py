@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.errors import EntangleError
-from entangle.evaluation.language.divergence import compared, nats_of
 from entangle.evaluation.language.subject import Method, Predictions, Subject, applied, check_finite
 from entangle.interventions import Edit
-from entangle.models.readout import LOGITS, body_of, check_logits
-from entangle.models.rows import at_once, token_batches
+from entangle.metrics import compared, nats_of
+from entangle.models.readout import LOGITS, batch_budget, check_logits
+from entangle.models.rows import token_batches
 from entangle.progress import progress_bar
 
 
@@ -120,10 +120,7 @@ def batches(
     A model whose head cannot be taken from its body makes all logits of a batch at once, so its batches have fewer
     tokens.
     """
-    check_logits(logits)
-    budget = at_once(batch_tokens, next(model.parameters()).device)
-    if body_of(model) is None:
-        budget = max(1, min(budget, logits // model.config.get_text_config().vocab_size))
+    budget = batch_budget(model, batch_tokens, next(model.parameters()).device, logits)
     batches = token_batches([len(row) for row in rows], budget)
     shown: Iterable[list[int]] = progress_bar(batches, desc="cross-entropy", unit="batch", disable=not progress)
     return shown

@@ -20,7 +20,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBa
 
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
-from entangle.models.readout import logit_chunks, run_body
+from entangle.models.readout import as_it_is, logit_chunks, states_and_head
 from entangle.models.rows import batch_of, context_length, encode, frame
 from entangle.models.trace import evaluating
 
@@ -166,20 +166,15 @@ class Subject:
         first = [starts] * len(rows) if isinstance(starts, int) else list(starts)
         batch = batch_of(self.model, self.tokenizer, rows)
         with evaluating(self.model):
-            split = run_body(self.model, batch)
-            states, head = (self.model(**batch, use_cache=False).logits, _as_it_is) if split is None else split
+            states, head = states_and_head(self.model, batch)
         counts = [len(row) - 1 - start for row, start in zip(rows, first, strict=True)]
         kept = [states[i, start : start + n] for i, (start, n) in enumerate(zip(first, counts, strict=True))]
         targets = [token for row, start in zip(rows, first, strict=True) for token in row[start + 1 :]]
         change = None if self.decoding is None else self.decoding.change(self, rows, starts)
-        vocabulary = states.shape[-1] if split is None else self.model.config.get_text_config().vocab_size
+        vocabulary = states.shape[-1] if head is as_it_is else self.model.config.get_text_config().vocab_size
         return Predictions(
             torch.cat(kept), head, torch.tensor(targets, device=states.device), counts, vocabulary, change
         )
-
-
-def _as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
-    return logits
 
 
 @runtime_checkable

@@ -150,15 +150,10 @@ class TranscoderFeature(Edit):
     def __post_init__(self) -> None:
         check_how(self.how)
         read, written = self.layer, self.layer_out
-        if (
-            read is not None
-            and written is not None
-            and (written, SITES.index(self.site_out))
-            <= (
-                read,
-                SITES.index(self.site),
-            )
-        ):
+        ordered = (
+            read is None or written is None or (read, SITES.index(self.site)) < (written, SITES.index(self.site_out))
+        )
+        if not ordered:
             raise EntangleError(
                 f"a transcoder reads before it writes, but this one reads {self.site} in layer {read} and writes "
                 f"{self.site_out} in layer {written}: exchange them"

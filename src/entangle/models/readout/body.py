@@ -6,7 +6,7 @@ row. They are a function of one position's hidden state alone, so they need neve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from entangle.errors import EntangleError
 from entangle.models.hooks import Handle, Ours, elsewhere, items_of
 from entangle.models.readout.head import Head
-from entangle.models.rows import takes
+from entangle.models.rows import at_once, takes
 
 LOGITS = 2**26
 """Logits computed at once by default: 256 MB in single precision."""
@@ -69,6 +69,45 @@ def run_body(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Float[Tensor,
     if split is None:
         _WHOLE.add(owner)  # so that it is not tried again at every batch
     return split
+
+
+def states_and_head(
+    model: nn.Module, inputs: Mapping[str, Any]
+) -> tuple[Float[Tensor, "row pos d"], Callable[[Tensor], Tensor]]:
+    """What `run_body` gives; where a model has no body apart, its logits and a head that leaves them as they are.
+
+    Example:
+        >>> batch = en.models.batch_of(model, tokenizer, [[5, 6, 7], [8, 9]])
+        >>> states, head = en.models.states_and_head(model, batch)
+        >>> torch.allclose(head(states[0]), model(**batch).logits[0], atol=1e-5)
+        True
+    """
+    split = run_body(model, inputs)
+    return (model(**inputs, use_cache=False).logits, as_it_is) if split is None else split
+
+
+def as_it_is(logits: Float[Tensor, "token vocab"]) -> Float[Tensor, "token vocab"]:
+    """The head of a model whose hidden states are not told from its logits.
+
+    Example:
+        >>> en.models.as_it_is(torch.ones(1, 2))
+        tensor([[1., 1.]])
+    """
+    return logits
+
+
+def batch_budget(model: Any, batch_tokens: int, device: torch.device, logits: int = LOGITS) -> int:
+    """Tokens to read together: fewer where a model without a body apart makes all logits of a batch at once.
+
+    Example:
+        >>> en.models.batch_budget(model, 2048, torch.device("cpu"))
+        2048
+    """
+    check_logits(logits)
+    budget = at_once(batch_tokens, device)
+    if body_of(model) is None:
+        budget = max(1, min(budget, logits // model.config.get_text_config().vocab_size))
+    return budget
 
 
 def logit_chunks(n_tokens: int, vocabulary: int, logits: int = LOGITS) -> Iterator[slice]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from entangle.metrics.intervals.areas import auroc_interval
-from entangle.metrics.ranking import auroc
+from entangle.metrics.intervals.ranking import auroc
 from entangle.metrics.statistics import Estimate
 
 Scores = Float[Tensor, "example *cell"]
