@@ -100,8 +100,8 @@ def batch_budget(model: Any, batch_tokens: int, device: torch.device, logits: in
     """Tokens to read together: fewer where a model without a body apart makes all logits of a batch at once.
 
     Example:
-        >>> en.models.batch_budget(model, 2048, torch.device("cpu"))
-        2048
+        >>> en.models.batch_budget(model, 64, torch.device("cpu"))
+        64
     """
     check_logits(logits)
     budget = at_once(batch_tokens, device)
