@@ -13,22 +13,15 @@ import entangle as en
 from entangle.models import fingerprint
 
 sys.path.insert(0, str(Path(__file__).parent))
-from studies import study_differences
+from studies import PROMPT, entry_differences, study_differences
 
 folder = Path(sys.argv[1])
 path = str(folder / "model")
 tokenizer, bare = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
 held = StandardizedTransformer(path, device_map="cpu", dispatch=True)
-texts = ["the quick brown fox", "a cat sat on the mat and looked", "over the lazy dog", "the moon"]
-prompt = "the quick brown fox"
-ids = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False).input_ids
+ids = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False).input_ids
 edit = en.AddDirection(torch.linspace(-1, 1, 32), "resid_post", 1)
-differences = {}
-
-here = en.collect(bare, tokenizer, texts, sites=["z", "resid_post"], progress=False)
-there = en.collect(held, None, texts, sites=["z", "resid_post"], progress=False)
-for site in here.sites:
-    differences[f"collect {site}"] = float((here[site] - there[site]).abs().max())
+differences = entry_differences(bare, tokenizer, held, None)
 with torch.no_grad():
     plain = bare(ids).logits
     with en.steer(bare, edit):
@@ -43,11 +36,6 @@ with torch.no_grad():
         by_trace = held.lm_head.output.save()
     differences["their own edit"] = float((steered - by_trace).abs().max())
 differences["fingerprint"] = float(fingerprint(bare) != fingerprint(held))
-differences["verify"] = float(not en.verify(held, None).passed)
-cost = {"texts": texts, "kl": 0.02}
-differences["strength"] = abs(
-    en.strength_for(bare, tokenizer, edit, **cost) - en.strength_for(held, tokenizer, edit, **cost)
-)
 differences |= study_differences(bare, tokenizer, held, None)
 versions = {name: version(name) for name in ("nnterp", "nnsight", "transformers", "torch")}
 moved = float((steered - plain).abs().max())

@@ -1,8 +1,10 @@
-"""A whole study of a model that a tool holds, beside that of the bare model."""
+"""What every entry makes of a model that a tool holds, beside what it makes of the bare model."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
 
 import entangle as en
 
@@ -40,4 +42,21 @@ def study_differences(bare: Any, tokenizer: Any, held: Any, own_tokenizer: Any) 
         ),
         "study: trade-off": float((numbers - others).abs().to_numpy().max()),
         "study: what is missing": float(here.missing != there.missing),
+    }
+
+
+PROMPT = "the quick brown fox"
+WORDS = [PROMPT, "a cat sat on the mat and looked", "over the lazy dog", "the moon"]
+
+
+def entry_differences(bare: Any, tokenizer: Any, held: Any, own_tokenizer: Any) -> dict[str, float]:
+    """The same of what is captured, verified and solved for."""
+    here = en.collect(bare, tokenizer, WORDS, sites=["z", "resid_post"], progress=False)
+    there = en.collect(held, own_tokenizer, WORDS, sites=["z", "resid_post"], progress=False)
+    edit, cost = en.AddDirection(torch.linspace(-1, 1, 32), "resid_post", 1), {"texts": WORDS, "kl": 0.02}
+    alphas = [en.strength_for(model, tokenizer, edit, **cost) for model in (bare, held)]
+    return {
+        **{f"collect {site}": float((here[site] - there[site]).abs().max()) for site in here.sites},
+        "verify": float(not en.verify(held, own_tokenizer).passed),
+        "strength": abs(alphas[0] - alphas[1]),
     }
