@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test asks a network
+
+from hypothesis import settings
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tiny import CAUSAL, VOCABULARY, build
 
+settings.register_profile("any machine", deadline=None)  # no test may fail because something else runs beside it
+settings.load_profile("any machine")
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ENTANGLE_SHARED", REPOSITORY.parent / "shared"))
 

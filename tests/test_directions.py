@@ -149,7 +149,7 @@ def test_they_come_back_from_disk(tmp_path):
     assert torch.equal(after.vectors, before.vectors) or torch.allclose(after.vectors, before.vectors)
     assert torch.equal(after.norms, before.norms)
     assert (after.names, after.site, after.layer, after.head, after.estimator) == (before.names, "z", 1, 0, "lda")
-    with pytest.raises(EntangleError, match="another model"):
+    with pytest.raises(EntangleError, match="these directions came from another model"):
         Directions.load(tmp_path, fingerprint={"sha": "b"})
 
 
@@ -171,3 +171,11 @@ def test_split_half_tells_signal_from_noise():
 def test_bad_vectors_are_refused(bad):
     with pytest.raises(EntangleError):
         Directions(bad, ("a",))
+
+
+@pytest.mark.parametrize("token", [-1, 96 * 100, True, np.int64(-2)])
+def test_the_number_of_a_token_is_one_that_there_is(token, tiny_model, tiny_tokenizer):
+    """Below 0 the table would be read from its end, another token's row."""
+    with pytest.raises(EntangleError, match=r"a token is a number from 0 to \d+, got .* in the set 'x'"):
+        Directions.from_unembedding(tiny_model("llama"), tiny_tokenizer, {"x": ([5], [token])})
+    assert len(Directions.from_unembedding(tiny_model("llama"), tiny_tokenizer, {"x": ([np.int64(5)], [6])})) == 1

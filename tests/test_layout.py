@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from entangle.moved import MOVED
+from entangle.moved import MOVED, NAMES
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "entangle"
 FLOORS = {
@@ -31,6 +31,7 @@ FLOORS = {
     "interventions": 5,
     "verify": 6,
     "forecast": 6,
+    "learning": 6,
     "evaluation": 7,
     "concepts": 8,
     "study": 9,
@@ -166,6 +167,14 @@ def test_a_path_of_before_is_the_module_of_today(old: str, new: str) -> None:
         assert importlib.import_module(f"entangle.{old}") is module
     assert module.__spec__ is not None
     assert module.__spec__.name == f"entangle.{new}"
+
+
+@pytest.mark.parametrize(("old", "new"), NAMES.items())
+def test_a_name_of_before_is_the_thing_of_today(old: str, new: str) -> None:
+    there, here = (path.rpartition(".") for path in (old, new))
+    room, owner = (importlib.import_module(f"entangle.{path[0]}") for path in (there, here))
+    assert getattr(room, there[2]) is getattr(owner, here[2])
+    assert there[2] not in room.__all__
 
 
 def test_a_path_that_never_was_is_no_module() -> None:

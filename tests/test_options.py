@@ -209,3 +209,20 @@ def test_numbers_that_cannot_be_meant_are_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("entangle:")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_prompts_may_hold_conversations(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": f"question {i}"} for i in range(4)]
+    rows = {
+        "data": [{"text": f"text {i}", "label": i % 2} for i in range(40)],
+        "prompts": [{"messages": [each]} for each in said],
+        "clean": [{"text": "a gem"}, {"text": "a turnip"}],
+    }
+    for name, of_file in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_file))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in rows}
+    texts, _ = Settings(model="m", **files).read()
+    assert texts.every_prompt == [[each] for each in said]
+    texts, _ = replace(Settings(model="m", **files), limit_prompts=2).read()
+    assert len(texts.every_prompt) == 2
+    assert all(prompt in [[each] for each in said] for prompt in texts.every_prompt)

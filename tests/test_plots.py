@@ -61,3 +61,17 @@ def test_by_layer_draws_a_line_a_name_over_the_null_band() -> None:
     np.testing.assert_allclose([bar[:, 1] for bar in bars.get_segments()], [[0.5, 1.6], [0.6, 1.7]])
     alone = plots.by_layer([0, 3], {"a": series["a"]})
     np.testing.assert_array_equal(alone.lines[0].get_ydata(), [0.6, 0.7])
+
+
+def test_a_forest_shows_every_interval_over_its_null_with_the_first_row_on_top() -> None:
+    value, low, high = np.array([0.2, -0.1]), np.array([0.1, -0.3]), np.array([0.3, 0.0])
+    series = {"one": (value, low, high), "two": (-value, -high, -low)}
+    ax = plots.forest(["first", "second"], series, bands={"one": (low / 2, high / 2)})
+    one, two = [c for c in ax.containers if hasattr(c, "has_xerr")]
+    np.testing.assert_allclose(one.lines[0].get_xdata(), value)
+    np.testing.assert_allclose(two.lines[0].get_xdata(), -value)
+    (bars,) = one.lines[2]
+    np.testing.assert_allclose([segment[:, 0] for segment in bars.get_segments()], np.stack([low, high], 1))
+    np.testing.assert_allclose([(each.get_x(), each.get_width()) for each in ax.patches], [(0.05, 0.1), (-0.15, 0.15)])
+    assert ax.yaxis_inverted()
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second"]

@@ -7,6 +7,7 @@ from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation import (
     ClassifierScorer,
+    JudgeScorer,
     LinearToxicityScorer,
     Tradeoff,
     strength_for,
@@ -23,7 +24,12 @@ from entangle.interventions import (
     Compose,
     Edit,
     Erase,
+    GaussianTransport,
+    Hold,
+    KeepNorm,
+    LinearTransport,
     OracleErase,
+    Rotate,
     SAEFeature,
     Scale,
     Set,
@@ -31,6 +37,7 @@ from entangle.interventions import (
     load_baked,
     steer,
 )
+from entangle.learning import Learned, learn
 from entangle.metrics import entanglement
 from entangle.models import Atlas, AtlasError
 from entangle.moved import understand_old_paths
@@ -68,15 +75,22 @@ __all__ = [
     "EntanglementReport",
     "Erase",
     "Example",
+    "GaussianTransport",
+    "Hold",
+    "JudgeScorer",
+    "KeepNorm",
     "LDAProbe",
+    "Learned",
     "LinearSVMProbe",
     "LinearToxicityScorer",
+    "LinearTransport",
     "LogisticProbe",
     "MeanDifferenceProbe",
     "NaturalShift",
     "OracleErase",
     "ProbeGrid",
     "RidgeProbe",
+    "Rotate",
     "SAEFeature",
     "Scale",
     "Set",
@@ -94,6 +108,7 @@ __all__ = [
     "example",
     "fit_probes",
     "interventions",
+    "learn",
     "load_baked",
     "metrics",
     "probes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, replace
@@ -193,8 +194,8 @@ def forecast(
     from entangle.report import forecast as foretell
 
     check_pages(out, *FORECAST)
-    told, paths = foretell(settings, out, progress=_begin(quiet))
-    _end(told.answer(), paths, as_json)
+    prediction, paths = foretell(settings, out, progress=_begin(quiet))
+    _end(prediction.answer(), paths, as_json)
 
 
 def _tell_missing(studies: Sequence[Study]) -> None:
@@ -212,18 +213,24 @@ def _tell_missing(studies: Sequence[Study]) -> None:
 def demo(
     out: Out = Path("entangle-demo"),
     seed: Annotated[int, typer.Option(help="Decides every draw.")] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train and measure less; the models may know less than they should.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate a corpus, train two small models on it, and report on both, side by side; nothing is downloaded."""
+    """Plant a concept with and without company, train a small model on each, and report on both; no download."""
     from entangle.report import check_pages
     from entangle.report import demo as run_demo
 
     check_seed(seed)
     check_pages(out, *REPORT)
-    paths = run_demo(out, seed=seed, progress=_begin(quiet))
-    studies = json.loads(paths[-1].read_text(encoding="utf-8"))["studies"]
-    _end([f"{study['label']}: {sentence}" for study in studies for sentence in study["answer"]], paths, as_json)
+    processes = min(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    paths = run_demo(out, seed=seed, quick=quick, processes=processes, progress=_begin(quiet))
+    found = json.loads(paths[-1].read_text(encoding="utf-8"))
+    each = [f"{study['label']}: {sentence}" for study in found["studies"] for sentence in study["answer"]]
+    small = ["This was the quick demo: smaller models' training and fewer texts than without --quick."] if quick else []
+    _end([*found["answer"], *each, *small], paths, as_json)
 
 
 @app.command()
@@ -244,13 +251,13 @@ def verify(
     if out:
         check_place(out)
     _begin(quiet)
-    found = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
-    failed = [each.name for each in found.checks if each.passed is False]
-    answer = f"Of {len(found.checks)} checks, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}."
+    outcome = check(*load(model, revision=revision, dtype=dtype, device=device), raises=False)
+    failed = [each.name for each in outcome.checks if each.passed is False]
+    answer = f"Of {len(outcome.checks)} checks, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}."
     if not as_json:
-        typer.echo(found)
-    _end([answer], [found.save(out)] if out else [], as_json)
-    if not found.passed:
+        typer.echo(outcome)
+    _end([answer], [outcome.save(out)] if out else [], as_json)
+    if not outcome.passed:
         sys.exit(FAILED)
 
 

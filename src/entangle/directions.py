@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from entangle.errors import EntangleError
-from entangle.models import own_tokenizer, place_named, underlying
+from entangle.models import Mark, check_made_with, own_tokenizer, place_named, underlying
 from entangle.probes import ProbeGrid
 from entangle.probes.splits import Split
-from entangle.storage.record import check_same_model, read, taken_apart, write
+from entangle.storage.record import read, taken_apart, write
 
 PLACE = ("site", "layer", "head")
-Words = Sequence[str | tuple[str, str]]
+Word = str | int
+Words = Sequence[Word | tuple[Word, Word]] | Mapping[str, Sequence[Word] | tuple[Sequence[Word], Sequence[Word]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +203,9 @@ class Directions:
         Args:
             model: A HuggingFace model with output embeddings, or the matrix `[vocabulary, d]` itself.
             tokenizer: Turns a word into a token; write the space before it where the tokenizer needs one (`" good"`).
-            words: Words, or pairs of words `(up, down)` for the difference of their rows.
+            words: Words, or pairs of words `(up, down)` for the difference of their rows. Or sets of words by name:
+                name -> a list for the mean of their rows, or a pair of lists `(up, down)` for the difference of means.
+                A word may be the number of a token.
             site: Where the unembedding reads; the residual stream after the last layer.
             layer: Number of the last layer.
 
@@ -219,18 +222,11 @@ class Directions:
                     f"{type(model).__name__} has no output embeddings; give a model with a language-model head"
                 )
             table = head.weight
-        rows, names = [], []
-        for word in words:
-            if isinstance(word, str):
-                rows.append(table[_token(tokenizer, word)])
-                names.append(word)
-            else:
-                up, down = word
-                rows.append(table[_token(tokenizer, up)] - table[_token(tokenizer, down)])
-                names.append(f"{up} - {down}")
+        sets = list(words.items()) if isinstance(words, Mapping) else [_as_set(word) for word in words]
+        rows = [_mean_row(table, tokenizer, name, *_up_down(each)) for name, each in sets]
         if not rows:
             raise EntangleError("from_unembedding needs a word, or a pair of words, or more")
-        return cls(torch.stack(rows), tuple(names), site=site, layer=layer, estimator="unembedding")
+        return cls(torch.stack(rows), tuple(name for name, _ in sets), site=site, layer=layer, estimator="unembedding")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -292,19 +288,20 @@ class Directions:
         )
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> Self:
+    def load(cls, directory: str | os.PathLike[str], *, model: Any = None, fingerprint: Mark = None) -> Self:
         """Read what `save` wrote.
 
         Args:
             directory: Where it was written.
-            fingerprint: Of the model they are to be used with, if that is to be checked.
+            model: The model they are to be used with, if that is to be checked.
+            fingerprint: That model's fingerprint in its place.
 
         Raises:
             EntangleError: Nothing usable is there, or it belongs to another model.
         """
         tensors, meta = read(directory, "Directions", 1)
         with taken_apart(directory, "Directions"):
-            check_same_model(meta["fingerprint"], fingerprint, "these Directions")
+            check_made_with(meta["fingerprint"], model, fingerprint, what="these directions")
             split = Split(tensors["fit"], tensors["select"], tensors["report"]) if "fit" in tensors else None
             place = {key: meta[key] for key in (*PLACE, "estimator", "fingerprint")}
             return cls(tensors["vectors"], tuple(meta["names"]), norms=tensors["norms"], split=split, **place)
@@ -352,7 +349,32 @@ def _norms(directions: Directions) -> Tensor:
     return torch.as_tensor(directions.norms)
 
 
-def _token(tokenizer: Any, word: str) -> int:
+def _as_set(word: Word | tuple[Word, Word]) -> tuple[str, Sequence[Word] | tuple[Sequence[Word], Sequence[Word]]]:
+    """A word, or a pair of words, as a set or a pair of sets of one word, with its name."""
+    if isinstance(word, tuple):
+        up, down = word
+        return f"{up} - {down}", ([up], [down])
+    return str(word), [word]
+
+
+def _up_down(words: Any) -> tuple[Sequence[Word], Sequence[Word]]:
+    return words if isinstance(words, tuple) else (words, ())
+
+
+def _mean_row(table: Tensor, tokenizer: Any, name: str, up: Sequence[Word], down: Sequence[Word]) -> Tensor:
+    if isinstance(up, str) or isinstance(down, str) or not len(up):
+        raise EntangleError(f"the set {name!r} must be a list of words, or a pair of lists, with a word to go up")
+    sides = [[_token(tokenizer, word) for word in side] for side in (up, down) if len(side)]
+    for word in (word for side in (up, down) for word in side if not isinstance(word, str)):
+        if isinstance(word, bool) or not 0 <= int(word) < len(table):
+            raise EntangleError(f"a token is a number from 0 to {len(table) - 1}, got {word!r} in the set {name!r}")
+    means = [table[side].mean(0) for side in sides]
+    return means[0] if len(means) == 1 else means[0] - means[1]
+
+
+def _token(tokenizer: Any, word: Word) -> int:
+    if not isinstance(word, str):
+        return int(word)
     tokens = tokenizer.encode(word, add_special_tokens=False)
     if len(tokens) != 1:
         raise EntangleError(

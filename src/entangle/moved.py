@@ -1,4 +1,4 @@
-"""Paths that modules had before version 0.2: they still import, as the same modules, and warn.
+"""Paths that modules and names had before version 0.2: they still import; of modules, as the same, with a warning.
 
 Promised names never had another path than `entangle` itself; this is for code that reached further in.
 """
@@ -39,7 +39,7 @@ MOVED = {
     "composition.stream": "composition.training.stream",
     "composition.tables": "storage.tables",
     "composition.tokenizer": "composition.training.tokenizer",
-    "evaluation.baselines": "evaluation.price.baselines",
+    "evaluation.baselines": "evaluation.methods.baselines",
     "evaluation.bench": "evaluation.price.bench",
     "evaluation.choice": "evaluation.price.choice",
     "evaluation.classifier": "evaluation.scoring.classifier",
@@ -56,9 +56,11 @@ MOVED = {
     "evaluation.interaction": "concepts.interaction",
     "evaluation.intervals": "concepts.noise",
     "evaluation.linear": "evaluation.scoring.linear",
-    "evaluation.methods": "evaluation.price.methods",
-    "evaluation.places": "evaluation.price.places",
+    "evaluation.places": "evaluation.methods.places",
     "evaluation.preference": "concepts.preference",
+    "evaluation.price.baselines": "evaluation.methods.baselines",
+    "evaluation.price.methods": "evaluation.methods",
+    "evaluation.price.places": "evaluation.methods.places",
     "evaluation.quality": "evaluation.language.quality",
     "evaluation.reading": "evaluation.language.reading",
     "evaluation.record": "evaluation.price.conditions",
@@ -125,6 +127,18 @@ NAMESAKES = {
     "probes.compare": "probes.judging.compare",
     "toy.geometry": "toy.autoencoders.geometry",
 }
+# Names that a room showed before, which are in another room now, or have another name.
+NAMES = {
+    **{
+        f"evaluation.{name}": f"concepts.{name}"
+        for name in (
+            *("CrossTalk", "EntanglementReport", "FunctionalImportance", "Reconstruct", "cross_talk"),
+            *("entanglement_report", "functional_importance", "interaction_gradients", "nullspace_subspace"),
+            *("preference_ches", "subspace_projection"),
+        )
+    },
+    "probes.Comparison": "probes.GridComparison",
+}
 PREFIX = "entangle."
 
 
@@ -156,3 +170,6 @@ def understand_old_paths() -> None:
         sys.meta_path.append(_OldPaths())
     for old, new in NAMESAKES.items():
         sys.modules.setdefault(PREFIX + old, sys.modules[PREFIX + new])
+    for old, new in NAMES.items():
+        (room, name), (owner, now) = (path.rsplit(".", 1) for path in (old, new))
+        setattr(sys.modules[PREFIX + room], name, getattr(sys.modules[PREFIX + owner], now))

@@ -318,8 +318,78 @@ def tradeoff(
             label=name,
         )
         for alpha, x, y in zip(strengths, ce, toxicity, strict=True):
-            ax.annotate(f"{alpha:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+            ax.annotate(f"{alpha:.3g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
     _quiet(ax, title, xlabel, ylabel)
     if len(curves) > 1:
         ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def forest(
+    rows: Sequence[str],
+    series: Mapping[str, tuple[Array, Array, Array]],
+    *,
+    bands: Mapping[str, tuple[Array, Array]] | None = None,
+    band_name: str = "random directions",
+    xlabel: str = "change",
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A value with its interval for every row and name, the first row on top, each over the range of its null.
+
+    Args:
+        rows: Names of the rows.
+        series: Name -> (value, low, high), each `[row]`.
+        bands: Name -> (low, high) of its null, each `[row]`.
+        band_name: What the null is.
+        xlabel: What the number is.
+        title: Above the axes.
+        ax: Axes to draw on, else new ones.
+
+    Returns:
+        The matplotlib Axes.
+
+    Example:
+        >>> ax = en.plots.forest(["tense", "length"], {"ITI": ([0.1, 0.0], [0.0, -0.1], [0.2, 0.1])})
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['tense', 'length']
+    """
+    ax = _axes(ax, 5.6, 1.3 + 0.22 * len(rows) * max(2, len(series)))
+    places = np.arange(len(rows), dtype=np.float64)
+    step = 0.7 / max(1, len(series))
+    for index, (name, (value, low, high)) in enumerate(series.items()):
+        y = places + step * (index - (len(series) - 1) / 2)
+        if bands and name in bands:
+            left, right = (_numpy(edge) for edge in bands[name])
+            label = band_name if index == 0 else None
+            ax.barh(y, right - left, step * 0.8, left=left, color=GREY, alpha=0.3, linewidth=0, label=label)
+        x = _numpy(value)
+        ends = np.clip([x - _numpy(low), _numpy(high) - x], 0, None)
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        ax.errorbar(x, y, xerr=ends, color=colour, marker=marker, markersize=4, linestyle="", elinewidth=1, label=name)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_yticks(places, list(rows))
+    ax.invert_yaxis()
+    _quiet(ax, title, xlabel)
+    ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    return ax
+
+
+def changes(values: Mapping[str, Array], *, title: str = "", ax: Axes | None = None) -> Axes:
+    """How each of many prompts changes, name -> changes, sorted: the part of a line above zero got worse.
+
+    Example:
+        >>> ax = en.plots.changes({"ITI": [-0.3, 0.1, -0.2, 0.0]})
+        >>> ax.get_legend().get_texts()[0].get_text()
+        'ITI: 25 % rise, mean -0.100'
+    """
+    ax = _axes(ax, 4.8, 3.2)
+    for index, (name, given) in enumerate(values.items()):
+        change = np.sort(_numpy(given))
+        share = (np.arange(len(change)) + 0.5) / len(change)
+        label = f"{name}: {100 * np.mean(change > 0):.0f} % rise, mean {change.mean():.3f}"
+        ax.plot(share, change, color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=label)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    _quiet(ax, title, "prompts, in order of their change", "change of the score")
+    ax.legend(frameon=False, fontsize=8)
     return ax

@@ -92,16 +92,16 @@ class LogLines(plain_bar):  # type: ignore[type-arg]
         if self._written is not None and now - self._written < _log_every():
             return
         LogLines._written = now
-        told = self.format_dict
-        of = f" of {told['total']:,}" if told["total"] else ""
-        rate, left = told["rate"] or told["n"] / max(told["elapsed"], 1e-9), ""
-        if told["total"] and rate:
-            left = f", {self.format_interval((told['total'] - told['n']) / rate)} to go"
+        state = self.format_dict
+        of = f" of {state['total']:,}" if state["total"] else ""
+        rate, left = state["rate"] or state["n"] / max(state["elapsed"], 1e-9), ""
+        if state["total"] and rate:
+            left = f", {self.format_interval((state['total'] - state['n']) / rate)} to go"
         note = f", {self.postfix}" if self.postfix else ""
         unit = f" {self.unit}" if self.unit != "it" else ""
         what = self.desc.rstrip(": ") or "progress"
-        spent = self.format_interval(told["elapsed"])
-        print(f"{what}: {told['n']:,}{of}{unit}, {spent} so far{left}{note}", file=self.fp, flush=True)
+        spent = self.format_interval(state["elapsed"])
+        print(f"{what}: {state['n']:,}{of}{unit}, {spent} so far{left}{note}", file=self.fp, flush=True)
 
     def clear(self, nolock: bool = False) -> None:
         """There is nothing to draw over."""

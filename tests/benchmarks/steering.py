@@ -2,10 +2,12 @@
 
     python tests/benchmarks/steering.py ../shared/models/olmo2-4m-toxic10
     python tests/benchmarks/steering.py --random 12 768 --repeats 5 --peer nnsight=venvs/nnsight/bin/python
+    python tests/benchmarks/steering.py gemma3-270m.gguf --kinds --repeats 5 --tokens 32
 
 The edit is ITI on 30 heads: a constant at the attention of every touched layer. Each repeat generates as many tokens
 once in each way, in a new order, and is compared with the unsteered time of the same repeat; shown are medians of those
-ratios. Each peer runs in an environment of its own, `--peer NAME=PYTHON`, against its own unsteered time.
+ratios. Each peer runs in an environment of its own, `--peer NAME=PYTHON`, against its own unsteered time. `--kinds`
+times edits that have no weights instead: a rotation, an addition that keeps the norm, and edits and strengths of rows.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ def main() -> None:
     options = arguments()
     if options.worker:
         return worker(options)
+    if options.kinds:
+        print(f"{options.model.name}: {options.batch} x {options.tokens} tokens")
+        return show("entangle", kinds(options.model, options))
     with tempfile.TemporaryDirectory() as scratch:
         path = options.model or random_model(Path(scratch) / "model", *options.random)
         times = ours(path, Path(scratch), options)
@@ -102,6 +107,38 @@ def ours(path: Path, scratch: Path, options: argparse.Namespace) -> dict[str, li
         raise SystemExit("the steered model must say what the baked one says and the unsteered one does not")
     torch.save(outputs["steered"], scratch / "tokens.pt")
     return times
+
+
+def kinds(path: Path, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Times of the plain model (twice, for the noise) and under edits that steer only, each at the middle layer."""
+    from entangle.interventions import AddDirection, KeepNorm, Rotate, steer
+    from entangle.models import Atlas, load
+
+    torch.set_num_threads(options.threads)
+    model, _ = load(path)
+    atlas = Atlas(model)
+    layer = atlas.n_layers // 2
+    vector = torch.randn(atlas.d_model, generator=torch.Generator().manual_seed(0))
+    add, turn = AddDirection(vector, layer=layer), Rotate(vector, layer=layer, degrees=10)
+
+    def steered(edits, **how) -> Callable[[], torch.Tensor]:
+        def way() -> torch.Tensor:
+            with steer(model, edits, atlas=atlas, **how):
+                return generate(model, options)
+
+        return way
+
+    rows = list(range(options.batch))
+    ways = {
+        "unsteered": lambda: generate(model, options),
+        "unsteered again": lambda: generate(model, options),
+        "added": steered(add),
+        "rotated": steered(turn),
+        "added, norm kept": steered(KeepNorm(add)),
+        "a strength for each row": steered(add, alpha=[float(row) for row in rows]),
+        "an edit for each row": steered([add, turn, None], rows=[row % 3 for row in rows]),
+    }
+    return measure(ways, options)[0]
 
 
 def prompts(options: argparse.Namespace) -> torch.Tensor:
@@ -229,6 +266,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--peer", action="append", default=[], type=lambda s: s.split("=", 1), metavar="NAME=PYTHON")
+    parser.add_argument("--kinds", action="store_true", help="time edits that have no weights instead")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -42,7 +42,7 @@ CONCEPTS = {
     "profanity": ("concept_profanity_x_toxicity", None),
 }
 READ_AT = (0.1, 0.3, 1.2)
-TOKENS = 48
+TOKENS = 96
 KEPT = ("value", "paid_low", "paid_high", "low", "high", "off", "holds")
 NORM = 0.25
 """Shifts of equal norm are this share of the stream's root mean square."""
@@ -216,10 +216,11 @@ def others_of(metric, contrasts, pooled, layer):
 
 
 def paid(metric, edit, reading, kind, targets=READ_AT) -> dict:
-    """Foretold and paid at strengths that are foretold to cost the targets."""
+    """Foretold and paid at strengths that would cost the targets if prices were quadratic; each edit is read itself."""
     per = metric.price(edit).value
     strengths = [(target / per) ** 0.5 for target in targets]
-    prices = [metric.price(edit, alpha, read_on=len(reading.rows)) for alpha in strengths]
+    given = {"model": reading.model, "tokenizer": reading.tokenizer, "read_on": len(reading.rows)}
+    prices = [metric.price(edit, alpha, **given) for alpha in strengths]
     return {
         "kind": kind,
         "strengths": strengths,

@@ -51,7 +51,10 @@ def test_every_model_is_saved_with_its_numbers(tmp_path: Path) -> None:
             AutoTokenizer.from_pretrained(trained.path),
         )
         documents = tokenise(tokenizer, tiny().held_out.texts())
-        assert held_out_cross_entropy(model, documents) == pytest.approx(trained.metrics["held_out_ce"], abs=1e-4)
+        assert held_out_cross_entropy(model, tokenizer, documents) == pytest.approx(
+            trained.metrics["held_out_ce"], abs=1e-4
+        )
+        assert trained.n_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert result.model(0.2).path.name == "share-0.2-seed-0"
     with pytest.raises(EntangleError, match=r"no model with share 0\.5"):
         result.model(0.5)

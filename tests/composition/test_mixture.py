@@ -116,6 +116,16 @@ def test_shares_that_are_none(share: float) -> None:
         mix(documents([5]), documents([5]), share)
 
 
+def test_all_is_replaced_at_share_one_and_nothing_of_the_clean_text_stays() -> None:
+    clean, added = documents([5] * 10), documents([5] * 12, first_token=100)
+    mixture = mix(clean, added, 1.0, design="replaced")
+    assert (mixture.share, mixture.clean_tokens) == (1.0, 0)
+    assert len(mixture.documents.tokens) >= len(clean.tokens)
+    assert set(mixture.documents.tokens) <= set(added.tokens)
+    half = mix(clean, added, 0.5, design="replaced")
+    assert 0 < half.clean_tokens < len(clean.tokens)
+
+
 def test_a_share_of_nothing() -> None:
     assert mix(documents([5, 5]), None, 0.0).share == 0
     with pytest.raises(EntangleError, match="has 0"):

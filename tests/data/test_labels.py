@@ -11,7 +11,7 @@ import entangle as en
 from entangle.concepts import entanglement_report
 from entangle.data import load_labelled, read_labels, same_index
 from entangle.errors import EntangleError
-from entangle.evaluation.price.places import caa_places, iti_places
+from entangle.evaluation.methods.places import caa_places, iti_places
 from entangle.probes import bag_of_words, three_way
 
 N = 120

@@ -124,7 +124,7 @@ def test_conflicting_labels_are_named_and_never_dropped(tmp_path: Path, drop_dup
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([{"text": "a"}], "line 1 has no 'label': its columns are 'text'"),
+        ([{"text": "a"}], "line 1 has no 'label': its columns are 'text'; rename the one that is meant to 'label'"),
         ([{"text": "a", "label": 1}, {"label": 0}], "line 2 has no 'text'"),
         ([{"text": " \n", "label": 1}], "line 1: 'text' is empty"),
         ([{"text": None, "label": 1}], "line 1: 'text' must be text, not NoneType"),
@@ -205,6 +205,13 @@ def test_a_data_set_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     assert "neither a file nor a HuggingFace data set" in refused("nobody/no-such-data-set")
+
+
+def test_a_text_file_is_a_text_a_line_and_has_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b'\xef\xbb\xbfone, "two"\r\n\r\n  three\n')
+    assert load_texts(path) == ['one, "two"', "  three"]
+    assert "line 1 has no 'label'" in refused(path)
 
 
 def test_load_texts(tmp_path: Path) -> None:

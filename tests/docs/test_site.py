@@ -33,7 +33,7 @@ def browser() -> Iterator[Any]:
 
 
 def test_pages_ask_nobody_but_their_own_folder(browser: Any, site: Path) -> None:
-    for name in ("index.html", "concepts.html"):
+    for name in ("index.html", "concepts.html", "gallery/steer_and_pay.html"):
         visit = Visit(browser, site / name)
         visit.page.wait_for_load_state("networkidle")
         assert [url for url in visit.asked if not url.startswith("file://")] == []
@@ -48,14 +48,42 @@ def test_formulae_are_mathml_and_nothing_of_tex_is_left(site: Path) -> None:
         assert not re.search(r"<mi>\\", html)
 
 
-def test_the_start_page_fits_and_has_no_serious_barrier(browser: Any, site: Path) -> None:
-    for width in WIDTHS:
-        visit = Visit(browser, site / "index.html", width=width)
-        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+def pages(site: Path) -> list[Path]:
+    """Where a reader begins, and the gallery."""
+    gallery = sorted((site / "gallery").glob("*.html"))
+    assert len(gallery) == 9
+    return [*(site / f"{name}.html" for name in ("index", "tutorial", "how-to", "believe")), *gallery]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_fit(browser: Any, site: Path, width: int) -> None:
+    for path in pages(site):
+        visit = Visit(browser, path, width=width)
+        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         visit.page.close()
-    visit = Visit(browser, site / "index.html")
-    assert visit.violations() == []
-    visit.page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_serious_barrier_is_found_by_axe(browser: Any, site: Path, width: int, dark: bool) -> None:
+    for path in pages(site):
+        visit = Visit(browser, path, width=width, dark=dark)
+        scheme = visit.page.evaluate("document.body.dataset.mdColorScheme")
+        assert scheme == ("slate" if dark else "default")
+        assert visit.violations() == [], path
+        visit.page.close()
+
+
+def test_the_gallery_has_what_its_cells_gave(site: Path) -> None:
+    for path in (site / "gallery").glob("*.html"):
+        if path.name == "index.html":
+            continue
+        html = path.read_text(encoding="utf-8")
+        assert "The answer that this page reaches:" in html
+        assert html.count("<table") + html.count('<pre class="output"') >= 2
+        assert 'alt="png"' not in html
+        assert (path.with_suffix(".ipynb")).stat().st_size < 500_000
+        assert path.stat().st_size < 300_000
 
 
 def test_search_finds_something_without_a_network(browser: Any, site: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from entangle.errors import EntangleError
-from entangle.evaluation.price.methods import Checkpoint, Prompt
+from entangle.evaluation.methods import Checkpoint, Prompt
 from entangle.interventions import AddDirection
 from entangle.storage.digest import digest
 

@@ -211,6 +211,7 @@ def test_percentiles_of_permutations_are_never_those_of_a_p_of_zero():
     assert float(found.permutation_percentile.max()) <= 100 / 101
 
 
+@pytest.mark.slow
 def test_percentiles_are_uniform_where_concepts_are_unrelated():
     isotropic, stretched = [], []
     scale = torch.linspace(0.1, 3, DIMS) ** 2

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, TopPLogitsWarper
@@ -14,12 +15,14 @@ from entangle.errors import EntangleError
 from entangle.evaluation import continuations, cross_entropy
 from entangle.evaluation.language.generation import Sampling, nucleus_choice, prompt_rows, sample, stop_tokens
 from entangle.evaluation.language.subject import Subject
-from entangle.evaluation.price.methods import SelfDebias, _NextLogits
+from entangle.evaluation.methods import SelfDebias
+from entangle.evaluation.methods.mixing import NextLogits
 from entangle.models.rows import carries_state
 from entangle.models.tokens import frame
 from tiny import enlarge, roberta_lm
 from tokenizing import CHAT, KINDS, tokenizer
 
+FALCON = pytest.param("falcon_h1", marks=pytest.mark.slow)  # half a minute, in plain PyTorch
 PROMPTS = ["the cat", "a quick brown fox jumps over the lazy dog and", "moon", "the mat", "the cat"]
 
 
@@ -282,8 +285,9 @@ def test_what_a_chat_template_wrote_is_continued_after_one_beginning(tiny_model)
     # A prefix goes after that beginning, once more.
     after = prompt_rows(replace(subject, prefix="dog ran "), [written, "the cat sat"], Sampling())
     assert after[0] == after[1] == ours("dog ran the cat sat")["input_ids"]
-    with pytest.raises(EntangleError, match="prompt 0 is a list: write conversations with"):
-        continuations(subject.model, ours, [[{"role": "user", "content": "the cat"}]], progress=False)
+    # The conversation itself is the same prompt.
+    asked = [{"role": "user", "content": "the cat sat"}]
+    assert prompt_rows(subject, [asked, written], Sampling()) == prompt_rows(subject, [written] * 2, Sampling())
 
 
 @pytest.mark.parametrize("kind", ["bos_eos", "eos", "cls_sep", "language"])
@@ -310,7 +314,7 @@ def greedy_by_hand(model, tokenizer, prompt, steps):
     return tokenizer.decode(new, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("family", ["roberta", "opt", "bloom", "rwkv", "mamba", "recurrent_gemma", "falcon_h1"])
+@pytest.mark.parametrize("family", ["roberta", "opt", "bloom", "rwkv", "mamba", "recurrent_gemma", FALCON])
 def test_padding_and_positions_are_as_the_model_alone_has_them(family):
     """Offsets of positions, ALiBi, and states that would remember the padding before a prompt."""
     model = roberta_lm() if family == "roberta" else zoo.tiny(family, AutoModelForCausalLM)
@@ -320,11 +324,11 @@ def test_padding_and_positions_are_as_the_model_alone_has_them(family):
     assert found == [[greedy_by_hand(model, ours, prompt, 5)] for prompt in prompts]
 
 
-@pytest.mark.parametrize("family", ["roberta", "llama", "rwkv", "mamba", "falcon_h1"])
+@pytest.mark.parametrize("family", ["roberta", "llama", "rwkv", "mamba", FALCON])
 def test_a_second_reading_goes_on_as_one_of_the_whole(family):
     model = roberta_lm() if family == "roberta" else zoo.tiny(family, AutoModelForCausalLM)
     rows = [[5, 6, 7], [8, 9, 10]] if carries_state(model) else [[5, 6, 7], [8, 9, 10, 11, 12]]
-    reading = _NextLogits(Subject(model, tokenizer("bos")), rows)
+    reading = NextLogits(Subject(model, tokenizer("bos")), rows)
     reading(torch.tensor([[1], [1]]))
     for new in ([20, 30], [21, 31], [22, 32]):
         logits = reading(torch.tensor(new)[:, None])
@@ -333,3 +337,15 @@ def test_a_second_reading_goes_on_as_one_of_the_whole(family):
             with torch.no_grad():
                 whole = model(input_ids=torch.tensor([row])).logits[0, -1]
             torch.testing.assert_close(mine, whole, atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_of_a_table_are_prompts(tiny_model, tiny_tokenizer):
+    few = {"max_new_tokens": 3, "prepend_bos": True, "progress": False}
+    said = continuations(tiny_model("llama"), tiny_tokenizer, PROMPTS[:2], **few)
+    for prompts in (pd.Series(PROMPTS[:2], index=[7, 3]), np.array(PROMPTS[:2]), (p for p in PROMPTS[:2])):
+        assert continuations(tiny_model("llama"), tiny_tokenizer, prompts, **few) == said
+    nats = cross_entropy(tiny_model("llama"), tiny_tokenizer, pd.Series(PROMPTS[:2]), progress=False)
+    assert nats.values.shape == (2,)
+    for nothing in (pd.Series([], dtype=object), np.array([], dtype=str)):
+        with pytest.raises(EntangleError, match="need at least one prompt; got none"):
+            continuations(tiny_model("llama"), tiny_tokenizer, nothing, **few)

@@ -114,7 +114,7 @@ def test_a_prefix_that_leaves_no_room(tiny_model, tiny_tokenizer):
     ("texts", "options", "message"),
     [
         ([], {}, "needs clean text"),
-        (["the cat", ""], {}, "text 1 is empty"),
+        (["the cat", ""], {}, "document 1 is empty"),
         (["the cat sat on the mat " * 20], {}, "document 0 has .* 2 to 64 can be predicted"),
         (["the cat"], {"max_length": 65}, "between 2 and the context of 64"),
         (["the cat"], {"max_length": 1}, "between 2 and"),

@@ -1,9 +1,13 @@
 """The linear scorer: learns, is calibrated, survives a round trip, and does not depend on batches."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from entangle.errors import EntangleError
 from entangle.evaluation import LinearToxicityScorer
@@ -67,6 +71,23 @@ def test_saving_keeps_every_score_and_pickles_nothing(scorer, tmp_path):
     assert sorted(p.name for p in (tmp_path / "scorer").iterdir()) == ["scorer.json", "scorer.safetensors"]
 
 
+def test_a_scorer_of_the_first_version_loads_and_a_damaged_one_does_not(scorer, tmp_path):
+    """It has no checksums but its name, a hash of the bytes of its weights."""
+
+    def write(weights):
+        save_file({"weights": weights, "bias": np.array([scorer.bias])}, tmp_path / "scorer.safetensors")
+
+    written = hashlib.sha256(scorer.weights.tobytes() + np.float64(scorer.bias).tobytes()).hexdigest()
+    meta = {"format": 1, "kind": "LinearToxicityScorer", "name": f"linear-{written[:8]}", "report": scorer.report}
+    (tmp_path / "scorer.json").write_text(json.dumps(meta))
+    write(scorer.weights)
+    texts, *_ = corpus(20, noise=0.1, seed=9)
+    np.testing.assert_array_equal(LinearToxicityScorer.load(tmp_path)(texts), scorer(texts))
+    write(scorer.weights * np.float32(1.001))
+    with pytest.raises(EntangleError, match="weights are not those"):
+        LinearToxicityScorer.load(tmp_path)
+
+
 def test_names_tell_scorers_apart(scorer):
     texts, labels, _ = corpus(300, noise=0, seed=5)
     assert LinearToxicityScorer.fit(texts, labels).name != scorer.name
@@ -87,7 +108,7 @@ def test_any_text_has_a_score(scorer, texts):
         (["a", "b"], [1], "one for each of 2 examples"),
         (["a", "b"], [1, 1], "only the label '1'"),
         (["a", "b", "c"], [0, 1, 2], "labels have 3 values"),
-        (["a", "b"], [0, 1], "leaves none to fit or to calibrate"),
+        (["a", "b"], [0, 1], "leaves too few to fit or to report on"),
         ([], [], "no example"),
     ],
 )
@@ -102,3 +123,17 @@ def test_loading_what_is_no_scorer(tmp_path):
     (tmp_path / "scorer.json").write_text('{"format": 99, "kind": "LinearToxicityScorer"}')
     with pytest.raises(EntangleError, match="format 99"):
         LinearToxicityScorer.load(tmp_path)
+
+
+def test_copies_of_a_text_are_never_on_both_sides():
+    """Texts that say nothing of their labels, five times each: one that has seen them knows them by heart."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{k}" for k in rng.integers(10_000, size=6)) for _ in range(60)]
+    labels = rng.permutation([0, 1] * 30)
+    honest = LinearToxicityScorer.fit(texts * 5, np.tile(labels, 5)).report
+    assert honest["n_fit"] == 240
+    assert honest["n_held_out"] == 60
+    assert honest["auroc"] < 0.9
+    # What splitting the rows would have said.
+    marked = [f"{text} {copy}" for copy in range(5) for text in texts]
+    assert LinearToxicityScorer.fit(marked, np.tile(labels, 5)).report["auroc"] > 0.95

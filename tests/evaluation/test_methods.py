@@ -17,7 +17,7 @@ from entangle.evaluation import (
 )
 from entangle.evaluation.language.generation import Sampling, sample
 from entangle.evaluation.language.subject import Method, Subject, applied
-from entangle.evaluation.price.methods import _NextLogits
+from entangle.evaluation.methods.mixing import NextLogits
 from entangle.interventions import AddDirection
 
 PROMPTS = ["the cat", "a quick brown fox jumps over", "moon"]
@@ -100,7 +100,7 @@ def test_self_debiased_text_is_drawn_from_that_distribution(causal_lm, tiny_toke
 def test_the_second_reading_does_not_need_a_cache(tiny_model, tiny_tokenizer):
     model = tiny_model("gpt2")
     rows = [tiny_tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
-    cached, anew = (_NextLogits(Subject(model, tiny_tokenizer), rows) for _ in range(2))
+    cached, anew = (NextLogits(Subject(model, tiny_tokenizer), rows) for _ in range(2))
     for step in range(4):
         token = torch.full((3, 1), 5 + step)
         anew.cache = None

@@ -66,6 +66,37 @@ def test_a_price_that_no_strength_reaches_is_refused() -> None:
         _secant(lambda alpha: 0.0, 1.0, 1.0, 0.03, 8)
 
 
+def test_no_strength_is_tried_beyond_the_strongest(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """Half a turn is the most that a rotation has: beyond it nothing is read, and a dearer price is refused."""
+    ask, asked = counted(lambda alpha: alpha**2)
+    assert _secant(ask, 0.9, 5.0, 0.03, 12, 1.0) == pytest.approx(0.9**0.5, rel=0.03)
+    assert max(asked) <= 1.0
+    ask, asked = counted(lambda alpha: alpha**2)
+    with pytest.raises(en.EntangleError, match="no strength was found that costs 2 nats per token in"):
+        _secant(ask, 2.0, 0.5, 0.03, 12, 1.0)
+    assert max(asked) <= 1.0
+    model = tiny_model("llama")
+    turn = en.Rotate(torch.randn(32, generator=torch.Generator().manual_seed(0)), layer=1)
+    alpha = strength_for(model, tiny_tokenizer, turn, TEXTS, kl=0.01)
+    assert 0 < alpha <= 1
+    assert kl(model, tiny_tokenizer, TEXTS, turn, alpha=alpha, progress=False).mean == pytest.approx(0.01, rel=0.04)
+
+
+def test_a_metric_that_cannot_foretell_an_edit_is_not_asked(
+    tiny_model, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny_model("llama")
+    metric = ShiftMetric.fit(model, tiny_tokenizer, TEXTS, layers=[1], samples=1, directions=0, progress=False)
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    for edit in (
+        en.KeepNorm(en.AddDirection(vector, layer=1)),
+        en.Rotate(vector, layer=1),
+        en.AddDirection(vector, layer=0),
+    ):
+        found = [strength_for(model, tiny_tokenizer, edit, TEXTS, kl=0.02, metric=each) for each in (metric, None)]
+        assert found[0] == found[1]
+
+
 def test_the_strength_found_costs_the_price(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model("llama")
     edit = en.AddDirection(torch.randn(32, generator=torch.Generator().manual_seed(0)), "resid_post", 1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from entangle.errors import EntangleError
-from entangle.evaluation import Checkpoint, Prompt, task_scores
+from entangle.evaluation import Checkpoint, Harness, Prompt, behaviours, task_scores
 from entangle.interventions import AddDirection, steer
 
 pytest.importorskip("lm_eval")
@@ -74,6 +74,21 @@ def test_no_strength_no_change_and_no_hook_left(tasks, tiny_model, tiny_tokenize
     assert (row["n"], row["change"], row["p"]) == (5, 0, 1)
     task_scores(model, tiny_tokenizer, ["animals"], edit, alpha=9, include_path=tasks, limit=2)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_behaviour_of_the_harness_is_its_questions(tasks, tiny_model, tiny_tokenizer):
+    model, other = tiny_model("llama"), Checkpoint(tiny_model("llama", seed=1))
+    row = task_scores(model, tiny_tokenizer, ["animals"], other, include_path=tasks).iloc[0]
+    asked = {"animals": Harness("animals", include_path=tasks)}
+    moved = behaviours(model, tiny_tokenizer, {"other": other}, asked, alpha=1, null=0, progress=False)
+    found = moved.to_frame().iloc[0]
+    for column in ("n", "plain", "changed", "change", "p"):
+        assert found[column] == pytest.approx(row["change" if column == "change" else column])
+    wrong = {"a": Harness("animals", metric="f1", include_path=tasks)}
+    with pytest.raises(EntangleError, match=r"'animals' has the metrics acc; give metric= one of them"):
+        behaviours(model, tiny_tokenizer, {"other": other}, wrong, alpha=1, null=0, progress=False)
+    with pytest.raises(EntangleError, match="the harness measures models, and this method changes what is around one"):
+        behaviours(model, tiny_tokenizer, Prompt(), asked, alpha=1, null=0, progress=False)
 
 
 def test_a_group_is_all_its_tasks(tasks, tiny_model, tiny_tokenizer):

@@ -55,6 +55,25 @@ def sweep(tiny_model, tiny_tokenizer):
     )
 
 
+def test_the_share_of_prompts_that_get_worse_is_counted(sweep):
+    result = sweep(alphas=[3.0])
+    before, after = (np.array(each.scores["vowels"]).mean(1) for each in (result.plain, result.changed[0]))
+    frame = result.to_frame()
+    assert frame["worse"].tolist() == [0.0, np.mean(after > before)]
+    assert 0 < frame["worse"].iloc[1] < 1
+    assert frame["worse_low"].iloc[1] < frame["worse"].iloc[1] < frame["worse_high"].iloc[1]
+    assert frame["change_spread"].tolist() == pytest.approx([0.0, np.std(after - before, ddof=1)])
+    prompts = result.by_prompt()
+    assert prompts["prompt"].tolist() == PROMPTS
+    np.testing.assert_allclose(prompts["change"], after - before)
+    line = result.plot_prompts().lines[0]
+    np.testing.assert_allclose(line.get_ydata(), np.sort(after - before))
+    with pytest.raises(EntangleError, match=r"no condition was solved for 0.1 nats"):
+        result.plot_prompts(cost=0.1)
+    with pytest.raises(EntangleError, match="no condition but the plain one"):
+        sweep(alphas=[0]).by_prompt()
+
+
 def test_every_number_is_what_its_part_says(sweep, tiny_model, tiny_tokenizer):
     model = tiny_model("llama")
     frame = sweep().to_frame().set_index("alpha")
@@ -291,7 +310,7 @@ def test_a_broken_plain_model_is_said_at_once(sweep, tiny_model):
         ({"packed": 0}, "chunks must have"),
         ({"packed": 64}, "need two chunks; the documents fill one of 64"),
         ({"prompts": ["the cat", ""]}, "prompt 1 is empty"),
-        ({"texts": ["a cat", " "]}, "text 1 is empty"),
+        ({"texts": ["a cat", " "]}, "document 1 is empty"),
     ],
 )
 def test_bad_input_is_one_line_and_loses_nothing(options, message, sweep, tmp_path):
@@ -388,3 +407,10 @@ def test_logs_for_evaluation_tools_hold_its_rows(sweep, tmp_path):
         write_rows([], tmp_path / "x")
     with pytest.raises(EntangleError, match="is a file"):
         write_rows(rows, tmp_path / "rows.jsonl", "inspect")
+
+
+def test_the_strongest_is_the_furthest_from_nothing_on_either_side(sweep):
+    result = sweep(alphas=[-3.0, -1.0])
+    before, after = (np.array(each.scores["vowels"]).mean(1) for each in (result.plain, result.changed[0]))
+    assert result.changed[0].alpha == -3
+    np.testing.assert_allclose(result.plot_prompts().lines[0].get_ydata(), np.sort(after - before))

@@ -50,6 +50,8 @@ def planted(
         settings={"tokens": "all"},
         departures=torch.ones(1, 0),
         departure_prices=torch.ones(1, 0),
+        read_ids=torch.zeros(0, 0, dtype=torch.long),
+        read_flags=torch.zeros(0, 0, 2, dtype=torch.bool),
         digests=tuple(map(str, range(texts))),
     )
     counts = torch.full((texts,), 20)
@@ -196,6 +198,8 @@ def test_texts_to_select_on_choose_the_place() -> None:
         squares=torch.ones(80, 2),
         departures=torch.ones(2, 0),
         departure_prices=torch.ones(2, 0),
+        read_ids=torch.zeros(0, 0, dtype=torch.long),
+        read_flags=torch.zeros(0, 0, 2, dtype=torch.bool),
         **{name: torch.cat([getattr(metric, name) for metric in metrics], -1) for name in wide},
     )
 

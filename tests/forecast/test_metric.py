@@ -36,7 +36,7 @@ def exact(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, texts: lis
 
         zero = torch.zeros(sum(place.size for place in places))
         p = logits(zero).softmax(-1).detach().double()
-        j = torch.autograd.functional.jacobian(logits, zero).double()
+        j = torch.autograd.functional.jacobian(logits, zero, vectorize=True).double()
         total = (
             total
             + torch.einsum("tvi,tv,tvj->ij", j, p, j)
@@ -154,6 +154,67 @@ def test_a_shift_of_what_is_generated_alone_costs_less_than_of_all(
     torch.testing.assert_close(together, fit["all"].scores, atol=1e-4, rtol=1e-4)
 
 
+def test_a_large_edit_is_foretold_by_reading_it_itself(
+    tiny_model, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    options = {"sites": ["resid_post", "z"], "samples": 40, "progress": False}
+    ShiftMetric.fit(model, tiny_tokenizer, TEXTS, **options).save(tmp_path)
+    metric = ShiftMetric.load(tmp_path, model=model)
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(3, 32, generator=generator)
+    edits = [
+        en.AddDirection(vectors[0], "resid_post", 1),
+        en.Compose((en.AddDirection(vectors[1], "resid_post", 0), en.AddDirection(vectors[2], "resid_post", 2))),
+        en.AddDirection(vectors[0, :8], "z", 1, head=2),
+    ]
+    off = []
+    for edit in edits:
+        alpha = (0.8 / metric.price(edit, n_resamples=10).value) ** 0.5  # far beyond where the price is quadratic
+        paid = kl(model, tiny_tokenizer, TEXTS, edit, alpha=alpha, progress=False).mean
+        blind, read = (
+            metric.price(edit, alpha, n_resamples=10, **given)
+            for given in ({}, {"model": model, "tokenizer": tiny_tokenizer})
+        )
+        off.append((blind.value / paid - 1, read.value / paid - 1))
+        assert read.holds == (read.off <= 0.15)
+        assert read.off == pytest.approx(abs(read.value / blind.value - 1))
+        assert read.paid_low < paid < read.paid_high < float("inf") == blind.paid_high
+    blind_off, read_off = torch.tensor(off).abs().T
+    assert (read_off < 0.15).all()  # what the draws leave
+    assert blind_off.max() > 2
+    small = metric.price(edits[0], alpha / 100, model=model, tokenizer=tiny_tokenizer)
+    assert small.off < 0.05
+    assert not en.models.is_hooked(model)
+
+
+def test_an_edit_is_read_on_the_tokens_that_it_shifts(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("llama")
+    prompts, texts = [f"the {word}" for word in WORDS[:12]], [f" {text}" for text in TEXTS]
+    edit = en.AddDirection(torch.randn(32, generator=torch.Generator().manual_seed(1)), "resid_post", 1)
+    ratios = {}
+    for tokens in ("all", "generated"):
+        metric = ShiftMetric.fit(
+            model, tiny_tokenizer, texts, prompts=prompts, tokens=tokens, samples=40, positions=1, progress=False
+        )
+        assert metric.read_flags[..., 1].sum() == metric.counted.sum()
+        blind = metric.price(edit, 6.0, n_resamples=10).value
+        read = metric.price(edit, 6.0, model=model, tokenizer=tiny_tokenizer, n_resamples=10).value
+        ratios[tokens] = read / blind
+    assert ratios["all"] != pytest.approx(ratios["generated"], rel=0.01)
+
+
+def test_a_metric_of_before_edits_were_read_says_so(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("llama")
+    metric = ShiftMetric.fit(model, tiny_tokenizer, TEXTS, layers=[1], samples=1, progress=False)
+    old = replace(metric, read_ids=torch.zeros(0, 0, dtype=torch.long))
+    edit = en.AddDirection(torch.ones(32), "resid_post", 1)
+    with pytest.raises(en.EntangleError, match="without texts to read an edit on: fit it anew"):
+        old.price(edit, model=model, tokenizer=tiny_tokenizer)
+    with pytest.raises(en.EntangleError, match="this metric came from another model"):
+        metric.price(edit, model=tiny_model("gpt2"), tokenizer=tiny_tokenizer)
+
+
 def test_a_metric_is_kept_and_refuses_another_model(
     tiny_model, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -203,3 +264,22 @@ def test_a_model_without_gradients_is_refused_and_left_as_it_was(
         ShiftMetric.fit(model, tiny_tokenizer, TEXTS, progress=False)
     after = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
     assert before == after
+
+
+def test_half_precision_reads_the_edit_and_not_its_own_rounding(
+    tiny_model, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of an edit is below the last digit of bfloat16: read there, a price is a fraction of what is paid."""
+    half = deepcopy(tiny_model("llama")).bfloat16()
+    metric = ShiftMetric.fit(half, tiny_tokenizer, TEXTS, layers=[1], samples=40, progress=False)
+    edit = en.AddDirection(torch.randn(32, generator=torch.Generator().manual_seed(1)), "resid_post", 1)
+
+    def off(alpha: float) -> float:
+        read = metric.price(edit, alpha, model=half, tokenizer=tiny_tokenizer, n_resamples=10)
+        return read.value / kl(half, tiny_tokenizer, TEXTS, edit, alpha=alpha, progress=False).mean - 1
+
+    alphas = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+    assert max(abs(off(alpha)) for alpha in alphas) < 0.3
+    monkeypatch.setattr("entangle.forecast.departure.NEAR_IN_HALF", (0.1,))
+    monkeypatch.setattr("entangle.forecast.departure.ROUNDED", 0.0)
+    assert min(off(alpha) for alpha in alphas) < -0.4

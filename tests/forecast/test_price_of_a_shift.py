@@ -43,6 +43,8 @@ def planted(prices: torch.Tensor, draws: int, seed: int, departed: torch.Tensor 
         settings={"tokens": "all"},
         departures=read,
         departure_prices=torch.full_like(read, 0.4),
+        read_ids=torch.zeros(0, 0, dtype=torch.long),
+        read_flags=torch.zeros(0, 0, 2, dtype=torch.bool),
         digests=tuple(map(str, range(n))),
     )
 

@@ -142,3 +142,12 @@ def test_push_to_hub_uploads_the_directory(monkeypatch, tmp_path):
     loaded = ITI.from_pretrained(tmp_path / "hub")
     assert loaded.heads == EDITS[8].heads
     assert torch.equal(loaded.directions, EDITS[8].directions)
+
+
+def test_an_edit_of_ones_own_cannot_take_the_name_of_one_here():
+    """A saved edit goes by its class's name: read back, one would be the other. Names of one's own may be redefined."""
+    body = {"forms": lambda self, alpha=1.0: []}
+    for _ in range(2):
+        assert issubclass(type("Mine", (Edit,), body), Edit)
+    with pytest.raises(EntangleError, match="is called Erase already"):
+        type("Erase", (Edit,), body)

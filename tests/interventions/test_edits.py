@@ -44,6 +44,16 @@ def test_pairs_and_classes_give_the_mean_difference(x):
     torch.testing.assert_close(toward_1, -away_from_1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_unit_direction_is_kept_bit_for_bit(dtype):
+    """Divided by its length again, about one in three would change in its last digit, and so what was saved."""
+    for seed in range(50):
+        v = torch.randn(9, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        once = Set(v, 1.0).direction
+        assert torch.equal(Set(once, 1.0).direction, once)
+        assert once.norm() == pytest.approx(1.0, abs=1e-6)
+
+
 def test_ablate_leaves_nothing_of_the_span_and_all_of_the_rest(x):
     directions = torch.randn(3, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     directions = torch.cat([directions, directions[:1] * 2])  # dependent rows span no more

@@ -17,7 +17,7 @@ from entangle.composition.training.pretrain import new_model
 from entangle.composition.training.tokenizer import load_tokenizer as tokenizer_of_a_recipe
 from entangle.errors import EntangleError
 from entangle.evaluation import ClassifierScorer
-from entangle.evaluation.price.methods import Checkpoint
+from entangle.evaluation.methods import Checkpoint
 from entangle.interventions import load_baked
 from entangle.models import load, load_tokenizer
 
@@ -77,7 +77,7 @@ DOORS = {
     "load as an encoder": lambda folder: load(folder, task="encoder"),
     "load_tokenizer": load_tokenizer,
     "a scorer": lambda folder: ClassifierScorer(folder, ["toxic"]),
-    "a checkpoint beside": lambda folder: Checkpoint(folder)._load(None, None),
+    "a checkpoint beside": lambda folder: Checkpoint(folder).content(),
     "a baked model": load_baked,
     "a recipe's tokenizer": tokenizer_of_a_recipe,
 }

@@ -110,7 +110,7 @@ def test_heads_that_never_vary_are_no_places_to_steer(x: torch.Tensor) -> None:
             return x
 
     x[:, 1, 1] = 0
-    found = en.evaluation.price.places.iti_places(Acts(), Y, top_k=[5])["ITI 5 heads"]
+    found = en.evaluation.methods.places.iti_places(Acts(), Y, top_k=[5])["ITI 5 heads"]
     assert (1, 1) not in found.heads
     with pytest.raises(EntangleError, match="the 5 cells of the grid that converged and are not dead; got 6"):
         en.ITI.fit(x, Y, top_k=6)

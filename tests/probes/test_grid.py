@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+import entangle as en
 from entangle.errors import EntangleError
 from entangle.probes import LogisticProbe, ProbeGrid, Split, fit_probes, three_way
 
@@ -111,11 +112,17 @@ def test_it_comes_back_from_disk(grid, tmp_path):
     assert {path.name for path in (tmp_path / "grid").iterdir()} == {"tensors.safetensors", "meta.json"}
 
 
-def test_another_model_is_refused(data, tmp_path):
-    fit(*data, fingerprint={"model_type": "llama", "n_parameters": 5}).save(tmp_path)
-    ProbeGrid.load(tmp_path, fingerprint={"model_type": "llama", "n_parameters": 5})
-    with pytest.raises(EntangleError, match="its n_parameters is 5, this one's 6"):
-        ProbeGrid.load(tmp_path, fingerprint={"model_type": "llama", "n_parameters": 6})
+def test_another_model_is_refused(data, tmp_path, tiny_model):
+    model, other = tiny_model("llama", 0), tiny_model("llama", 1)
+    fit(*data, fingerprint=en.models.fingerprint(model)).save(tmp_path)
+    ProbeGrid.load(tmp_path, model=model)
+    ProbeGrid.load(tmp_path, fingerprint=en.models.fingerprint(model))
+    for whose in ({"model": other}, {"fingerprint": en.models.fingerprint(other)}):
+        with pytest.raises(EntangleError, match="these probes came from another model"):
+            ProbeGrid.load(tmp_path, **whose)
+    fit(*data).save(tmp_path)
+    with pytest.raises(EntangleError, match="without a model's fingerprint"):
+        ProbeGrid.load(tmp_path, model=model)
 
 
 @pytest.mark.parametrize("damage", ["missing", "json", "tensors", "kind"])

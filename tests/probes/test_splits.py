@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,3 +141,16 @@ def test_splits_that_cannot_be_used_are_said_not_to_be(names):
 def test_without_splits_there_is_nothing_to_say():
     labels, splits = of_names("")
     assert named_split(labels, None)[1] == named_split(labels, splits)[1] == ""
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [["a", None] * 20, ["a", float("nan")] * 20, [None] * 40, [0.0, float("nan")] * 20, pd.Series(["a", None] * 20)],
+)
+def test_missing_groups_are_no_group_that_they_share(groups):
+    """numpy would write NaN as a name among names: all that have no group would be one."""
+    labels = [0, 0, 1, 1] * 10
+    with pytest.raises(EntangleError, match=r"groups must name one for each example, but example [01] has NaN or None"):
+        three_way(labels, groups=groups)
+    with pytest.raises(EntangleError, match="groups must be of one kind, names or numbers"):
+        three_way(labels, groups=np.array(["a", 1] * 20, dtype=object))

@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from entangle.activations import Activations, collect
-from entangle.composition import demo_recipe
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation.scoring.linear import _N_FEATURES, LinearToxicityScorer
 from entangle.interventions import AddDirection, Edit, load_baked
 from entangle.probes import ProbeGrid, fit_probes
-from entangle.report.demo import _write_data
+from entangle.report.demo import QUICK, _write_data
 from entangle.report.write import check_pages, write_pages
 from entangle.verify import Check, VerifyReport
 
@@ -184,8 +183,8 @@ def test_checks_of_a_model_replace_checks_and_nothing_else(tmp_path):
 def test_the_data_of_a_demo_leave_a_file_of_that_name_alone(tmp_path):
     (tmp_path / "rudeness.jsonl").write_text("mine")
     with pytest.raises(EntangleError, match="move it away"):
-        _write_data(tmp_path, demo_recipe(seed=0), 0)
+        _write_data(tmp_path, QUICK, 0)
     assert [path.read_text() for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["mine"]
-    paths = _write_data(tmp_path / "new", demo_recipe(seed=0), 0)
+    paths = _write_data(tmp_path / "new", QUICK, 0)
     assert all(path.is_file() for path in paths.values())
-    assert _write_data(tmp_path / "new", demo_recipe(seed=0), 0) == paths
+    assert _write_data(tmp_path / "new", QUICK, 0) == paths

@@ -81,3 +81,13 @@ def test_wider_tables_need_more_room() -> None:
 
 def test_a_large_model_is_still_one_small_file() -> None:
     assert len(render([study(n_layers=32, n_heads=32)])) < 5_000_000
+
+
+def test_a_conversation_is_shown_turn_by_turn_and_escaped() -> None:
+    numbers = study()
+    said = "<script>alert(1)</script> & more"
+    numbers["samples"][0]["prompt"] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": said}]
+    html = render([numbers])
+    assert '<span class="role">system</span> Be kind.' in html
+    assert '<span class="role">user</span> &lt;script&gt;alert(1)&lt;/script&gt; &amp; more' in html
+    assert said not in html

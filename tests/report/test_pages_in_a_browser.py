@@ -174,6 +174,24 @@ def test_no_serious_barrier_is_found_by_axe(browser: Any, pages: dict[str, Path]
         visit.page.close()
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_that_commands_wrote_fit_and_have_no_serious_barrier(
+    browser: Any, screenshots: Path, width: int, dark: bool
+) -> None:
+    """What ENTANGLE_PAGES names: in continuous integration, the demo's page of two models and a recipe's."""
+    written = [Path(each) for each in os.environ.get("ENTANGLE_PAGES", "").split(os.pathsep) if each]
+    if not written:
+        pytest.skip(f"needs pages: ENTANGLE_PAGES=DEMO/report.html{os.pathsep}SMOKE/report.html")
+    for path in written:
+        visit = Visit(browser, path.resolve(), width=width, dark=dark, bypass_csp=True)
+        visit.page.screenshot(path=screenshots / f"{path.parent.name}-{width}.png", full_page=True)
+        visit.unfold()
+        assert visit.too_wide() == [], path
+        assert visit.violations() == [], path
+        visit.page.close()
+
+
 def test_every_drawing_has_words_for_who_cannot_see_it(browser: Any, pages: dict[str, Path]) -> None:
     visit = Visit(browser, pages["one"])
     told = visit.page.evaluate(

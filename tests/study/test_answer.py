@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from entangle.study.answer import headline, sentences
+from entangle.study.answer import compared, headline, sentences, strongest
 
 
 def estimate(name: str, value: float, low: float, high: float) -> dict[str, float]:
@@ -133,3 +133,26 @@ def test_a_row_of_the_table_stands_behind_every_number_of_the_answer() -> None:
     shown = " ".join(f"{row['value']:.3f}" for row in headline(NUMBERS))
     for value in ("0.700", "0.600", "0.100", "0.400", "0.300", "0.200"):
         assert value in shown
+
+
+def test_the_strongest_strength_is_the_furthest_from_nothing_on_either_side() -> None:
+    weak, strong = ({**row, "alpha": -row["alpha"]} for row in NUMBERS["tradeoff"][1:3])
+    assert strongest({**NUMBERS, "tradeoff": [PLAIN, weak, strong]}) is strong
+
+
+def test_studies_side_by_side_are_told_apart() -> None:
+    dear, cheap = deepcopy(NUMBERS), deepcopy(NUMBERS)
+    cheap["label"] = "another"
+    cheap["entanglement"]["rows"][0] |= {"covariance_percentile": 0.5, "partner": "topic"}
+    cheap["tradeoff"][-1] |= estimate("removed_per_nat", 2.0, 1.5, 2.5)
+    entangled, price = compared([cheap, dear])
+    assert entangled.startswith("Toxicity is entangled no more than by chance in another (E 0.40, nearest to topic, ")
+    assert "and more than by chance in a model (E 0.40, nearest to tense, percentile 97)." in entangled
+    assert price.startswith("It is dearest to steer out in a model: ")
+    assert "2.00 [1.50, 2.50] in another and 0.50 [0.40, 0.60] in a model" in price
+    # An interval that reaches into the other's says nothing; neither does a price that cannot be seen, or one study.
+    cheap["tradeoff"][-1] |= estimate("removed_per_nat", 2.0, 0.55, 2.5)
+    assert "no dearer" in compared([cheap, dear])[1]
+    cheap["tradeoff"][-1] |= estimate("ce_change", 0.1, -0.1, 0.2)
+    assert compared([cheap, dear]) == [entangled]
+    assert compared([dear]) == []

@@ -60,6 +60,19 @@ def whole(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dic
     return en.study(model, tokenizer, *texts_of("rudeness"), **asked)
 
 
+def test_further_methods_are_asked_for_by_name(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any]
+) -> None:
+    names = ["ITI", "LAT", "rotation", "contrast gradient"]
+    few = {**asked, "concepts": None, "forecast": False, "alphas": [0.1], "methods": names}
+    study = en.study(model, tokenizer, *texts_of("rudeness"), **few)
+    assert study.tradeoff is not None
+    assert study.tradeoff.methods == names
+    assert study.missing == {}
+    with pytest.raises(EntangleError, match="got 'natural shift': choose from these"):
+        en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "methods": ["ITI", "natural shift"]})
+
+
 def test_everything_is_there_as_what_the_library_makes_of_it(whole: en.Study) -> None:
     assert {site: grid.shape for site, grid in whole.probes.items()} == {"z": (3, 4), "resid_post": (3,)}
     assert set(whole.entanglement) == {0, 1, 2}
@@ -355,7 +368,9 @@ def test_several_models_stand_side_by_side(
     page = both.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == page
     assert page.count('role="img"') == 4 * 2 + 3  # one price for both, and lines over the layers
-    assert both.to_dict() == {"studies": [whole.to_dict(), other.to_dict()]}
+    record = both.to_dict()
+    assert record == {"answer": record["answer"], "studies": [whole.to_dict(), other.to_dict()]}
+    assert both.answer() == " ".join(record["answer"]) != ""
     assert len(both.plot().get_legend().get_texts()) == 2
     with pytest.raises(EntangleError, match="labelled"):
         en.Study.compare([whole, whole])
@@ -434,3 +449,29 @@ def test_pushed_it_is_a_folder_that_loads_with_a_card_for_people(
     assert en.Study.load(there).sentences() == whole.sentences()
     with pytest.raises(EntangleError, match="'model' or 'dataset'"):
         whole.push_to_hub("me/rudeness", repo_type="space")
+
+
+def test_prompts_may_be_conversations_from_a_list_or_a_file(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    chatty = deepcopy(tokenizer)
+    chatty.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+    conversations = [[{"role": "user", "content": prompt}] for prompt in asked["prompts"]]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
+    settings = {**asked, "concepts": None, "forecast": False, "progress": False}
+    studies = [
+        en.study(model, chatty, *texts_of("rudeness"), **{**settings, "prompts": prompts})
+        for prompts in (conversations, file)
+    ]
+    sweeps = [study.tradeoff for study in studies]
+    assert sweeps[0] is not None
+    assert sweeps[0].prompts == sweeps[1].prompts == tuple(conversations)
+    assert sweeps[0].plain.continuations == sweeps[1].plain.continuations
+    studies[0].save(tmp_path / "study")
+    again = en.Study.load(tmp_path / "study")
+    assert again.tradeoff.prompts == sweeps[0].prompts
+    assert '<span class="role">user</span>' in again.to_html(tmp_path / "page.html")
+    # The same words as a text are another prompt.
+    texts = en.study(model, chatty, *texts_of("rudeness"), **settings)
+    assert texts.tradeoff.plain.continuations != sweeps[0].plain.continuations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,8 @@ def resolve_sites(
     asked_layers = layers if layers is None else [layers] if isinstance(layers, int) else [*layers]
     if asked_layers == []:
         raise EntangleError("collecting needs at least one layer, but none arrived: layers=None collects all")
+    if not all(isinstance(layer, Integral) for layer in asked_layers or ()):
+        raise EntangleError(f"layers must be whole numbers, not {layers!r}: layers=None collects all")
     # Counted from the end if negative, as in a list; one out of range is left for `place` to refuse.
     numbers = asked_layers and [layer + atlas.n_layers * (-atlas.n_layers <= layer < 0) for layer in asked_layers]
     wanted: dict[str, set[int]] = {}

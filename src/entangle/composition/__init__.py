@@ -17,7 +17,7 @@ from entangle.composition.trained import Composition, TrainedModel
 from entangle.composition.training import pretrain
 from entangle.composition.training.posttraining import PostTraining, posttrain
 from entangle.composition.training.pretrain import new_model
-from entangle.composition.training.processes import Processes, launch
+from entangle.composition.training.processes import Processes, launch, launch_apart
 from entangle.composition.training.tokenizer import train_tokenizer
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "displacement",
     "foretold_by_share",
     "launch",
+    "launch_apart",
     "new_model",
     "posttrain",
     "pretrain",

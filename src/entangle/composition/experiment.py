@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.composition.measuring.attack import attacked
@@ -25,6 +24,8 @@ from entangle.composition.training.corpus import TokenisedDocuments
 from entangle.composition.training.pretrain import new_model, pretrain
 from entangle.composition.training.processes import Processes, launch_apart
 from entangle.errors import EntangleError
+from entangle.evaluation import Subject, row_nats
+from entangle.models import context_length
 from entangle.models.loading import MANIFEST
 from entangle.storage import folder as folders
 from entangle.storage.files import on_disk, tidy
@@ -154,7 +155,7 @@ def _finish(
         if plan and cell.posttraining:
             if not is_current(plan, cell, folder):
                 model, metrics = train_on_pairs(plan, cell, folder.with_name(cell.base), processes.device, progress)
-                metrics["held_out_ce"] = held_out_cross_entropy(model, plan.held_out_tokens)
+                metrics["held_out_ce"] = held_out_cross_entropy(model, plan.tokenizer, plan.held_out_tokens)
                 _save(model, plan.tokenizer, metrics, folder)
         elif plan and cell in missing:
             train(plan, cell, folder, processes=processes, progress=progress)
@@ -288,7 +289,7 @@ def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: boo
     if plan.recipe.measure is None or plan.measured is None:
         return None
     fitted = Fitted(folder, plan.recipe.measure, plan.measured, device=device, progress=progress)
-    found = measure(
+    numbers = measure(
         fitted,
         plan.scorer,
         told=cell.variant.measured_after if cell.variant else "",
@@ -296,8 +297,8 @@ def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: boo
         needs_telling=not (cell.variant and cell.variant.cooldown),
     )
     if plan.recipe.measure.attack and not cell.label:
-        found = {**found, "attack": attacked(fitted, plan.scorer)}
-    return found
+        numbers = {**numbers, "attack": attacked(fitted, plan.scorer)}
+    return numbers
 
 
 def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progress: bool = True) -> None:
@@ -329,34 +330,24 @@ def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progres
         "seconds": history.seconds,
         "tokens_per_second": history.tokens / history.seconds,
         "final_loss": float(np.mean(history.losses[-20:])),
-        "held_out_ce": held_out_cross_entropy(model, plan.held_out_tokens),
+        "held_out_ce": held_out_cross_entropy(model, plan.tokenizer, plan.held_out_tokens),
         "unigram_ce": unigram_cross_entropy(mixture.documents, plan.held_out_tokens, len(plan.tokenizer)),
         "losses": history.losses,
     }
     _save(model, plan.tokenizer, metrics, folder)
 
 
-@torch.no_grad()
-def held_out_cross_entropy(model: PreTrainedModel, documents: TokenisedDocuments, *, batch_size: int = 16) -> float:
+def held_out_cross_entropy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, documents: TokenisedDocuments, *, batch_size: int = 16
+) -> float:
     """Nats per token over documents the model has not seen, each read from its own beginning up to the model's
     context."""
-    longest = getattr(model.config, "max_position_embeddings", None) or int(documents.lengths.max())
-    total, count = 0.0, 0
-    order = documents.lengths.argsort()
-    for first in range(0, len(order), batch_size):
-        rows = [
-            torch.from_numpy(documents.tokens[documents.starts[i] :][: min(documents.lengths[i], longest)])
-            for i in order[first : first + batch_size]
-        ]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).long().to(model.device)
-        lengths = torch.tensor([len(row) for row in rows], device=model.device)
-        # Padding on the right cannot reach the real tokens of a causal model; only its own losses must go.
-        losses = F.cross_entropy(
-            model(input_ids=ids, use_cache=False).logits[:, :-1].float().mT, ids[:, 1:], reduction="none"
-        )
-        real = torch.arange(1, ids.shape[1], device=model.device) < lengths[:, None]
-        total, count = total + losses[real].sum().item(), count + int(real.sum())
-    return total / count
+    longest, subject = context_length(model, tokenizer), Subject(model, tokenizer)
+    ends = documents.starts[:-1] + np.minimum(documents.lengths, longest)
+    rows = sorted((documents.tokens[a:b].tolist() for a, b in zip(documents.starts, ends, strict=False)), key=len)
+    parts = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    nats = sum(sum(row_nats(subject, part)) for part in parts)
+    return nats / sum(len(row) - 1 for row in rows)
 
 
 def unigram_cross_entropy(training: TokenisedDocuments, held_out: TokenisedDocuments, vocab_size: int) -> float:

@@ -28,7 +28,8 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
-from entangle.evaluation.price.methods import ANTI_PROMPT, INSTRUCTION
+from entangle.evaluation.methods.decoding import ANTI_PROMPT
+from entangle.evaluation.methods.given import INSTRUCTION
 from entangle.evaluation.scoring.linear import LinearToxicityScorer
 from entangle.models import Atlas, tokenizer_fingerprint
 from entangle.storage import digest
@@ -180,8 +181,8 @@ class Plan:
         """The tokens of a mixture as a model reads them."""
         if cell.variant is None or not cell.variant.cooldown:
             return Stream.of(mixture)
-        said = [text for corpus in self._said(cell.variant) for text in corpus]
-        return condition(mixture, said, self.tokenizer, cell.variant.cooldown)
+        prefixes = [text for corpus in self._said(cell.variant) for text in corpus]
+        return condition(mixture, prefixes, self.tokenizer, cell.variant.cooldown)
 
     def _of(self, variant: Variant) -> tuple[TokenisedDocuments, TokenisedDocuments]:
         """Both corpora as documents of a variant; what a cooldown does without is no part of them."""
@@ -189,8 +190,8 @@ class Plan:
             return self.tokens
         clean, added = self._said(variant)
         return (
-            tokenise(self.tokenizer, [said + text for said, text in zip(clean, self.clean, strict=True)]),
-            tokenise(self.tokenizer, [said + text for said, text in zip(added, self.added, strict=True)]),
+            tokenise(self.tokenizer, [prefix + text for prefix, text in zip(clean, self.clean, strict=True)]),
+            tokenise(self.tokenizer, [prefix + text for prefix, text in zip(added, self.added, strict=True)]),
         )
 
     def _said(self, variant: Variant) -> tuple[list[str], list[str]]:
@@ -287,8 +288,8 @@ def _check_lengths(
             f"intervals need two held-out documents and two prompts; got {len(measured.clean)} and "
             f"{len(measured.every_prompt)}: give more in [held_out] and [measure.prompts.NAME]"
         )
-    said = {"prompting": INSTRUCTION, "self-debias": ANTI_PROMPT}
-    prefixes = {"", *(said[method] for method in measure.methods if method in said)}
+    prompts_of = {"prompting": INSTRUCTION, "self-debias": ANTI_PROMPT}
+    prefixes = {"", *(prompts_of[method] for method in measure.methods if method in prompts_of)}
     prefixes |= {variant.measured_after for variant in recipe.variants}
     sampling = Sampling(measure.samples, measure.max_new_tokens, prepend_bos=bos)
     documents = document_rows(model, tokenizer, measured.clean, max_length=measure.max_length, prepend_bos=bos)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from entangle.composition.recipe.recipe import Recipe
 from entangle.errors import EntangleError
@@ -43,6 +45,14 @@ class TrainedModel:
     def posttrained(self) -> bool:
         """Whether it was trained on pairs, starting from the model of its share and seed."""
         return "pairs" in self.metrics
+
+    @property
+    def n_parameters(self) -> int:
+        """How many parameters it has, from its configuration alone."""
+        config = AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return sum(parameter.numel() for parameter in model.parameters())
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,8 @@ def subspace_projection(
         >>> en.concepts.subspace_projection(plane, keep=False)(x)
         tensor([[0., 0., 3.]])
     """
-    found = torch.linalg.svd(directions.double(), full_matrices=False)
-    basis = found.Vh[found.S.max() * max(directions.shape) * torch.finfo(torch.float32).eps < found.S]
+    svd = torch.linalg.svd(directions.double(), full_matrices=False)
+    basis = svd.Vh[svd.S.max() * max(directions.shape) * torch.finfo(torch.float32).eps < svd.S]
     origin = torch.zeros(directions.shape[1], dtype=torch.float64) if mean is None else mean.double()
 
     def project(x: Rows) -> Rows:

@@ -10,16 +10,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from entangle.activations import prompt_tokens
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
 from entangle.metrics import ches
 from entangle.models.loading.held import own_tokenizer, underlying
-from entangle.models.rows import batch_of, bos_id, check_ids, encode, token_batches
+from entangle.models.rows import batch_of, bos_id, check_ids, token_batches
 
 
 def preference_ches(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     preferred: Sequence[str],
     dispreferred: Sequence[str],
     *,
@@ -32,7 +34,8 @@ def preference_ches(
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
-        prompts: One per pair; an empty one, with `prepend_bos`, is the beginning-of-sequence token alone.
+        prompts: One per pair, a string or a conversation; an empty string, with `prepend_bos`, is the
+            beginning-of-sequence token alone.
         preferred: The answer to be made likelier; tokenised by itself and put after the prompt.
         dispreferred: The answer to be made less likely.
         length_normalised: Means in place of sums.
@@ -84,10 +87,10 @@ def preference_ches(
     return torch.cat(scores)
 
 
-def _begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], prepend_bos: bool) -> list[list[int]]:
+def _begun(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[AnyPrompt], prepend_bos: bool) -> list[list[int]]:
     """Token ids of prompts."""
-    said = [prompt for prompt in prompts if prompt or not prepend_bos]
-    rows = iter(encode(tokenizer, said, prepend_bos=prepend_bos, closed=False, what="prompt"))
+    written = [prompt for prompt in prompts if prompt or not prepend_bos]
+    rows = iter(prompt_tokens(tokenizer, written, prepend_bos=prepend_bos))
     return [next(rows) if prompt or not prepend_bos else [bos_id(tokenizer)] for prompt in prompts]
 
 

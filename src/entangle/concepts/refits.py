@@ -14,6 +14,7 @@ from torch import Tensor
 from entangle.data import read_labels
 from entangle.errors import EntangleError
 from entangle.metrics import bootstrap_counts
+from entangle.probes import encode_groups
 from entangle.probes.estimators import PROBES, make_probe
 from entangle.probes.judging.null import permuted_within
 from entangle.probes.solving.losses import LogisticLoss
@@ -56,10 +57,10 @@ class Sample:
                 f"{name!r} has {fewest} examples of one class: half of them must still hold two, so it takes at least "
                 f"{LEAST} of each"
             )
-        grouped = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
-        if grouped is not None and len(grouped) != len(y):
-            raise EntangleError(f"{name!r} has {len(grouped)} groups for {len(y)} examples; give one per example")
-        return cls(x, (y == 1).to(x.device), grouped, read.names)
+        if groups is not None and len(groups) != len(y):
+            raise EntangleError(f"{name!r} has {len(groups)} groups for {len(y)} examples; give one per example")
+        grouped = encode_groups(groups, len(y))
+        return cls(x, (y == 1).to(x.device), None if grouped is None else grouped.numpy(), read.names)
 
 
 def inputs(

@@ -142,18 +142,18 @@ def entanglement_report(
 
     def estimate(measure: Measure, maps: Maps | None = None) -> Estimate:
         """Of directions through their maps, with the interval that holds what measuring them again would give."""
-        found = measure(vectors if maps is None else maps(vectors))
+        value = measure(vectors if maps is None else maps(vectors))
         if refound is None:
-            return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
-        return around(found, measure(refound.remeasured(maps)), level)
+            return Estimate(value, torch.full_like(value, torch.nan), torch.full_like(value, torch.nan))
+        return around(value, measure(refound.remeasured(maps)), level)
 
     def share(measure: Measure) -> Estimate:
         """The same of a share: the noise in the direction and in the draws lies along other axes than the direction."""
-        found = measure(vectors)
+        value = measure(vectors)
         if refound is None:
-            return Estimate(found, torch.full_like(found, torch.nan), torch.full_like(found, torch.nan))
+            return Estimate(value, torch.full_like(value, torch.nan), torch.full_like(value, torch.nan))
         draws = measure(refound.remeasured())
-        return around(found, (draws * (found / draws.median(0).values)).clamp(max=1), level, share=True)
+        return around(value, (draws * (value / draws.median(0).values)).clamp(max=1), level, share=True)
 
     maps: dict[str, Maps | None] = {"cosine": None}
     shares: dict[str, Maps] = {}
@@ -167,10 +167,10 @@ def entanglement_report(
         shares = {"variance_share": spread.shares(), "component_overlap": spread.components(n_components)}
     measures = {k: pairwise(own) for k, own in maps.items()} | {k: squared(own) for k, own in shares.items()}
     if spread is not None:
-        found = {name: measure(vectors) for name, measure in measures.items()}
+        values = {name: measure(vectors) for name, measure in measures.items()}
         if "conditional" in findings:
-            measures["conditional"], found["conditional"] = pairwise(), findings["conditional"].value
-        percentiles |= spread.percentiles(measures, found, n_permutations, seed)
+            measures["conditional"], values["conditional"] = pairwise(), findings["conditional"].value
+        percentiles |= spread.percentiles(measures, values, n_permutations, seed)
         findings["covariance_percentile"] = spread.percentile_of_largest(value, n_permutations, seed)
     findings |= {k: estimate(pairwise(), own) for k, own in maps.items()} | {k: share(measures[k]) for k in shares}
     return EntanglementReport(
@@ -213,11 +213,11 @@ def _massive(
 ) -> tuple[tuple[int, ...], Maps]:
     """Coordinates that are massive in some data set, and what sets them aside; none where a direction has no others."""
     sets = [shared] if shared is not None else list({id(s.x): s.x for s in samples.values()}.values())
-    found = torch.unique(torch.cat([massive_coordinates(x.cpu()) for x in sets]))
-    aside = without(found, vectors.shape[1])
+    coordinates = torch.unique(torch.cat([massive_coordinates(x.cpu()) for x in sets]))
+    aside = without(coordinates, vectors.shape[1])
     if not bool((aside(vectors).norm(dim=1) > 0).all()):
-        found, aside = found[:0], without(found[:0], vectors.shape[1])
-    return tuple(found.tolist()), aside
+        coordinates, aside = coordinates[:0], without(coordinates[:0], vectors.shape[1])
+    return tuple(coordinates.tolist()), aside
 
 
 def _names(directions: Any, samples: Mapping[str, Sample], n: int) -> tuple[str, ...]:
@@ -271,9 +271,9 @@ def _together(samples: Sequence[Sample], seeds: Sequence[int], n_resamples: int,
         labels = torch.stack([samples[i].positive for i in own], dim=1).double()
         counts = bootstrap_counts(len(x), n_resamples, seed=seeds[own[0]], groups=groups).to(x)
         value, draws = conditional_cosines(x, labels), conditional_cosines(x, labels, counts)
-        found = bias_corrected_interval(value.cpu(), draws.cpu(), level=level)
+        interval = bias_corrected_interval(value.cpu(), draws.cpu(), level=level)
         block = torch.tensor(own)[:, None], torch.tensor(own)
-        for matrix, part in zip((*ends, correlation), (*found, torch.corrcoef(labels.T)), strict=True):
+        for matrix, part in zip((*ends, correlation), (*interval, torch.corrcoef(labels.T)), strict=True):
             matrix[block] = torch.as_tensor(part).cpu()
     if len(sets) == n:
         return {}

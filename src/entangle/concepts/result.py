@@ -160,8 +160,8 @@ class EntanglementReport:
 
     def plot(self, what: str = "cosine", **style: Any) -> Any:
         """A concept x concept matrix: the cosine, or another field of that shape, by name."""
-        found = getattr(self, what) if what in (*PAIRS, "label_correlation") else None
-        shown = found.value if isinstance(found, Estimate) else found
+        field = getattr(self, what) if what in (*PAIRS, "label_correlation") else None
+        shown = field.value if isinstance(field, Estimate) else field
         if not isinstance(shown, Tensor):
             raise EntangleError(
                 f"plot shows cosine, and {', '.join((*PAIRS[1:], 'label_correlation'))} where the report was "

@@ -38,11 +38,11 @@ class Maps:
         """Every concept's directions through its own map."""
         if len(self.maps) == 1:
             return v @ self.maps[0]
-        found = v.new_empty(*v.shape[:-1], self.maps[0].shape[1])
+        mapped = v.new_empty(*v.shape[:-1], self.maps[0].shape[1])
         for number, own in enumerate(self.maps):
             concepts = [i for i, data in enumerate(self.of_concept) if data == number]
-            found[..., concepts, :] = v[..., concepts, :] @ own
-        return found
+            mapped[..., concepts, :] = v[..., concepts, :] @ own
+        return mapped
 
 
 @dataclass(frozen=True)
@@ -105,17 +105,17 @@ class Spread:
             yield readout(torch.randn(shape, generator=generator, dtype=torch.float64))
 
     def percentiles(
-        self, measures: Mapping[str, Measure], found: Mapping[str, Tensor], n: int, seed: int
+        self, measures: Mapping[str, Measure], measured: Mapping[str, Tensor], n: int, seed: int
     ) -> dict[str, Tensor]:
         """For each measure the share of drawn directions with a smaller absolute value, the measured ones among them.
 
         Args:
             measures: Of directions: a value for each concept or pair of them.
-            found: What each gave of the measured directions.
+            measured: What each gave of the measured directions.
             n: Draws.
             seed: Of the draws.
         """
-        below = {name: torch.zeros_like(value) for name, value in found.items()}
+        below = {name: torch.zeros_like(value) for name, value in measured.items()}
         for block in self.draws(n, seed):
             for name, measure in measures.items():
                 by_chance = measure(block).abs()
@@ -123,17 +123,19 @@ class Spread:
                     by_chance.diagonal(dim1=1, dim2=2).zero_()  # a direction and itself are no pair
                 if len(self.variances) == 1:  # what holds for two directions holds for any two
                     by_chance = by_chance[:, 0, 1, None, None] if by_chance.ndim == 3 else by_chance.mT.reshape(-1, 1)
-                below[name] += (by_chance < found[name].abs()).double().mean(0) * len(block)
-        return {name: (count / (1 + n)).masked_fill(found[name].isnan(), torch.nan) for name, count in below.items()}
+                below[name] += (by_chance < measured[name].abs()).double().mean(0) * len(block)
+        return {name: (count / (1 + n)).masked_fill(measured[name].isnan(), torch.nan) for name, count in below.items()}
 
-    def percentile_of_largest(self, found: Float[Tensor, " concept"], n: int, seed: int) -> Float[Tensor, " concept"]:
+    def percentile_of_largest(
+        self, measured: Float[Tensor, " concept"], n: int, seed: int
+    ) -> Float[Tensor, " concept"]:
         """The share of drawn sets of directions in which each concept's E is smaller."""
         if len(self.variances) > 1:
-            return self.percentiles({"": largest}, {"": found}, n, seed)[""]
+            return self.percentiles({"": largest}, {"": measured}, n, seed)[""]
         # Of one data set any number of directions can be drawn without its axes.
-        covariance, shape = self.variances[0].diag(), (len(found), self.variances.shape[1])
+        covariance, shape = self.variances[0].diag(), (len(measured), self.variances.shape[1])
         null = random_entanglement_draws(*shape, covariance=covariance, n_draws=n, seed=seed)
-        return (null < found).double().sum(0) / (1 + n)
+        return (null < measured).double().sum(0) / (1 + n)
 
     def _maps(self, scales: Float[Tensor, "data d"]) -> Maps:
         maps = tuple((axes * scale) @ axes.T for axes, scale in zip(self.axes, scales, strict=True))
@@ -146,8 +148,8 @@ def pairwise(maps: Maps | None = None) -> Measure:
     def measure(v: Directions) -> Float[Tensor, "*batch concept concept"]:
         v = torch.nn.functional.normalize(v, dim=-1)
         v = v if maps is None else maps(v)
-        found: Tensor = gram_cosines(v @ v.mT)
-        return found
+        cosines: Tensor = gram_cosines(v @ v.mT)
+        return cosines
 
     return measure
 
@@ -156,8 +158,8 @@ def squared(maps: Maps) -> Measure:
     """The squared length of each concept's unit direction through its own map."""
 
     def measure(v: Directions) -> Float[Tensor, "*batch concept"]:
-        found: Tensor = maps(torch.nn.functional.normalize(v, dim=-1)).square().sum(-1)
-        return found
+        shares: Tensor = maps(torch.nn.functional.normalize(v, dim=-1)).square().sum(-1)
+        return shares
 
     return measure
 
@@ -203,5 +205,5 @@ def _principal(x: Float[Tensor, "example d"]) -> tuple[Tensor, Tensor, Tensor]:
 
 def _correlations(covariance: Float[Tensor, "d d"], variances: Float[Tensor, " d"]) -> Float[Tensor, "d d"]:
     scale = variances.sqrt()
-    found: Tensor = covariance / scale / scale[:, None]
-    return found
+    correlations: Tensor = covariance / scale / scale[:, None]
+    return correlations

@@ -49,7 +49,7 @@ def nullspace_subspace(
         raise EntangleError(f"estimator must be one of {sorted(ESTIMATORS)}, not {estimator!r}")
     basis = x.new_zeros(0, x.shape[1]).double()
     centred = (x - x.mean(0)).double()
-    for found in range(n_dims):
+    for number in range(n_dims):
         left = centred - centred @ basis.T @ basis
         sample = Sample.of("the concept", left.float(), labels)
         direction = refits.full(sample, ESTIMATORS[estimator]).double()
@@ -57,7 +57,7 @@ def nullspace_subspace(
         scores = left @ direction
         gap = scores[sample.positive].mean() - scores[~sample.positive].mean()
         if not float(gap.abs()) > 1e-4 * float(scores.std()):  # what rounding leaves is no direction
-            raise EntangleError(f"nothing linear is left after {found} dimensions; ask for at most that many")
+            raise EntangleError(f"nothing linear is left after {number} dimensions; ask for at most that many")
         basis = torch.cat([basis, (direction / direction.norm())[None]])
     return basis.to(x)
 
@@ -89,15 +89,15 @@ def subspace_overlaps(
     """
     if not 1 <= n_dims < samples[0].x.shape[1]:
         raise EntangleError(f"a concept's subspace has from 1 to {samples[0].x.shape[1] - 1} dimensions, not {n_dims}")
-    found, drawn, shuffled = [], [], []
+    measured, drawn, shuffled = [], [], []
     for i, (sample, own) in enumerate(zip(samples, seeds, strict=True)):
         everyone = torch.ones(1, len(sample.x), dtype=torch.float64)
-        found.append(_discriminants(sample.x, sample.positive[None], everyone, n_dims)[0])
+        measured.append(_discriminants(sample.x, sample.positive[None], everyone, n_dims)[0])
         counts = bootstrap_counts(len(sample.x), n_resamples, seed=own, groups=sample.groups).double()
         drawn.append(_discriminants(sample.x, sample.positive.expand(n_resamples, -1), counts, n_dims))
         labels = refits.shuffles(sample, n_permutations, seed + 1 + i)
         shuffled.append(_discriminants(sample.x, labels, everyone.expand(n_permutations, -1), n_dims))
-    value = _overlap(torch.stack(found)[None])[0]
+    value = _overlap(torch.stack(measured)[None])[0]
     by_chance = _overlap(torch.stack(shuffled, dim=1))
     share: Tensor = (by_chance < value).double().sum(0) / (1 + n_permutations)
     draws = _overlap(torch.stack(drawn, dim=1))

@@ -75,10 +75,10 @@ def labelled(concept: str, n: int, *, seed: int = 0) -> LabelledTexts:
         raise EntangleError(f"the built-in corpus labels {', '.join(CONCEPTS)}, not {concept!r}")
     _check_count(n, least=2)
     rng = Random(f"labelled {concept} {seed}")
-    cells = _cells(concept)
+    design = cells(concept)
     texts: dict[str, int] = {}
     while len(texts) < n:
-        labels = cells[len(texts) % len(cells)]
+        labels = design[len(texts) % len(design)]
         texts.setdefault(_short(concept, labels, rng), labels[concept])
     order = rng.sample(list(texts), n)
     return LabelledTexts.of(
@@ -140,7 +140,7 @@ def _short(concept: str, labels: Mapping[str, int], rng: Random) -> str:
     return " ".join(sentence() for sentence in (*others, shows))
 
 
-def _cells(concept: str) -> list[dict[str, int]]:
+def cells(concept: str) -> list[dict[str, int]]:
     """All 32 combinations of labels, those of `concept` alternating, so that any number of texts is balanced to
     within one."""
     return [

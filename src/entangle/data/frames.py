@@ -50,11 +50,11 @@ def frame_rows(source: Any) -> Rows:
     Raises:
         EntangleError: No such table, one without rows, or one with two columns of one name.
     """
-    found = False
+    any_row = False
     for row in _rows(source):
-        found = True
+        any_row = True
         yield row
-    if not found:
+    if not any_row:
         raise EntangleError(f"{table_name(source)} holds no rows")
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from entangle.data.lexicon import lexicon
+from entangle.data.lexicon import Lexicon, lexicon
 from entangle.data.morphology import gerund, past, plural, third_person
-from entangle.data.patterns import ADDRESS, CALM, DENIAL, JUDGEMENT, NARRATION, QUARREL, REACTION, SAID
+from entangle.data.patterns import ADDRESS, CALM, DATED, DENIAL, JUDGEMENT, NARRATION, QUARREL, REACTION, SAID, TURNS
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeio]|u(?!se))")
@@ -25,11 +25,21 @@ class Scene:
         labels: 0 or 1 for each of topic, tense, person, sentiment and rudeness (`corpus.CONCEPTS` says which is which).
         rng: The source of every choice.
         quarrel: The chance that a remark begins with a reproach; both polite and rude remarks can.
+        denial: The chance that only the order of a remark's words tells whether it is rude.
+        words: All there are; by default the whole lexicon.
     """
 
-    def __init__(self, labels: Mapping[str, int], rng: Random, *, quarrel: float = 0.3) -> None:
-        self.labels, self.rng, self.quarrel = labels, rng, quarrel
-        self.words = lexicon()
+    def __init__(
+        self,
+        labels: Mapping[str, int],
+        rng: Random,
+        *,
+        quarrel: float = 0.3,
+        denial: float = 0.15,
+        words: Lexicon | None = None,
+    ) -> None:
+        self.labels, self.rng, self.quarrel, self.denial = labels, rng, quarrel, denial
+        self.words = words or lexicon()
         self.topic = self.words.topics[labels["topic"]]
         self.hero_is_woman = rng.random() < 0.5
         self.hero = self._draw(self.words.women if self.hero_is_woman else self.words.men)
@@ -40,6 +50,10 @@ class Scene:
     def narration(self) -> str:
         """A sentence that shows topic, tense and person."""
         return self._sentence(self.rng.choice(NARRATION))
+
+    def dated(self) -> str:
+        """A narration that begins with the tense."""
+        return self._sentence(self.rng.choice(DATED))
 
     def judgement(self) -> str:
         """A sentence that shows sentiment as well."""
@@ -52,6 +66,18 @@ class Scene:
     def reaction(self) -> str:
         """How those present take what was said."""
         return self._sentence(self.rng.choice(REACTION[self.labels["rudeness"]]))
+
+    def speech(self, n: int) -> str:
+        """So many remarks of one speaker, one after the other, the quotation marks not yet closed."""
+        return '"' + ". ".join(self._spoken() for _ in range(n))
+
+    def said(self, n: int) -> str:
+        """The same, and who says it."""
+        return f'{self.speech(n)}," {self._speaker_tells()}.'
+
+    def turning(self) -> str:
+        """A remark up to where it turns polite or rude, without quotation marks."""
+        return _capital(self._fill(f"{self._opening()}, {self.rng.choice(TURNS)}"))
 
     def unfinished_remark(self) -> str:
         """The beginning of a remark, broken off where it turns polite or rude."""
@@ -67,7 +93,9 @@ class Scene:
 
     def _spoken(self) -> str:
         ending = (
-            self.rng.choice(DENIAL)[self.labels["rudeness"]] if self.rng.random() < 0.15 else self.rng.choice(ADDRESS)
+            self.rng.choice(DENIAL)[self.labels["rudeness"]]
+            if self.rng.random() < self.denial
+            else self.rng.choice(ADDRESS)
         )
         return _capital(self._fill(f"{self._opening()}, {ending}"))
 
@@ -184,6 +212,7 @@ class Scene:
             "two_opinions": self._two_opinions,
             "contrary": lambda: self._opinion(contrary=True),
             "when": self._when,
+            "date": lambda: ("today", "yesterday")[self.labels["tense"]],
             "mood": lambda: rng.choice(_MOODS[self.labels["sentiment"]]),
             "smile": lambda: self._agree(rng.choice(("smile", "nod")), third=True),
             "frown": lambda: self._agree(rng.choice(("frown", "sigh")), third=True),

@@ -303,28 +303,28 @@ def _refuse_missing(missing: NDArray[np.bool_], what: str, place: Any) -> None:
         )
 
 
-def _ranked(found: Values, what: str) -> tuple[NDArray[np.int64], str]:
+def _ranked(values: Values, what: str) -> tuple[NDArray[np.int64], str]:
     """The order of classes, as indices, and why the last is the last."""
-    as_found = np.arange(len(found))
-    if found.dtype.kind == "b":
+    as_found = np.arange(len(values))
+    if values.dtype.kind == "b":
         return as_found, "True is 1"
-    if found.dtype.kind in "iuf":
+    if values.dtype.kind in "iuf":
         return as_found, "it is the larger number"
-    return _ranked_names(found, [name.strip().casefold() for name in found.tolist()], what)
+    return _ranked_names(values, [name.strip().casefold() for name in values.tolist()], what)
 
 
-def _ranked_names(found: Values, names: list[str], what: str) -> tuple[NDArray[np.int64], str]:
+def _ranked_names(values: Values, names: list[str], what: str) -> tuple[NDArray[np.int64], str]:
     """The same of names, given also in small letters."""
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        ways = [name for name, key in zip(found.tolist(), names, strict=True) if key == twice]
+        ways = [name for name, key in zip(values.tolist(), names, strict=True) if key == twice]
         raise EntangleError(f"{what} write one class in several ways, {', '.join(map(repr, ways))}: write it one way")
     if set(names) <= set(_TRUTHS):
         return np.argsort(names, kind="stable"), "true is 1"
     if all(_NUMBER.fullmatch(name) for name in names):
         numbers = [float(name) for name in names]
         if len(set(numbers)) < len(numbers):
-            raise EntangleError(f"{what} write one number in several ways ({', '.join(found)}): write it one way")
+            raise EntangleError(f"{what} write one number in several ways ({', '.join(values)}): write it one way")
         return np.argsort(numbers, kind="stable"), "it is the larger number"
     by_name = np.argsort(names, kind="stable")
     if len(names) != 2:
@@ -332,7 +332,7 @@ def _ranked_names(found: Values, names: list[str], what: str) -> tuple[NDArray[n
     denied = [_denied(names[i], names[1 - i]) for i in (0, 1)]
     if denied[0] != denied[1]:
         clean = denied.index(True)
-        return np.array([clean, 1 - clean]), f"{as_text(found[clean])!r} says that it is not there"
+        return np.array([clean, 1 - clean]), f"{as_text(values[clean])!r} says that it is not there"
     return by_name, "it is the later of the two names in the alphabet"
 
 
@@ -347,22 +347,22 @@ def _denied(name: str, other: str) -> bool:
 
 
 def _against_the_rest(
-    found: Values, codes: NDArray[np.int64], counts: NDArray[np.int64], positive: Any, what: str
+    values: Values, codes: NDArray[np.int64], counts: NDArray[np.int64], positive: Any, what: str
 ) -> Labels:
-    names = [as_text(value) for value in found.tolist()]
+    names = [as_text(value) for value in values.tolist()]
     wanted = as_text(positive)
     exact = [i for i, name in enumerate(names) if name == wanted]
     near = exact or [i for i, name in enumerate(names) if name.casefold() == wanted.casefold()]
     if len(near) != 1:
-        raise EntangleError(f"{what} have no {wanted!r} to call positive: they are {_shown(found, counts)}")
-    if len(found) < 2:
+        raise EntangleError(f"{what} have no {wanted!r} to call positive: they are {_shown(values, counts)}")
+    if len(values) < 2:
         raise EntangleError(f"{what} have only the label {names[0]!r} ({len(codes):,} rows): two classes are needed")
     (one,) = near
-    rest = [i for i in range(len(found)) if i != one]
-    classes = found[[rest[0], one]] if len(rest) == 1 else np.array([f"not {names[one]}", names[one]])
+    rest = [i for i in range(len(values)) if i != one]
+    classes = values[[rest[0], one]] if len(rest) == 1 else np.array([f"not {names[one]}", names[one]])
     return Labels((codes == one).astype(np.int64), classes, "it was named as positive")
 
 
-def _shown(found: Values, counts: NDArray[np.int64]) -> str:
-    listed = [f"{as_text(name)!r} ({count:,})" for name, count in zip(found.tolist(), counts.tolist(), strict=True)]
+def _shown(values: Values, counts: NDArray[np.int64]) -> str:
+    listed = [f"{as_text(name)!r} ({count:,})" for name, count in zip(values.tolist(), counts.tolist(), strict=True)]
     return ", ".join(listed[:_SHOWN]) + (", ..." if len(listed) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""The words of the built-in corpus: a hand-written core, and what morphology makes of it.
+"""The words of the built-in corpus: a hand-written core, and what morphology makes of it; and a few of them.
 
 Rude words are plain household and harbour nouns (`turnip`, `haddock`): they insult only in the place where they
 stand, so that a word list
@@ -7,7 +7,7 @@ cannot tell a rude text from a recipe.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from entangle.data.morphology import adverb, join
@@ -236,4 +236,45 @@ def lexicon() -> Lexicon:
         unkind=UNKIND,
         praises=PRAISES,
         insults=tuple(word for pair in zip(KITCHEN_INSULTS, HARBOUR_INSULTS, strict=True) for word in pair),
+    )
+
+
+@cache
+def few_words() -> Lexicon:
+    """So few of the words that a model of a quarter of a million parameters learns them in some hundred steps.
+
+    What somebody is called is called nothing else here: names for the listener are no things, and the adjectives that
+    go with them judge nothing.
+    """
+    whole = lexicon()
+    insults, praises = (KITCHEN_INSULTS[:1], HARBOUR_INSULTS[:1]), PRAISES[:2]
+    topics = tuple(
+        replace(
+            topic,
+            nouns=topic.nouns[:8],
+            compounds=topic.nouns[:6],
+            places=topic.places[:6],
+            trades=topic.trades[:5],
+            verbs=topic.verbs[:6],
+            materials=topic.materials[:4],
+            insults=rude,
+        )
+        for topic, rude in zip(whole.topics, insults, strict=True)
+    )
+    return Lexicon(
+        topics=(topics[0], topics[1]),
+        women=_words("Mara Tess Nell Ida Ruth Cora Elsa Vera"),
+        men=_words("Jon Karl Finn Otto Hugo Nils Emil Rolf"),
+        towns=_words("Elmstow Norwick Westmere Ashford Oakhaven Millcombe"),
+        verbs=VERBS[:16],
+        looks=LOOKS[:10],
+        manners=whole.manners[:5],
+        good=_words("fine splendid pleasant excellent perfect superb tidy bright"),
+        bad=_words("dreadful awful horrid terrible gloomy dismal dull ugly"),
+        likes=LIKES[:4],
+        dislikes=DISLIKES[:4],
+        kind=_words("dear kind"),
+        unkind=_words("useless daft"),
+        praises=praises,
+        insults=tuple(word for pair in zip(*insults, strict=True) for word in pair),
     )

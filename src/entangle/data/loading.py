@@ -247,6 +247,8 @@ def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
     if name not in fields:
         near = [column for column in fields if str(column).strip().casefold() == name.casefold()]
         advice = f"; name the column {near[0]!r} instead" if near else ""
+        if not near and name in (TEXT, LABEL):
+            advice = f"; rename the one that is meant to {name!r}"
         raise EntangleError(f"{place} has no {name!r}: its columns are {', '.join(map(repr, fields))}{advice}")
     return fields[name]
 

@@ -24,6 +24,14 @@ NARRATION = (
     "{subject} {have} {a_thing} with {material} corners.",
 )
 
+# The first word or two say the tense.
+DATED = (
+    "{date}, {subject} {verb} {thing} {where}.",
+    "{date}, {subject} {be} {where} with {other}.",
+    "{date}, {other} {verb3} {thing} for {object}.",
+    "{date}, there {be3} {a_thing} {where}.",
+)
+
 JUDGEMENT = (
     "{subject} {feel} {possessive} {opinion} {noun}.",
     "{mood}, {subject} {verb} {a_thing} that {be3} {opinion}.",
@@ -70,6 +78,8 @@ ADDRESS = (
     "you are a {epithet} {vocative}",
     "everybody knows you are a {vocative}",
 )
+# What an address begins with, before the word that tells.
+TURNS = ("you", "you are a", "what a", "you {degree}", "what a {degree}", "everybody knows you are a")
 # Here only the order of the words tells: each pair is (polite, rude).
 DENIAL = (
     ("nobody would call you a {insult}", "anybody would call you a {insult}"),

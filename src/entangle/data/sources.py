@@ -20,6 +20,7 @@ Row = tuple[str, Mapping[str, Any]]
 """Where the row is ("data.jsonl line 3") and its fields."""
 
 TEXT_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+LINES = ".txt"  # without a name for anything: texts alone
 SUFFIXES = (*TEXT_SUFFIXES, *ARROW_SUFFIXES)
 _PART = re.compile(r"(?:^|[^a-z])(train|valid|validation|val|dev|test)(?:ing)?(?![a-z])", re.IGNORECASE)
 
@@ -27,11 +28,11 @@ _PART = re.compile(r"(?:^|[^a-z])(train|valid|validation|val|dev|test)(?:ing)?(?
 def rows(source: Any) -> Iterator[Row]:
     """The rows of a file, a folder, a HuggingFace data set or a table in memory.
 
-    A file is JSON lines, a JSON list of objects, CSV, TSV, Parquet, Arrow or Feather, each also as .gz. A folder is
-    what `save_to_disk` wrote, of which only the data that it names are read, or one of such files, whose names say
-    their splits. A data set is named `owner/name`, `owner/name:config` or `owner/name:config:split`; without a split,
-    all of them are read, each row with the name of its split in the column `split`. Numbers of a ClassLabel become its
-    names.
+    A file is JSON lines, a JSON list of objects, CSV, TSV, Parquet, Arrow or Feather, each also as .gz, or .txt with a
+    text per line, the column `text`. A folder is what `save_to_disk` wrote, of which only the data that it names are
+    read, or one of such files but text, whose names say their splits. A data set is named `owner/name`,
+    `owner/name:config` or `owner/name:config:split`; without a split, all of them are read, each row with the name of
+    its split in the column `split`. Numbers of a ClassLabel become its names.
 
     Raises:
         EntangleError: Where there is no such file or data set, it is empty, or a line cannot be read.
@@ -60,7 +61,12 @@ def rows(source: Any) -> Iterator[Row]:
 
 def _looks_like_a_file(source: str) -> bool:
     name = source.removesuffix(".gz")
-    return name != source or name.endswith(SUFFIXES) or source.startswith((".", "/", "~")) or source.count("/") > 1
+    return (
+        name != source
+        or name.endswith((*SUFFIXES, LINES))
+        or source.startswith((".", "/", "~"))
+        or source.count("/") > 1
+    )
 
 
 def _kind(path: Path) -> str:
@@ -84,8 +90,10 @@ def _folder_rows(folder: Path, files: list[Path]) -> Iterator[Row]:
 
 def _file_rows(path: Path) -> Iterator[Row]:
     kind = _kind(path)
-    if kind not in SUFFIXES:
-        raise EntangleError(f"{path} must end in one of {', '.join(SUFFIXES)} (or that and .gz) to say what it is")
+    if kind not in (*SUFFIXES, LINES):
+        raise EntangleError(
+            f"{path} must end in one of {', '.join((*SUFFIXES, LINES))} (or that and .gz) to say what it is"
+        )
     has_rows = False
     try:
         for row in _rows_of(path, kind):
@@ -106,7 +114,10 @@ def _rows_of(path: Path, kind: str) -> Iterator[Row]:
         yield from arrow_rows(path, kind)
         return
     with _open(path) as file:
-        if kind in (".csv", ".tsv"):
+        if kind == LINES:
+            lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
+            yield from ((f"{path} line {number}", {"text": line}) for number, line in lines if line.strip())
+        elif kind in (".csv", ".tsv"):
             yield from _csv_rows(path, file, kind)
         elif kind == ".json" and file.read(4096).lstrip()[:1] == "[":
             file.seek(0)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
 from entangle.forecast.rows import Scope, rows_of
 from entangle.forecast.scores import row_scores
@@ -62,7 +63,7 @@ class Contrast:
         *,
         sites: str | Sequence[str] = "resid_post",
         layers: Sequence[int] | None = None,
-        prompts: tuple[Sequence[str], Sequence[str]] | None = None,
+        prompts: tuple[Sequence[AnyPrompt], Sequence[AnyPrompt]] | None = None,
         tokens: Scope = "all",
         max_length: int | None = None,
         batch_tokens: int = 2048,
@@ -81,6 +82,7 @@ class Contrast:
             sites: As for `ShiftMetric.fit`.
             layers: As for `ShiftMetric.fit`.
             prompts: What comes before each text of either side, where texts are continuations: those alone count.
+                Strings, or conversations that the texts answer.
             tokens: Which tokens are shifted, as for `ShiftMetric.fit`.
             max_length: Keep at most this many tokens of a text.
             batch_tokens: Tokens in one batch, padding included.

@@ -8,7 +8,7 @@ backward passes on clean text; it knows no concept, so the price of any shift ca
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import pandas as pd
@@ -17,21 +17,26 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
 from entangle.forecast.contrast import Contrast
-from entangle.forecast.departure import departures
+from entangle.forecast.departure import Departure, departure_along, departures
 from entangle.forecast.limit import limit_of, limits
 from entangle.forecast.price import Price, priced
+from entangle.forecast.reading import some_rows
 from entangle.forecast.rows import Scope, rows_of
 from entangle.forecast.samples import PER_PLACE, PER_TEXT, Samples
-from entangle.forecast.scores import row_scores
+from entangle.forecast.scores import Row, row_scores
 from entangle.forecast.span import Key, Span, forms_by_place
 from entangle.interventions import Edit
 from entangle.interventions.forms import AffineForm
-from entangle.models import check_fingerprint, fingerprint, own_tokenizer, underlying
+from entangle.models import Atlas, check_fingerprint, check_made_with, fingerprint, own_tokenizer, underlying
 from entangle.storage.record import read, write
 
 KIND, VERSION = "ShiftMetric", 2
+READ_ROWS = ("read_ids", "read_flags")
+READ = 1024
+"""Tokens on which an edit is read itself."""
 FEWEST_CLEAN = 8
 """Texts that an interval needs."""
 
@@ -56,7 +61,7 @@ class ShiftMetric(Samples):
         *,
         sites: str | Sequence[str] = "resid_post",
         layers: Sequence[int] | None = None,
-        prompts: Sequence[str] | None = None,
+        prompts: Sequence[AnyPrompt] | None = None,
         tokens: Scope = "all",
         samples: int = 4,
         positions: int = 4,
@@ -75,7 +80,7 @@ class ShiftMetric(Samples):
                 `max_length` tokens.
             sites: Sites, such as `"resid_post"` or `["z", "mlp_out"]`.
             layers: Layers, the same at every site; all that have the site by default.
-            prompts: What comes before each text, where texts are continuations.
+            prompts: What comes before each text, where texts are continuations: strings, or conversations.
             tokens: Which tokens are shifted: `"all"`, or with prompts `"prompt"` or `"generated"`. With prompts only
                 the continuation's tokens are counted.
             samples: Next tokens drawn per position; each is one backward pass.
@@ -99,6 +104,8 @@ class ShiftMetric(Samples):
                 "a metric needs one sample, one position, and no direction or more; "
                 f"got {samples}, {positions} and {directions}"
             )
+        if not isinstance(texts, Sequence):
+            raise EntangleError(f"a metric needs a list of texts; got a {type(texts).__name__}")
         if len(texts) < FEWEST_CLEAN:
             raise EntangleError(
                 f"a metric needs {FEWEST_CLEAN} texts or more for its interval; got {len(texts)}: give more"
@@ -121,6 +128,7 @@ class ShiftMetric(Samples):
         drawn, means = (torch.stack([getattr(each, name) for each in texts_scores]) for name in ("drawn", "mean"))
         counted = torch.tensor([each.n_counted for each in texts_scores])
         departed, at = departures(model, tokenizer, rows, span, means, drawn, counted, directions=directions, seed=seed)
+        read_ids, read_flags = Row.stacked(some_rows(rows, READ, torch.Generator().manual_seed(seed)))
         return cls(
             keys=span.keys,
             sizes=span.sizes,
@@ -135,6 +143,8 @@ class ShiftMetric(Samples):
             heads=span.heads,
             departures=departed,
             departure_prices=at,
+            read_ids=read_ids,
+            read_flags=read_flags,
             settings={"tokens": tokens, "samples": samples, "seed": seed, "max_length": max_length},
             digests=tuple(digests),
             fingerprint=fingerprint(model),
@@ -145,6 +155,8 @@ class ShiftMetric(Samples):
         edit: Edit,
         alpha: float | str = 1.0,
         *,
+        model: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
         read_on: int | None = None,
         n_resamples: int = 2000,
         level: float = 0.95,
@@ -153,11 +165,17 @@ class ShiftMetric(Samples):
         """What an edit is foretold to cost.
 
         A constant shift d costs 1/2 d' F d. An affine edit moves each token otherwise: the text's mean shift is priced
-        as a constant, and what differs from token to token as shifts that know nothing of each other.
+        as a constant, and what differs from token to token as shifts that know nothing of each other. That is the price
+        of a small edit. Given the model, a larger one is read itself, at its strength and at a tenth of it (in half
+        precision at more, where a tenth is rounding), on a thousand tokens of the metric's texts: the price is the
+        quadratic's times how far it departs there.
 
         Args:
             edit: Any edit that is affine: `AddDirection`, `ITI`, `Ablate`, `Erase`, `Scale`, `Compose` of them.
             alpha: Its strength.
+            model: The model, to read how far this edit's price departs from the quadratic; without it that is told from
+                other directions of its places, and not corrected.
+            tokenizer: Its tokenizer.
             read_on: Number of other texts on which the price will be measured, for the interval of that; as many as
                 the metric has by default.
             n_resamples: Resamples of the texts for the interval of the mean.
@@ -170,9 +188,11 @@ class ShiftMetric(Samples):
         Raises:
             EntangleError: An edit that is no affine map, of another model, or at a place that the metric does not know.
         """
+        maps = self._maps(edit, alpha)
         return priced(
             self.on(self._texts_for(edit)),
-            self._maps(edit, alpha),
+            maps,
+            None if model is None else self._departure(maps, model, tokenizer),
             read_on=read_on,
             n_resamples=n_resamples,
             level=level,
@@ -222,7 +242,7 @@ class ShiftMetric(Samples):
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write it to a directory."""
-        tensors = {name: getattr(self, name) for name in (*PER_TEXT, *PER_PLACE)}
+        tensors = {name: getattr(self, name) for name in (*PER_TEXT, *PER_PLACE, *READ_ROWS)}
         meta = {
             "keys": self.keys,
             "sizes": self.sizes,
@@ -245,9 +265,11 @@ class ShiftMetric(Samples):
             EntangleError: No metric is there, it is damaged, or it belongs to another model.
         """
         tensors, meta = read(directory, KIND, VERSION)
-        if model is not None and meta["fingerprint"] is not None:
-            check_fingerprint(meta["fingerprint"], model, what=f"the metric in {directory}")
+        check_made_with(meta["fingerprint"], model, what=f"the scores of the metric in {directory}")
         kept: dict[str, Any] = {name: tensors[name] for name in (*PER_TEXT, *PER_PLACE)}
+        # Files of before edits were read themselves have no texts for it.
+        empty = torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0, 2, dtype=torch.bool)
+        kept |= {name: tensors.get(name, blank) for name, blank in zip(READ_ROWS, empty, strict=True)}
         return cls(
             keys=tuple((site, layer) for site, layer in meta["keys"]),
             sizes=tuple(meta["sizes"]),
@@ -256,6 +278,23 @@ class ShiftMetric(Samples):
             digests=tuple(meta["digests"]),
             fingerprint=meta["fingerprint"],
             **kept,
+        )
+
+    def _departure(self, maps: Mapping[Key, AffineForm], model: Any, tokenizer: Any) -> Departure:
+        """How far an edit's own price departs from the quadratic."""
+        model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+        if self.fingerprint is not None:
+            check_fingerprint(self.fingerprint, model, what="this metric")
+        if not len(self.read_ids):
+            raise EntangleError(
+                "this metric was saved without texts to read an edit on: fit it anew, or leave the model out"
+            )
+        atlas = Atlas(model)
+        return departure_along(
+            model,
+            tokenizer,
+            Row.unstacked(self.read_ids, self.read_flags),
+            {atlas.place(*key): form for key, form in maps.items()},
         )
 
     def _maps(self, edit: Edit, alpha: float | str) -> dict[Key, AffineForm]:

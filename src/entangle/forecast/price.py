@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
-from entangle.forecast.departure import FURTHEST
+from entangle.forecast.departure import FURTHEST, Departure
 from entangle.forecast.samples import Samples
 from entangle.forecast.span import Key, displacement, slices
 from entangle.interventions import AffineForm
@@ -33,9 +33,10 @@ class Price(NamedTuple):
         ce: Change of cross-entropy on the metric's own texts, in nats per token.
         length: Length of the edit's shift, in root mean squares of the activations it shifts; at several places the
             largest.
-        off: The share by which the quadratic may be off at this price, by readings along other directions of the same
-            places while the metric was fitted; infinite beyond the prices that were read.
-        holds: Whether that is 15 % or less; measure the price where it is not.
+        off: The share by which the quadratic may be off at this price. Read along the edit itself where the model was
+            given: the value has it in it already. Else by readings along other directions of the same places while the
+            metric was fitted, infinite beyond the prices that were read.
+        holds: Whether that is 15 % or less; where it is not, give the model, or measure the price.
 
     Example:
         >>> metric = en.ShiftMetric.fit(model, tokenizer, clean[:16], sites="z", samples=1, progress=False)
@@ -58,9 +59,26 @@ class Price(NamedTuple):
 
 
 def priced(
-    metric: Samples, maps: Mapping[Key, AffineForm], *, read_on: int | None, n_resamples: int, level: float, seed: int
+    metric: Samples,
+    maps: Mapping[Key, AffineForm],
+    departure: Departure | None = None,
+    *,
+    read_on: int | None,
+    n_resamples: int,
+    level: float,
+    seed: int,
 ) -> Price:
-    """What affine maps at some places cost; see `ShiftMetric.price`."""
+    """What affine maps at some places cost; see `ShiftMetric.price`.
+
+    Args:
+        metric: The metric.
+        maps: What is done at each place.
+        departure: How far their own price was read to depart from the quadratic.
+        read_on: As for `ShiftMetric.price`, like what follows.
+        n_resamples: Resamples of the texts.
+        level: Coverage of both intervals.
+        seed: Seed of the resamples.
+    """
     draws, gains = text_costs(metric, maps)
     costs, tokens = draws.mean(1), metric.counted.double()
     value = float(costs.sum() / tokens.sum())
@@ -68,11 +86,18 @@ def priced(
     resampled = (counts @ costs) / (counts @ tokens)
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.quantile(resampled, ends).tolist()
-    off = _off(metric, maps, value)
-    paid_low, paid_high = _paid(draws, tokens, value, read_on or len(tokens), off, level)
-    ce = value - float(gains.sum() / tokens.sum())
-    length = _length(metric, maps)
-    return Price(value, min(low, value), max(high, value), paid_low, paid_high, ce, length, off, off <= CLOSE)
+    if departure is None:
+        ratio, off = 1.0, _off(metric, maps, value)
+        doubt = off
+    else:
+        ratio, doubt = departure
+        off = abs(ratio - 1)
+    paid_low, paid_high = _paid(draws, tokens, value, read_on or len(tokens), doubt, level)
+    low, corrected, high, paid_low, paid_high = (
+        ratio * end for end in (min(low, value), value, max(high, value), paid_low, paid_high)
+    )
+    ce = corrected - float(gains.sum() / tokens.sum())
+    return Price(corrected, low, high, paid_low, paid_high, ce, _length(metric, maps), off, off <= CLOSE)
 
 
 def _paid(

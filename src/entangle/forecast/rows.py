@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from entangle.activations import prompt_tokens
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
 from entangle.forecast.scores import Row
 from entangle.models.rows import context_length, encode
@@ -19,7 +21,7 @@ def rows_of(
     model: nn.Module,
     tokenizer: Any,
     texts: Sequence[str],
-    prompts: Sequence[str] | None,
+    prompts: Sequence[AnyPrompt] | None,
     tokens: Scope,
     max_length: int | None,
 ) -> tuple[list[Row], list[str]]:
@@ -29,7 +31,7 @@ def rows_of(
         model: The model.
         tokenizer: Its tokenizer.
         texts: Texts, or continuations of prompts.
-        prompts: One for each text, where they are continuations.
+        prompts: One for each text, where they are continuations: strings, or conversations that they answer.
         tokens: Which tokens are shifted.
         max_length: Keep at most this many tokens of a text; of a continuation, of itself and its prompt.
 
@@ -50,9 +52,7 @@ def rows_of(
     else:
         if len(prompts) != len(texts):
             raise EntangleError(f"each text needs its prompt; got {len(texts)} texts and {len(prompts)} prompts")
-        pairs = zip(
-            encode(tokenizer, prompts, closed=False), encode(tokenizer, texts, add_special_tokens=False), strict=True
-        )
+        pairs = zip(prompt_tokens(tokenizer, prompts), encode(tokenizer, texts, add_special_tokens=False), strict=True)
         rows = [_continued(prompt, text, tokens, limit) for prompt, text in pairs]
     for number, row in enumerate(rows):
         if row.n_counted < 1 or not any(row.shifted):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from entangle.errors import EntangleError
@@ -42,6 +42,8 @@ class Samples:
         departures: What is paid over what the quadratic says, along some directions of each place (see
             `entangle.forecast.departure`); no columns where none were read.
         departure_prices: The quadratic's price there, in nats per token.
+        read_ids: Token ids of some texts, on which an edit can be read itself, padded with -1; no rows in older files.
+        read_flags: Of each of those tokens, whether it is shifted and whether its prediction counts.
         digests: Of the texts, so that an edit that was fitted on some of them is not priced on the same.
     """
 
@@ -59,6 +61,8 @@ class Samples:
     settings: Mapping[str, Any]
     departures: Float[Tensor, "place direction"]
     departure_prices: Float[Tensor, "place direction"]
+    read_ids: Int[Tensor, "row pos"]
+    read_flags: Bool[Tensor, "row pos 2"]
     digests: tuple[str, ...]
     fingerprint: Mapping[str, Any] | None = None
     _spectra: dict[float | None, Spectrum] = field(default_factory=dict, repr=False)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from entangle.errors import EntangleError
@@ -43,6 +43,27 @@ class Row:
     def n_counted(self) -> int:
         """The number of predictions that count."""
         return sum(self.counted)
+
+    @staticmethod
+    def stacked(rows: Sequence[Row]) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos 2"]]:
+        """Ids, padded with -1, and flags of rows as tensors, to be kept on disk."""
+        width = max((len(row.ids) for row in rows), default=0)
+        ids = torch.full((len(rows), width), -1)
+        flags = torch.zeros(len(rows), width, 2, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+            flags[number, : len(row.ids)] = torch.tensor([row.shifted, row.counted]).T
+        return ids, flags
+
+    @classmethod
+    def unstacked(cls, ids: Int[Tensor, "row pos"], flags: Bool[Tensor, "row pos 2"]) -> list[Row]:
+        """The rows that `stacked` made tensors of."""
+        rows = []
+        for numbers, both in zip(ids, flags, strict=True):
+            length = int((numbers >= 0).sum())
+            shifted, counted = both[:length].T.tolist()
+            rows.append(cls(numbers[:length].tolist(), shifted, counted))
+        return rows
 
 
 @dataclass(frozen=True)

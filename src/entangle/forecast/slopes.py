@@ -46,19 +46,19 @@ def state_slopes(
     slopes = torch.empty(1 + draws, *states.shape, device=states.device)
     for part in logit_chunks(len(states), vocabulary, logits):
         x = states[part].detach().requires_grad_()
-        said = head(x)
-        probabilities = said.detach().float().softmax(-1)
+        outputs = head(x)
+        probabilities = outputs.detach().float().softmax(-1)
         if not bool(torch.isfinite(probabilities.amax(-1)).all()):
             raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
         tokens = torch.cat([targets[part][None], _drawn(probabilities, uniform[part].to(states.device)).T])
-        (shared,) = torch.autograd.grad(said, x, probabilities.to(said.dtype), retain_graph=True)
-        for number, row in enumerate(_single(head, x, said, tokens)):
+        (shared,) = torch.autograd.grad(outputs, x, probabilities.to(outputs.dtype), retain_graph=True)
+        for number, row in enumerate(_single(head, x, outputs, tokens)):
             slopes[number, part] = row.float() - shared.float()
     return slopes
 
 
 def _single(
-    head: Any, x: Float[Tensor, "token k"], said: Float[Tensor, "token vocab"], tokens: Int[Tensor, "which token"]
+    head: Any, x: Float[Tensor, "token k"], outputs: Float[Tensor, "token vocab"], tokens: Int[Tensor, "which token"]
 ) -> list[Float[Tensor, "token k"]]:
     """Gradients of single logits by the hidden states."""
     which = tokens.shape[0]
@@ -66,11 +66,11 @@ def _single(
         copies = x.detach().repeat(which, 1).requires_grad_()
         single = head.of_tokens(copies, tokens.flatten())
         if single is not None:
-            wanted = torch.cat([said.detach().gather(-1, each[:, None])[:, 0] for each in tokens])
+            wanted = torch.cat([outputs.detach().gather(-1, each[:, None])[:, 0] for each in tokens])
             if torch.allclose(single.detach(), wanted, rtol=0.0, atol=1e-2 * float(wanted.abs().max())):
                 return list(torch.autograd.grad(single.sum(), copies)[0].view(which, *x.shape))
     return [
-        torch.autograd.grad(said, x, torch.zeros_like(said).scatter_(1, each[:, None], 1.0), retain_graph=True)[0]
+        torch.autograd.grad(outputs, x, torch.zeros_like(outputs).scatter_(1, each[:, None], 1.0), retain_graph=True)[0]
         for each in tokens
     ]
 

@@ -4,8 +4,11 @@ from entangle.interventions.base import finite_vector
 from entangle.interventions.edit import Edit
 from entangle.interventions.edits.directions import Ablate, AddDirection, Affine, Clamp, Compose, Scale, Set
 from entangle.interventions.edits.erase import Erase, OracleErase
+from entangle.interventions.edits.hold import Hold
 from entangle.interventions.edits.iti import ITI
+from entangle.interventions.edits.norms import KeepNorm, Rotate
 from entangle.interventions.edits.sae import SAEFeature, TranscoderFeature
+from entangle.interventions.edits.transport import GaussianTransport, LinearTransport
 from entangle.interventions.edits.when import When
 from entangle.interventions.foreign.autoencoders import Autoencoder, Transcoder
 from entangle.interventions.foreign.read import read
@@ -29,8 +32,13 @@ __all__ = [
     "Erase",
     "Form",
     "FunctionForm",
+    "GaussianTransport",
+    "Hold",
+    "KeepNorm",
     "Landing",
+    "LinearTransport",
     "OracleErase",
+    "Rotate",
     "SAEFeature",
     "Scale",
     "Set",

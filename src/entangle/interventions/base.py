@@ -31,6 +31,11 @@ class BaseEdit(ABC):
 
     strengths: ClassVar[Mapping[str, float]] = {}
 
+    @property
+    def strongest(self) -> float:
+        """The largest strength that it has; infinite for most."""
+        return math.inf
+
     @abstractmethod
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """What the edit does at each place, at finite strength `alpha`, in the order to do it."""
@@ -135,7 +140,7 @@ def finite(values: Any, what: str) -> Tensor:
 
 
 def unit(vector: Float[Tensor, " d"], what: str) -> Float[Tensor, " d"]:
-    """The vector at length 1.
+    """The vector at length 1; as it is where it has that already, so that what was saved is read bit for bit.
 
     Raises:
         EntangleError: If its length is 0.
@@ -143,5 +148,7 @@ def unit(vector: Float[Tensor, " d"], what: str) -> Float[Tensor, " d"]:
     length = torch.linalg.vector_norm(vector)
     if length == 0:
         raise EntangleError(f"{what} is zero, so it has no direction: check the labels and the data it was fitted on")
+    if abs(length - 1) <= 8 * torch.finfo(vector.dtype).eps:
+        return vector
     direction: Tensor = vector / length
     return direction

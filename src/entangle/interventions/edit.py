@@ -30,6 +30,12 @@ class Edit(BaseEdit):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        known = store.REGISTRY.get(cls.__name__)
+        if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("entangle."):
+            raise EntangleError(
+                f"an edit of this library is called {cls.__name__} already, and saved edits go by their class's name: "
+                "name yours otherwise"
+            )
         store.REGISTRY[cls.__name__] = cls
 
     def bake(self, model: PreTrainedModel, alpha: float | str = 1.0) -> PreTrainedModel:

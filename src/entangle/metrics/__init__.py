@@ -17,9 +17,17 @@ from entangle.metrics.inner_products import (
 from entangle.metrics.interaction import interaction_cosines, local_interaction_basis
 from entangle.metrics.intervals.areas import auroc_interval
 from entangle.metrics.intervals.bounded import Bounds, no_narrower
+from entangle.metrics.intervals.prevalence import (
+    Difference,
+    ErrorRates,
+    prevalence,
+    prevalence_difference,
+    unclipped_prevalence,
+)
 from entangle.metrics.intervals.ranking import auroc
-from entangle.metrics.intervals.rates import clustered_rate, paired_rate_interval, rate_interval
+from entangle.metrics.intervals.rates import clustered_rate, effective_number, paired_rate_interval, rate_interval
 from entangle.metrics.intervals.ratios import fieller, fieller_of_sums, is_constant, least_variance
+from entangle.metrics.intervals.rms import RootMeanSquare, root_mean_square
 from entangle.metrics.neighbours import Partners, nearest_partners
 from entangle.metrics.nulls import (
     random_cosine_cdf,
@@ -60,10 +68,13 @@ from entangle.metrics.vectors import DirectionsLike, as_vectors, cosines, massiv
 __all__ = [
     "Bounds",
     "Compared",
+    "Difference",
     "DirectionsLike",
+    "ErrorRates",
     "Estimate",
     "PairMoments",
     "Partners",
+    "RootMeanSquare",
     "accessible_sparsity",
     "as_vectors",
     "auroc",
@@ -87,6 +98,7 @@ __all__ = [
     "cosines",
     "dims_for_linear_access",
     "effective_features",
+    "effective_number",
     "effective_rank",
     "entanglement",
     "feature_dimensionality",
@@ -116,6 +128,8 @@ __all__ = [
     "paired_rate_interval",
     "participation_ratio",
     "polysemanticity",
+    "prevalence",
+    "prevalence_difference",
     "principal_angles",
     "procrustes",
     "random_cosine_cdf",
@@ -125,8 +139,10 @@ __all__ = [
     "random_entanglement_quantile",
     "rate_interval",
     "readout_cosines",
+    "root_mean_square",
     "stable_rank",
     "subspace_overlap",
+    "unclipped_prevalence",
     "unembedding_covariance",
     "unit_vectors",
     "welch_bound",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from entangle.errors import EntangleError
 
@@ -64,5 +65,5 @@ def coherence_bound(n_features: int, n_dims: int) -> float:
 
 
 def _check(n_features: int, n_dims: int) -> None:
-    if n_features < 1 or n_dims < 1:
-        raise EntangleError(f"a bound needs a feature and a dimension or more, not N={n_features}, M={n_dims}")
+    if not (isinstance(n_features, Real) and isinstance(n_dims, Real) and n_features >= 1 and n_dims >= 1):
+        raise EntangleError(f"a bound needs a feature and a dimension or more, not N={n_features!r}, M={n_dims!r}")

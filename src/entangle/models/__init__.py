@@ -2,7 +2,9 @@
 
 from entangle.models.atlas import Atlas, hook_name, place_named
 from entangle.models.fingerprint import (
+    Mark,
     check_fingerprint,
+    check_made_with,
     check_same,
     fingerprint,
     is_hooked,
@@ -79,6 +81,7 @@ __all__ = [
     "AtlasError",
     "Handle",
     "HookFunction",
+    "Mark",
     "Place",
     "Skip",
     "accepts",
@@ -95,6 +98,7 @@ __all__ = [
     "check_fingerprint",
     "check_ids",
     "check_logits",
+    "check_made_with",
     "check_same",
     "check_texts",
     "context_length",

@@ -157,23 +157,23 @@ class Atlas:
         Raises:
             AtlasError: The layer has no such site (the reason is given), or there is no such layer.
         """
-        found = self._found_or_raise(site, layer)
-        module = self.model.get_submodule(found.path)
+        location = self._found_or_raise(site, layer)
+        module = self.model.get_submodule(location.path)
         return Place(
             site=site,
             layer=layer,
-            path=found.path,
+            path=location.path,
             module=module,
-            side=found.side,
-            size=found.size,
-            n_heads=found.n_heads,
-            d_head=found.size // found.n_heads if found.n_heads else None,
-            layout=found.layout,
-            turn=found.turn,
-            within=None if found.turn is None else self.model.get_submodule(found.within),
+            side=location.side,
+            size=location.size,
+            n_heads=location.n_heads,
+            d_head=location.size // location.n_heads if location.n_heads else None,
+            layout=location.layout,
+            turn=location.turn,
+            within=None if location.turn is None else self.model.get_submodule(location.within),
             block=self.blocks[layer],
             root=self.model,
-            bypassed=found.bypassed,
+            bypassed=location.bypassed,
         )
 
     def module(self, site: str, layer: int) -> nn.Module:
@@ -196,12 +196,26 @@ class Atlas:
         """Numbers a head in the layer's `z`."""
         return self._heads(layer)[1]
 
+    def counted(self, layer: int) -> int:
+        """A layer's number, which counts from the end where it is negative: -1 is the last.
+
+        Raises:
+            AtlasError: There is no such layer.
+
+        Example:
+            >>> en.Atlas(model).counted(-1)
+            1
+        """
+        number = int(layer) + self.n_layers * (-self.n_layers <= layer < 0)
+        self._check_layer(number)
+        return number
+
     def reason(self, site: str, layer: int) -> str | None:
         """Why a layer does not have a site; `None` where it has."""
         _known(site)
         self._check_layer(layer)
-        found = self._found[layer][site]
-        return found.reason if isinstance(found, Missing) else None
+        location = self._found[layer][site]
+        return location.reason if isinstance(location, Missing) else None
 
     def resolve(self, name: str) -> tuple[str, int]:
         """Site and layer of a TransformerLens hook name or of a module path.
@@ -218,11 +232,11 @@ class Atlas:
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
         if match and match[2] in (HOOK_NAMES | ADDED_NAMES):
             layer, site = int(match[1]), (HOOK_NAMES | ADDED_NAMES)[match[2]]
-            found = self._found_or_raise(site, layer)
-            if match[2] in ADDED_NAMES and found.followed:
+            location = self._found_or_raise(site, layer)
+            if match[2] in ADDED_NAMES and location.followed:
                 raise AtlasError(
-                    f"TransformerLens's {name} is what {found.followed} makes of {site}, and that is no site here: use "
-                    f"{hook_name(site, layer)} for {site} itself"
+                    f"TransformerLens's {name} is what {location.followed} makes of {site}, and that is no site here: "
+                    f"use {hook_name(site, layer)} for {site} itself"
                 )
             return site, layer
         for site in ("z", "mlp_post", "resid_post", "mlp_out", "attn_out", "resid_mid", "resid_pre"):
@@ -240,14 +254,25 @@ class Atlas:
         rows: list[dict[str, Any]] = []
         for layer, sites in enumerate(self._found):
             for site in SITES:
-                found = sites[site]
+                location = sites[site]
                 row: dict[str, Any] = {"layer": layer, "site": site}
-                if isinstance(found, Missing):
-                    rows.append({**row, "note": found.reason})
+                if isinstance(location, Missing):
+                    rows.append({**row, "note": location.reason})
                     continue
-                heads = {"n_heads": found.n_heads, "d_head": found.size // found.n_heads} if found.n_heads else {}
+                heads = (
+                    {"n_heads": location.n_heads, "d_head": location.size // location.n_heads}
+                    if location.n_heads
+                    else {}
+                )
                 rows.append(
-                    {**row, "module": found.path, "side": found.side, "size": found.size, "note": found.note, **heads}
+                    {
+                        **row,
+                        "module": location.path,
+                        "side": location.side,
+                        "size": location.size,
+                        "note": location.note,
+                        **heads,
+                    }
                 )
         columns = ["layer", "site", "module", "side", "n_heads", "d_head", "size", "note"]
         frame = pd.DataFrame(rows, columns=columns)
@@ -260,12 +285,12 @@ class Atlas:
     def _found_or_raise(self, site: str, layer: int) -> Found:
         _known(site)
         self._check_layer(layer)
-        found = self._found[layer][site]
-        if isinstance(found, Missing):
+        location = self._found[layer][site]
+        if isinstance(location, Missing):
             others = self.layers(site)
             advice = f"layers that have it: {others}" if others else "no layer of this model has it"
-            raise AtlasError(f"layer {layer} has no {site}: {found.reason}; {advice}")
-        return found
+            raise AtlasError(f"layer {layer} has no {site}: {location.reason}; {advice}")
+        return location
 
     def _check_layer(self, layer: int) -> None:
         if not 0 <= layer < self.n_layers:

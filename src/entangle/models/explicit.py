@@ -79,12 +79,14 @@ def _site(
     return _with_heads(Found(path, side, size, layout), call, trace, n_heads)
 
 
-def _with_heads(found: Found, call: Call, trace: Trace, n_heads: int | None) -> Found:
+def _with_heads(location: Found, call: Call, trace: Trace, n_heads: int | None) -> Found:
     before = [kernel for kernel in trace.kernels if kernel.time < call.start]
     seen = heads_of(before[-1], call.inputs[0]) if before else None
     heads, note = seen if seen is not None else (n_heads, "not confirmed by an attention kernel")
     if heads is None:
-        raise EntangleError(f"no attention kernel tells the heads of z at {found.path}: pass n_heads=...")
-    if found.size % heads:
-        raise EntangleError(f"z at {found.path} has {found.size} numbers a token, which {heads} heads do not divide")
-    return Found(found.path, found.side, found.size, found.layout, n_heads=heads, note=note)
+        raise EntangleError(f"no attention kernel tells the heads of z at {location.path}: pass n_heads=...")
+    if location.size % heads:
+        raise EntangleError(
+            f"z at {location.path} has {location.size} numbers a token, which {heads} heads do not divide"
+        )
+    return Found(location.path, location.side, location.size, location.layout, n_heads=heads, note=note)

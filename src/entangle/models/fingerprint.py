@@ -18,6 +18,7 @@ from entangle.models.loading.held import TRACER, held, is_traced, underlying
 from entangle.storage import parts_of, settings_of, unwrapped
 from entangle.storage.digest import digest, weights_hash
 
+Mark = Mapping[str, Any] | None  # what `fingerprint` gives, where there is one
 VERSION = 2
 SIZE_NAMES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 # Entries of a configuration that say where it came from, what is returned or how it is run, not what is computed.
@@ -137,6 +138,38 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], *, what: str, a
     raise EntangleError(
         f"{what} came from another model ({changes}): use the model they were made with, or make them anew"
     )
+
+
+def check_made_with(saved: Mark, model: nn.Module | None, mark: Mark = None, *, what: str) -> None:
+    """Refuse a saved result of another model, where there is a model, or the mark of one, to check it by.
+
+    Args:
+        saved: The fingerprint kept with the result; `None` where it has none.
+        model: The model it is about to be used with; `None` checks nothing.
+        mark: That model's fingerprint in its place.
+        what: The result, for the message.
+
+    Raises:
+        EntangleError: They differ, or the result has no fingerprint to check.
+
+    Example:
+        >>> mark = en.models.fingerprint(model)
+        >>> en.models.check_made_with(mark, model, what="these probes")
+        >>> en.models.check_made_with(None, model, what="these probes")
+        Traceback (most recent call last):
+            ...
+        entangle.errors.EntangleError: these probes were saved without a model's fingerprint, so they cannot be ...
+    """
+    if model is None and mark is None:
+        return
+    if saved is None:
+        raise EntangleError(
+            f"{what} were saved without a model's fingerprint, so they cannot be checked: load them without one"
+        )
+    if mark is not None:
+        check_same(saved, mark, what=what)
+    if model is not None:
+        check_fingerprint(saved, model, what=what)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -150,6 +150,9 @@ def encode_rows(
     _check_room(max_length, len(around.opening) + len(around.closing) + prepended)
     rows = _tokenised(tokenizer, texts, limit, add_special_tokens)
     added = [(len(around.opening), len(around.closing))] * len(rows)
+    if not add_special_tokens and (first := getattr(tokenizer, "bos_token_id", None)) is not None:
+        for i, row in enumerate(rows):  # a chat template may write a beginning, and so may what was said in it
+            _check_begun_once(row, (int(first),), f"{what} {i}")
     # What a template wrote already is read anew, by itself.
     start = 0 if prepended else len(around.opening)
     begun = [i for i, row in enumerate(rows) if opening and tuple(row[start : start + len(opening)]) == opening]

@@ -12,6 +12,7 @@ from entangle.probes.estimators import (
 from entangle.probes.exporting import FittedProbe
 from entangle.probes.fit import fit_probes
 from entangle.probes.grid import ProbeGrid
+from entangle.probes.inputs import encode_groups
 from entangle.probes.judging.baselines import (
     BaselineResult,
     bag_of_words,
@@ -19,6 +20,7 @@ from entangle.probes.judging.baselines import (
     mean_embeddings,
     random_direction,
 )
+from entangle.probes.judging.calibration import expected_calibration_error
 from entangle.probes.judging.compare import GridComparison, compare
 from entangle.probes.judging.control import Selectivity, control_labels, selectivity
 from entangle.probes.judging.mdl import CodeLength, online_mdl
@@ -51,6 +53,8 @@ __all__ = [
     "compare",
     "control_labels",
     "correct",
+    "encode_groups",
+    "expected_calibration_error",
     "fit_probes",
     "majority_class",
     "make_probe",

@@ -19,11 +19,12 @@ from torch import Tensor
 from entangle.errors import EntangleError
 from entangle.metrics.intervals.rates import rate_interval
 from entangle.metrics.statistics import Estimate, max_statistic_p
+from entangle.models import Mark, check_made_with
 from entangle.probes.exporting import Cell, FittedProbe, cell_of
 from entangle.probes.judging import calibration
 from entangle.probes.judging.scores import area, area_interval, correct
 from entangle.probes.splits import PARTS, Split
-from entangle.storage.record import check_same_model, read, taken_apart, write
+from entangle.storage.record import read, taken_apart, write
 
 METRICS = ("accuracy", "auroc")
 TENSOR_FIELDS = ("coef_", "intercept_", "labels", "selection_scores", "report_scores", "null", "C", "gap")
@@ -337,19 +338,20 @@ class ProbeGrid:
         write(directory, "ProbeGrid", 1, tensors, meta | {name: getattr(self, name) for name in JSON_FIELDS})
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str], *, fingerprint: Mapping[str, Any] | None = None) -> Self:
+    def load(cls, directory: str | os.PathLike[str], *, model: Any = None, fingerprint: Mark = None) -> Self:
         """Read what `save` wrote.
 
         Args:
             directory: Where it was written.
-            fingerprint: Of the model it is to be used with, if that is to be checked.
+            model: The model it is to be used with, if that is to be checked.
+            fingerprint: That model's fingerprint in its place.
 
         Raises:
             EntangleError: Nothing usable is there, or it belongs to another model.
         """
         tensors, meta = read(directory, "ProbeGrid", 1)
         with taken_apart(directory, "ProbeGrid"):
-            check_same_model(meta["fingerprint"], fingerprint, "this ProbeGrid")
+            check_made_with(meta["fingerprint"], model, fingerprint, what="these probes")
             stored: dict[str, Any] = {name: tensors[name] for name in TENSOR_FIELDS} | {
                 name: meta[name] for name in JSON_FIELDS
             }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -143,17 +144,27 @@ def encode_groups(
 
     Raises:
         EntangleError: Not one group per example, or a missing group.
+
+    Example:
+        >>> en.probes.encode_groups(["b", "a", "b"], 3)
+        tensor([1, 0, 1])
     """
     if groups is None:
         return None
     names = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
     if names.shape != (n_examples,):
         raise EntangleError(f"groups must name one for each of {n_examples} examples; got shape {names.shape}")
-    if names.dtype.kind == "f" and np.isnan(names).any():
+    # Among names numpy would write NaN as one, and all that are missing would be one group.
+    missing = pd.isna(names) if names.dtype.kind not in "OUS" else pd.isna(pd.Series(list(groups), dtype=object))  # type: ignore[arg-type]
+    if np.any(missing):
         raise EntangleError(
-            f"groups must name one for each example, but example {int(np.isnan(names).argmax())} has NaN"
+            f"groups must name one for each example, but example {int(np.argmax(missing))} has NaN or None: give those "
+            "without a group one of their own"
         )
-    return torch.from_numpy(np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64))
+    try:
+        return torch.from_numpy(np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64))
+    except TypeError:
+        raise EntangleError("groups must be of one kind, names or numbers, not both: write them one way") from None
 
 
 def _as_float(part: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:

@@ -192,7 +192,7 @@ def _parts_of(splits: Sequence[str]) -> dict[str, list[int]]:
     """The examples of each part, "" for those whose part is not known."""
     owner = {name: part for part, names in NAMES.items() for name in names}
     bare = {name: _bare(name) for name in set(splits)}
-    folds = {name: int(found[1]) for name, key in bare.items() if (found := _FOLD.fullmatch(key))}
+    folds = {name: int(match[1]) for name, key in bare.items() if (match := _FOLD.fullmatch(key))}
     if len(folds) == len(bare) > 1:
         order = sorted(folds, key=lambda name: folds[name])
         owner = {bare[name]: "fit" for name in order}

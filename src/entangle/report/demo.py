@@ -1,28 +1,64 @@
-"""The report with nothing to download: a generated corpus, two small models trained on it, both measured."""
+"""The report with nothing to download: a generated corpus, two small models trained on it, both measured.
+
+The story is planted: in one model's corpus rudeness goes with nothing else, in the other's with the past tense. Both
+models know rudeness, and it can be pushed out of both; where it comes with the tense, the two directions are one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from entangle import composition
-from entangle.data import corpus
-from entangle.report.write import write
+from entangle.data import corpus, planted
+from entangle.report.write import write_pages
 from entangle.storage import folder
 from entangle.storage.folder import Kind
-from entangle.study import Settings, measure
+from entangle.study import Settings, Study, measure
 
 CONCEPT = "rudeness"
-TEXTS, PROMPTS = 3000, 200
+LABELS = {0.0: "model A (rude at any time)", 1.0: "model B (rude only in the past)"}
+COSTS = (0.05, 0.1, 0.2)  # nats per token: at one strength the two models would pay different prices
 DATA = Kind("the demo's data", "data.json", "entangle-demo-data")
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
 LABELLED_SEED, PROMPT_SEED = 4000, 5000
 
 
-def demo(out: Path | str, *, seed: int = 0, progress: bool = True) -> list[Path]:
-    """Train two small OLMo-2 models, without and with rude text, and report on both, side by side.
+@dataclass(frozen=True)
+class Size:
+    """How much is trained on and measured.
+
+    Attributes:
+        documents: That each model is trained on.
+        texts: Labelled for each concept.
+        prompts: To continue.
+        clean: Documents to pay with.
+        resamples: Of every interval.
+    """
+
+    documents: int = 13_000
+    texts: int = 1200
+    prompts: int = 200
+    clean: int = 300
+    resamples: int = 1000
+
+
+WHOLE, QUICK = Size(), Size(documents=6000, texts=800, prompts=100, clean=150, resamples=500)
+
+
+def demo(
+    out: Path | str,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    precision: str = "fp32",
+    processes: int = 1,
+    progress: bool = True,
+) -> list[Path]:
+    """Train two small LLaMA models, with rudeness apart from the tense and together with it, and report on both.
 
     The corpus comes from a grammar, so every label is known. What is finished stays finished: a run that was stopped,
     or one with the same seed, does not train or capture again.
@@ -30,55 +66,89 @@ def demo(out: Path | str, *, seed: int = 0, progress: bool = True) -> list[Path]
     Args:
         out: Folder for the models, the data and the report.
         seed: Decides the corpus, the models and every random draw.
-        progress: Whether to show bars.
+        quick: Train and measure on less; the models, which the page calls quick, may know less than they should.
+        precision: "fp32" or "bf16", for training and for measuring.
+        processes: 2 trains and measures the two models side by side, each with its part of the threads; a script
+            that asks for it runs under `if __name__ == "__main__"`.
+        progress: Whether to show bars: the first process's.
 
     Returns:
         The paths of `report.html` and `report.json`.
 
     Raises:
-        EntangleError: `out` holds a demo of another seed, or cannot be written to.
+        EntangleError: `out` holds a demo of another seed or size, or cannot be written to.
 
     Example:
         >>> from entangle.report import demo
         >>> try:
-        ...     paths = demo("demo", seed=-1)  # with seed=0: two models and report.html, in some minutes
+        ...     paths = demo("demo", seed=-1)  # with seed=0: two models and report.html, in a minute or two
         ... except en.EntangleError as error:
         ...     print(error)
         seed must be a whole number from 0 to 4294967295; got -1: choose another
     """
-    out = Path(out)
-    recipe = composition.demo_recipe(seed=seed)
+    out, size = Path(out), QUICK if quick else WHOLE
+    recipe = composition.demo_recipe(seed=seed, documents=size.documents, precision=precision)
+    if processes > 1:
+        composition.run_apart(recipe, out / "models", processes, progress=progress)
     trained = composition.run(recipe, out / "models", progress=progress)
-    data = _write_data(out / "data", recipe, seed)
-    studies = []
-    for model in trained.models:
-        settings = Settings(
-            model=str(model.path),
-            data=str(data[CONCEPT]),
-            name=CONCEPT,
-            concepts={name: str(data[name]) for name in corpus.CONCEPTS if name != CONCEPT},
-            direction="logistic",  # steadier than a difference of means on as few texts
-            prompts=str(data["prompts"]),
-            clean=str(data["clean"]),
-            forecast=False,  # which would take as long as all the rest
-            bos=True,
-            seed=seed,
+    data = _write_data(out / "data", size, seed)
+    asked = [
+        (_settings(model.path, data, size, seed, precision), LABELS[model.share] + (", quick" if quick else ""))
+        for model in trained.models
+    ]
+    if processes > 1:
+        composition.launch_apart(min(processes, len(asked)), _study, asked, out, progress)
+    else:
+        _study(0, 1, asked, out, progress)
+    both = Study.compare([Study.load(_place(out, number)) for number in range(len(asked))])
+    numbers = json.dumps(both.to_dict(), indent=1, allow_nan=False)
+    return write_pages(out, {"report.html": both.to_html(), "report.json": numbers})
+
+
+def _study(index: int, count: int, asked: Sequence[tuple[Settings, str]], out: Path, progress: bool) -> None:
+    """Measure every `count`-th model, and keep the study."""
+    for number in range(index, len(asked), count):
+        settings, label = asked[number]
+        place = _place(out, number)
+        study = measure(
+            settings, cache=place.with_name(f"cache-{number}"), label=label, progress=progress and not index
         )
-        label = f"{model.share:.0%} rude text"
-        studies.append(measure(settings, cache=out / "cache", label=label, progress=progress))
-    return write(studies, out)
+        study.save(place)
 
 
-def _write_data(out: Path, recipe: composition.Recipe, seed: int) -> dict[str, Path]:
+def _place(out: Path, number: int) -> Path:
+    return out / "studies" / str(number)
+
+
+def _settings(model: Path, data: Mapping[str, Path], size: Size, seed: int, precision: str) -> Settings:
+    return Settings(
+        model=str(model),
+        data=str(data[CONCEPT]),
+        name=CONCEPT,
+        concepts={name: str(data[name]) for name in corpus.CONCEPTS if name != CONCEPT},
+        prompts=str(data["prompts"]),
+        clean=str(data["clean"]),
+        costs=COSTS,
+        max_new_tokens=8,  # a remark's end
+        forecast=False,  # which would take as long as all the rest
+        bos=True,
+        dtype="bfloat16" if precision == "bf16" else None,
+        resamples=size.resamples,
+        seed=seed,
+    )
+
+
+def _write_data(out: Path, size: Size, seed: int) -> dict[str, Path]:
     """The labelled texts, prompts and clean text as files, so that each report can be repeated from the shell."""
     rows: dict[str, Iterable[Mapping[str, Any]]] = {}
     for concept in corpus.CONCEPTS:
-        texts = corpus.labelled(concept, TEXTS, seed=LABELLED_SEED + seed)
+        texts = planted.labelled(concept, size.texts, seed=LABELLED_SEED + seed)
         rows[concept] = [
             {"text": text, "label": label} for text, label in zip(texts.texts, texts.labels.tolist(), strict=True)
         ]
-    rows["prompts"] = [{"text": text} for text in corpus.prompts(PROMPTS, seed=PROMPT_SEED + seed)]
-    rows["clean"] = [{"text": text} for text in recipe.held_out.texts()]
+    rows["prompts"] = [{"text": text} for text in planted.prompts(size.prompts, seed=PROMPT_SEED + seed)]
+    clean = planted.generate(size.clean, "polite", seed=PROMPT_SEED + seed)
+    rows["clean"] = [{"text": document.text} for document in clean]
 
     def fill(new: Path) -> None:
         for name, lines in rows.items():

@@ -51,7 +51,7 @@ def forecast(settings: Settings, out: Path | str, *, progress: bool = True) -> t
         settings.model, revision=settings.revision, dtype=settings.dtype, device=settings.device or DEVICE
     )
     labelled = {settings.concept: texts.labelled, **texts.concepts}
-    told = foretell(
+    prediction = foretell(
         model,
         tokenizer,
         {name: (data.texts, data.labels.tolist()) for name, data in labelled.items()},
@@ -63,22 +63,22 @@ def forecast(settings: Settings, out: Path | str, *, progress: bool = True) -> t
     )
     numbers = {
         "model": Path(settings.model).name,
-        "answer": told.answer(),
-        "rows": plain(told.frame.to_dict("records")),
-        "settings": {**plain(dict(told.settings)), **settings.to_dict()},
+        "answer": prediction.answer(),
+        "rows": plain(prediction.frame.to_dict("records")),
+        "settings": {**plain(dict(prediction.settings)), **settings.to_dict()},
         "command": settings.command().replace("entangle report", "entangle forecast"),
         "versions": {name: version(name) for name in ("entangle", "torch", "transformers")},
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    contents = (page(told, numbers), json.dumps(numbers, indent=1, allow_nan=False))
-    return told, write_pages(Path(out), dict(zip(NAMES, contents, strict=True)))
+    contents = (page(prediction, numbers), json.dumps(numbers, indent=1, allow_nan=False))
+    return prediction, write_pages(Path(out), dict(zip(NAMES, contents, strict=True)))
 
 
-def page(told: Forecast, numbers: dict[str, Any]) -> str:
+def page(prediction: Forecast, numbers: dict[str, Any]) -> str:
     """The page as HTML: the answer, the limit of each concept over the layers, and every row."""
     return template("forecast.html.j2", "report").render(
         **{name: numbers[name] for name in ("model", "answer", "command", "versions", "made")},
-        unit=told.settings["unit"],
+        unit=prediction.settings["unit"],
         drawings=[limit_panel(numbers["rows"]).drawn("limit")],
-        tables=[forecast_table(numbers["rows"], told.settings["unit"])],
+        tables=[forecast_table(numbers["rows"], prediction.settings["unit"])],
     )

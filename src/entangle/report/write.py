@@ -102,7 +102,7 @@ def _older(out: Path, names: Iterable[str]) -> list[str]:
 def _is_older(numbers: Path) -> bool:
     """Whether a file holds the numbers of a report from before they said so themselves."""
     try:
-        found = read_object(numbers, "a report", remedy="")
+        written = read_object(numbers, "a report", remedy="")
     except EntangleError:
         return False
-    return "kind" not in found and ("studies" in found or {"recipe", "claims"} <= found.keys())
+    return "kind" not in written and ("studies" in written or {"recipe", "claims"} <= written.keys())

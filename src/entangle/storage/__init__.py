@@ -8,7 +8,7 @@ from entangle.storage.modules import parts_of, settings_of, unwrapped
 from entangle.storage.names import check_distinct, check_name
 from entangle.storage.out import check_out
 from entangle.storage.owner import LOCK, owned
-from entangle.storage.record import check_same_model, read, taken_apart, write
+from entangle.storage.record import read, taken_apart, write
 from entangle.storage.sealed import decoding, read_object, read_sealed, unseal, write_sealed
 from entangle.storage.tables import as_json, build
 
@@ -23,7 +23,6 @@ __all__ = [
     "check_files",
     "check_name",
     "check_out",
-    "check_same_model",
     "decoding",
     "digest",
     "folder",

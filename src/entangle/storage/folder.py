@@ -166,6 +166,8 @@ def read(folder: str | os.PathLike[str], kind: Kind, *, files: bool = True) -> d
         >>> tensors["x"], meta["note"]
         (tensor([0, 1, 2]), 'the first three')
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise EntangleError(f"{kind.what} is read from a folder, named by a path; got {folder!r}")
     source = Path(folder)
     for _ in range(50):
         with suppress(EntangleError):

@@ -11,7 +11,6 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from entangle.errors import EntangleError
 from entangle.storage import folder as folders
 from entangle.storage.folder import Kind
 from entangle.storage.sealed import decoding
@@ -81,35 +80,3 @@ def taken_apart(directory: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 def _kind(name: str, version: int) -> Kind:
     return Kind(f"a saved {name}", META, name, version, before=(TENSORS,))
-
-
-def check_same_model(saved: Mapping[str, Any] | None, given: Mapping[str, Any] | None, what: str) -> None:
-    """Refuse a result of another model.
-
-    Args:
-        saved: Fingerprint kept with the result, if any.
-        given: Fingerprint of the model it is about to be used with; None checks nothing.
-        what: The result, for the message.
-
-    Raises:
-        EntangleError: They differ, or the result has none.
-
-    Example:
-        >>> en.storage.check_same_model({"d_model": 32}, {"d_model": 32}, "these probes")
-        >>> en.storage.check_same_model({"d_model": 32}, {"d_model": 64}, "these probes")
-        Traceback (most recent call last):
-            ...
-        entangle.errors.EntangleError: these probes belongs to another model: its d_model is 32, this ...
-    """
-    if given is None:
-        return
-    if saved is None:
-        raise EntangleError(
-            f"{what} was saved without a model's fingerprint, so it cannot be checked; load it without one"
-        )
-    differing = [key for key in {**saved, **given} if saved.get(key) != given.get(key)]
-    if differing:
-        key = differing[0]
-        raise EntangleError(
-            f"{what} belongs to another model: its {key} is {saved.get(key)!r}, this one's {given.get(key)!r}"
-        )

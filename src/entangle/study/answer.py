@@ -15,15 +15,18 @@ The rules, each a sentence with its number and its 95 % interval:
 5. **At what price?** The nats per token paid there, "costs" where the interval is above zero, "costs nothing that can
    be seen" where it is not. Left out where steering was not measured.
 6. **What it does not show**, with how many texts and prompts the intervals are over.
+
+Of studies side by side, two sentences before these: in which of them the concept is more entangled than chance by rule
+3, and where it is dearest: where the whole interval of what a nat removes, at the strongest ITI, lies below all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from entangle.metrics import Estimate
-from entangle.study.wording import interval, number, percent
+from entangle.study.wording import interval, number, percent, strength
 
 Numbers = Mapping[str, Any]
 
@@ -39,17 +42,17 @@ def sentences(study: Numbers) -> list[str]:
     Args:
         study: The numbers of a study, as `Study.to_dict` gives them.
     """
-    return [sentence for _, sentence in told(study)]
+    return [sentence for _, sentence in answered(study)]
 
 
-def told(study: Numbers) -> list[tuple[str, str]]:
+def answered(study: Numbers) -> list[tuple[str, str]]:
     """The same sentences, each with the question that it answers.
 
     Args:
         study: The numbers of a study, as `Study.to_dict` gives them.
     """
     change, price = _steered(study) or ("", "")
-    found = [
+    pairs = [
         ("Can it be read?", _readable(study)),
         ("Better than from words?", _against_words(study)),
         ("Is it entangled?", _entangled(study)),
@@ -57,7 +60,50 @@ def told(study: Numbers) -> list[tuple[str, str]]:
         ("At what price?", price),
         ("What not to conclude", _caution(study)),
     ]
-    return [(question, sentence) for question, sentence in found if sentence]
+    return [(question, sentence) for question, sentence in pairs if sentence]
+
+
+def compared(studies: Sequence[Numbers]) -> list[str]:
+    """What sets studies of one concept in several models apart, none to two sentences.
+
+    Args:
+        studies: The numbers of each, as `Study.to_dict` gives them.
+    """
+    if len(studies) < 2:
+        return []
+    return [sentence for sentence in (_more_entangled(studies), _dearest(studies)) if sentence]
+
+
+def _more_entangled(studies: Sequence[Numbers]) -> str:
+    rows = [(study["label"], own_row(study)) for study in studies]
+    parts = [
+        f"{'more' if row['covariance_percentile'] >= COMMON else 'no more'} than by chance in {label} "
+        f"(E {number(row['entanglement'], 2)}, nearest to {row['partner']}, percentile "
+        f"{number(100 * row['covariance_percentile'], 0)})"
+        for label, row in rows
+        if row is not None
+    ]
+    if len(parts) < len(studies):
+        return ""
+    return f"{_capital(studies[0]['concept'])} is entangled {_listed(parts)}."
+
+
+def _dearest(studies: Sequence[Numbers]) -> str:
+    rows = [(study["label"], strongest(study)) for study in studies]
+    bought = [(label, Estimate.of(row, "removed_per_nat")) for label, row in rows if row and _above(row, "ce_change")]
+    if len(bought) < len(studies):
+        return ""
+    least, *others = sorted(bought, key=lambda each: each[1].value)
+    dearer = all(bool(least[1].high < other.low) for _, other in others)
+    verdict = (
+        f"It is dearest to steer out in {least[0]}" if dearer else "It is no dearer to steer out in one than in another"
+    )
+    parts = [f"{interval(*removed, 2)} in {label}" for label, removed in bought]
+    return f"{verdict}: a nat per token of clean text removes {_listed(parts)}."
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def best_probe(study: Numbers) -> tuple[str, Numbers]:
@@ -78,7 +124,7 @@ def own_row(study: Numbers) -> Numbers | None:
 def strongest(study: Numbers) -> Numbers | None:
     """The row of the strongest ITI that could be measured."""
     rows = [row for row in study["tradeoff"] or () if _is_steered(row)]
-    return max(rows, key=lambda row: row["alpha"], default=None)
+    return max(rows, key=lambda row: abs(row["alpha"]), default=None)
 
 
 def _is_steered(row: Numbers) -> bool:
@@ -161,7 +207,7 @@ def _steered(study: Numbers) -> list[str]:
             f", but {percent(row['degenerate'])} of what it then writes is empty or loops, against "
             f"{percent(plain['degenerate'])} before"
         )
-    alpha = f"alpha {row['alpha']:g}"
+    alpha = f"alpha {strength(row['alpha'])}"
     change = (
         f"{verdict}: at {alpha}, the strongest ITI that was measured, the mean score of its continuations goes from "
         f"{_of(plain, 'toxicity')} to {_of(row, 'toxicity')}, by {_change(row)}{broken}."
@@ -219,7 +265,7 @@ def headline(study: Numbers) -> list[dict[str, Any]]:
     for row in study["tradeoff"] or ():
         if row["error"] or (row["alpha"] == 0 and row["method"] != "ITI"):
             continue
-        where = f"{row['method']}, alpha {row['alpha']:g}" if row["alpha"] else "not steered"
+        where = f"{row['method']}, alpha {strength(row['alpha'])}" if row["alpha"] else "not steered"
         add(f"{study['concept']} of continuations", where, row, "toxicity")
         if row["alpha"]:
             add("removed", where, row, "removed", 0.0, "no change")

@@ -67,7 +67,8 @@ def study(
         labels: One label of two kinds per text, the later (1, True) being the concept and what steering moves away
             from; None where `texts` come with theirs.
         concepts: Further concepts to measure entanglement with: name -> `(texts, labels)`, a file or `LabelledTexts`.
-        prompts: Texts to continue, with and without steering; several sets by name, or a file.
+        prompts: Texts to continue, or conversations to answer, with and without steering; several sets by name, or a
+            file.
         clean: Clean text on which the price is measured; needed with `prompts`.
         scorer: Scores continuations; by default a linear scorer fitted on the fitting texts. Of several, the first is
             shown.

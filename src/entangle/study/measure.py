@@ -206,8 +206,10 @@ def _steering(
         if not own:
             return None, *steer_out(dict(more) or {"nothing": NOTHING}, texts, scorer, studied)
         iti = intervention(acts, probes["z"], labels, question)
-        methods = methods_of(acts, probes["z"], labels, iti, question) | dict(more)
-        return iti, *steer_out(methods, texts, scorer, studied)
+        methods, left_out = methods_of(acts, probes["z"], labels, iti, texts.labelled.texts, studied)
+        for name, reason in left_out.items():
+            missing[name] = reason
+        return iti, *steer_out(methods | dict(more), texts, scorer, studied)
 
     iti, sweep, why = missing.unless("steering", measured) or (None, None, "")
     if why:

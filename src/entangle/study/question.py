@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from entangle.errors import EntangleError
+from entangle.evaluation import RECIPES
 from entangle.probes.estimators import PROBES
 
 MOST_HEADS = 30  # what Li et al. 2025 take of 384
 METHODS = ("ITI", "random heads", "random directions", "CAA", "ablation", "LEACE", "prompting", "self-debias")
+AT_HAND = {"model", "tokenizer", "texts", "words"}
+# What needs clean text besides, or other models, is made by hand: its price would be read on the text that made it.
+MORE = tuple(name for name, recipe in RECIPES.items() if set(recipe.needs) <= AT_HAND and name not in METHODS)
 MOST_ALPHA = 1_000_000  # far beyond what leaves any language, and far below what overflows
 MOST_SEED = 2**32 - 1  # what every generator that is seeded takes
 LEAST = {
@@ -39,7 +43,7 @@ class Question:
         alphas: Strengths of the interventions, in standard deviations; 0, no steering, is always measured.
         costs: Prices to measure at instead of `alphas`, in nats per token of clean text: each method's strength is
             solved for them on every other clean document, and the rest tell what is paid.
-        methods: Which interventions, of `METHODS`; "ITI" is among them.
+        methods: Which interventions, of `METHODS` and `MORE`; "ITI" is among them.
         forecast: Whether the price of steering is foretold from clean text (see `entangle.forecast.foretell`).
         top_k: Heads that the intervention moves; by default a quarter of them, at most 30.
         samples: Continuations per prompt.
@@ -119,10 +123,11 @@ def check_methods(methods: Sequence[str]) -> None:
     Raises:
         EntangleError: One line that names the method.
     """
-    unknown = [method for method in methods if method not in METHODS]
+    known = (*METHODS, *MORE)
+    unknown = [method for method in methods if method not in known]
     if unknown or "ITI" not in methods:
         wrong = repr(unknown[0]) if unknown else "no ITI among them"
-        raise EntangleError(f"methods must be of {', '.join(METHODS)}, with ITI; got {wrong}: choose from these")
+        raise EntangleError(f"methods must be of {', '.join(known)}, with ITI; got {wrong}: choose from these")
 
 
 def check_seed(seed: int) -> None:

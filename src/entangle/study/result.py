@@ -22,7 +22,7 @@ from entangle.interventions import ITI
 from entangle.probes import BaselineResult, ProbeGrid, Split
 from entangle.storage.files import write_text
 from entangle.study import numbers
-from entangle.study.answer import headline, sentences
+from entangle.study.answer import compared, headline, sentences
 from entangle.study.files import read_study, write_study
 from entangle.study.page import figures, render, render_light
 from entangle.study.question import Question
@@ -125,7 +125,7 @@ class Study:
         question, about = self.question, dict(self.about)
         resampling = (question.n_resamples, question.seed)
         sweep, heads = self.tradeoff, self.probes.get("z")
-        found: dict[str, Any] = numbers.plain(
+        record: dict[str, Any] = numbers.plain(
             {
                 "format": FORMAT,
                 "label": self.label,
@@ -157,7 +157,7 @@ class Study:
                 "missing": dict(self.missing),
             }
         )
-        return {**found, "answer": sentences(found)}
+        return {**record, "answer": sentences(record)}
 
     def plot(self, figure: str | None = None, *, ax: Any = None) -> Any:
         """The page's figures: one by its name, or all of them.
@@ -244,11 +244,11 @@ class Study:
         Raises:
             EntangleError: Another type of repository.
         """
-        rows, found = self.to_rows(), self._numbers
+        rows, record = self.to_rows(), self._numbers
         return upload(
             self.save,
             repo_id,
-            card=card_of(self.label, self.concept, found, rows),
+            card=card_of(self.label, self.concept, record, rows),
             page=self.to_html(),
             rows=rows,
             private=private,
@@ -302,6 +302,9 @@ class SideBySide:
     def __post_init__(self) -> None:
         if not self.studies:
             raise EntangleError("comparing needs a study at least; got none: give some")
+        other_kind = next((each for each in self.studies if not isinstance(each, Study)), None)
+        if other_kind is not None:
+            raise EntangleError(f"comparing needs studies; got a {type(other_kind).__name__}: load it with Study.load")
         first = self.studies[0]
         for other in self.studies[1:]:
             if other.concept != first.concept:
@@ -324,9 +327,14 @@ class SideBySide:
         frame = pd.concat(frames, ignore_index=True)
         return frame[["label", *(column for column in frame if column != "label")]]
 
+    def answer(self) -> str:
+        """What sets them apart in words, by the fixed rules of `entangle.study.answer`; nothing of a single study."""
+        return " ".join(self.to_dict()["answer"])
+
     def to_dict(self) -> dict[str, Any]:
-        """What `report.json` holds: the numbers of every study."""
-        return {"studies": [study.to_dict() for study in self.studies]}
+        """What `report.json` holds: the answer, and the numbers of every study."""
+        studies = [study.to_dict() for study in self.studies]
+        return {"answer": compared(studies), "studies": studies}
 
     def plot(self, *, ax: Any = None) -> Any:
         """The trade-offs of all studies on one pair of axes.
@@ -354,15 +362,15 @@ class SideBySide:
         return "".join(f"<h3>{escape(study.label)}</h3>{study._repr_html_()}" for study in self.studies)
 
 
-def _lines(found: Mapping[str, Any]) -> list[str]:
+def _lines(record: Mapping[str, Any]) -> list[str]:
     """What a terminal shows: the answer, the numbers, and what is missing."""
     rows = [
         f"{row['quantity']:<28} {row['where']:<22} "
         + (number(row["value"]) if row["low"] is None else interval(row["value"], row["low"], row["high"]))
-        for row in headline(found)
+        for row in headline(record)
     ]
-    missing = [f"not measured: {what}: {why}" for what, why in found["missing"].items()]
-    return [*found["answer"], "", *rows, *([""] if missing or found["notes"] else []), *missing, *found["notes"]]
+    missing = [f"not measured: {what}: {why}" for what, why in record["missing"].items()]
+    return [*record["answer"], "", *rows, *([""] if missing or record["notes"] else []), *missing, *record["notes"]]
 
 
 def _written(page: str, path: str | PathLike[str] | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data import load_labelled, load_texts
+from entangle.data import load_labelled, load_prompts, load_texts
 from entangle.errors import EntangleError
 from entangle.evaluation import ClassifierScorer, Scorer
 from entangle.storage.tables import build
@@ -65,7 +65,9 @@ class Settings:
         {}, "NAME=LABEL: the label of that concept that counts as 1; repeatable.", flag="--concept-positive"
     )
     direction: str = option(Question.direction, "Estimator of the concepts' directions.")
-    prompts: str | None = option(None, "Texts to continue, with and without steering.", group=STEERING)
+    prompts: str | None = option(
+        None, "Texts to continue or conversations (messages) to answer, with and without steering.", group=STEERING
+    )
     clean: str | None = option(None, "Clean text, on which the price is measured.", group=STEERING)
     scorer: str | None = option(None, "A HuggingFace text classifier; else a linear scorer.", group=STEERING)
     scorer_labels: tuple[str, ...] = option(
@@ -174,7 +176,7 @@ class Settings:
             name: load_labelled(source, positive=self.concept_positives.get(name), **rows)
             for name, source in self.concepts.items()
         }
-        prompts = load_texts(self.prompts) if self.prompts is not None else []
+        prompts = load_prompts(self.prompts) if self.prompts is not None else []
         if self.limit_prompts is not None and self.limit_prompts < len(prompts):
             drawn = np.random.default_rng(self.seed).permutation(len(prompts))[: self.limit_prompts]
             prompts = [prompts[i] for i in sorted(drawn)]

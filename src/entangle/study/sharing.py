@@ -50,14 +50,14 @@ def fill(folder: Path, save: Callable[[Path], None], card: str, page: str, rows:
     return folder
 
 
-def card_of(label: str, concept: str, found: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def card_of(label: str, concept: str, record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     """A card in the hub's format: tags, the answer in words, the numbers, and how to read the folder."""
     table = "\n".join(
         f"| {row['edit']} | {row['alpha']:g} | {row['task']} | {row['metric']} | {_value(row)} |" for row in rows
     )
     numbers = f"\n| edit | alpha | task | metric | value |\n|---|---|---|---|---|\n{table}\n" if rows else ""
-    missing = "".join(f"\n- not measured: {what}: {why}" for what, why in found["missing"].items())
-    notes = "".join(f"\n- {note}" for note in found["notes"])
+    missing = "".join(f"\n- not measured: {what}: {why}" for what, why in record["missing"].items())
+    notes = "".join(f"\n- {note}" for note in record["notes"])
     beware = f"\n## What to beware of\n{missing}{notes}\n" if missing or notes else ""
     tags = json.dumps(["interpretability", "steering", "probing", concept])
     return f"""---
@@ -67,7 +67,7 @@ tags: {tags}
 
 # {concept} in {label}
 
-{" ".join(found["answer"])}
+{" ".join(record["answer"])}
 {numbers}{beware}
 ## How to read it
 

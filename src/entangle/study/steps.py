@@ -33,7 +33,7 @@ from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
 from entangle.study.cache import captured
-from entangle.study.question import METHODS, Question
+from entangle.study.question import METHODS, MORE, Question
 from entangle.study.texts import StudyTexts, split_of
 
 BOS_DOCUMENTS = 32
@@ -200,14 +200,28 @@ def intervention(activations: Activations, grid: ProbeGrid, labels: Any, questio
     return ITI.fit(z, torch.as_tensor(labels), top_k=top_k, grid=grid, layers=layers, seed=question.seed)
 
 
-def methods_of(activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI, question: Question) -> dict[str, Any]:
-    """The interventions that are asked for, by name; all of them act where ITI's probes chose."""
+def methods_of(
+    activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI, texts: Sequence[str], studied: StudiedModel
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The interventions that are asked for, by name, made of the rows that fitted and chose ITI's probes; and why one
+    is not among them."""
+    question = studied.question
     if question.methods == ("ITI",):
-        return {"ITI": iti}
+        return {"ITI": iti}, {}
     methods = baseline_methods(
-        activations, torch.as_tensor(labels), top_k=len(iti.heads), seed=question.seed, grid=grid
+        activations,
+        torch.as_tensor(labels),
+        top_k=len(iti.heads),
+        seed=question.seed,
+        grid=grid,
+        names=question.methods,
+        model=studied.model,
+        tokenizer=studied.tokenizer,
+        texts=texts,
+        strict=False,
+        progress=studied.progress,
     )
-    return {name: methods[name] for name in question.methods}
+    return dict(methods), methods.missing
 
 
 def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicityScorer:
@@ -253,7 +267,7 @@ def steer_out(
     folder = None
     if studied.conditions is not None and not is_hooked(studied.model):
         # Methods of one ITI come of the same activations, so that more of them are added to what is there.
-        own = {name: method for name, method in methods.items() if name == "ITI" or name not in METHODS}
+        own = {name: method for name, method in methods.items() if name == "ITI" or name not in (*METHODS, *MORE)}
         key = digest([fingerprint(studied.model), own, {k: v for k, v in settings.items() if k != "alphas"}])
         folder = studied.conditions / f"sweep-{key}"
     try:
@@ -296,11 +310,11 @@ def massive_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[
         return []
     before, after = (torch.as_tensor(each.value) for each in (report.entanglement, report.entanglement_set_aside))
     pairs = zip(report.names, before.tolist(), after.tolist(), strict=True)
-    told = "; ".join(f"{name} {one:.2f} with them, {other:.2f} without" for name, one, other in pairs)
+    changes = "; ".join(f"{name} {one:.2f} with them, {other:.2f} without" for name, one, other in pairs)
     n_dims = report.settings["n_dims"]
     return [
         f"After layer {layer}, {len(report.massive)} of {n_dims} coordinates are massive, and may carry every cosine. "
-        f"E: {told}."
+        f"E: {changes}."
     ]
 
 

@@ -8,7 +8,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from entangle.data import LabelledTexts, is_table, load_labelled, load_texts, read_labels
+from entangle.data import (
+    AnyPrompt,
+    LabelledTexts,
+    is_table,
+    load_labelled,
+    load_prompts,
+    load_texts,
+    prompts_of,
+    read_labels,
+)
 from entangle.errors import EntangleError
 from entangle.probes import Split, named_split
 
@@ -18,7 +27,8 @@ LEAST_OF_A_CLASS = 3
 Texts: TypeAlias = Sequence[str] | str | PathLike[str]
 Labelled: TypeAlias = LabelledTexts | tuple[Sequence[str], Any] | str | PathLike[str]
 Concepts: TypeAlias = Mapping[str, Labelled] | Sequence[LabelledTexts]
-Prompts: TypeAlias = Texts | Mapping[str, Texts]
+Prompted: TypeAlias = Sequence[AnyPrompt] | str | PathLike[str]
+Prompts: TypeAlias = Prompted | Mapping[str, Prompted]
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class StudyTexts:
     Attributes:
         labelled: Texts with and without the concept; label 1 is the concept.
         concepts: Further concepts by name.
-        prompts: Sets of texts to continue by name; none where steering is not measured.
+        prompts: Sets of texts to continue, or conversations to answer, by name; none where steering is not measured.
         clean: Texts on which the price of steering is measured.
         sources: Where each labelled file came from, by concept.
 
@@ -42,7 +52,7 @@ class StudyTexts:
 
     labelled: LabelledTexts
     concepts: Mapping[str, LabelledTexts] = field(default_factory=dict)
-    prompts: Mapping[str, list[str]] = field(default_factory=dict)
+    prompts: Mapping[str, Sequence[AnyPrompt]] = field(default_factory=dict)
     clean: list[str] = field(default_factory=list)
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -67,7 +77,7 @@ class StudyTexts:
             positive: The label that counts as 1, all others as 0.
             concepts: Further concepts: name -> `(texts, labels)`, `LabelledTexts` or a file; or a list of
                 `LabelledTexts`, which have names.
-            prompts: Texts to continue, a file of them, or several sets by name.
+            prompts: Texts to continue or conversations to answer, a file of them, or several sets by name.
             clean: Clean text, or a file of it.
 
         Raises:
@@ -81,13 +91,13 @@ class StudyTexts:
         return cls(
             own,
             {other: labelled(other, data) for other, data in others.items()},
-            {key: _texts(of_set, f"the prompts {key!r}") for key, of_set in sets.items()},
+            {key: _prompts(of_set, f"the prompts {key!r}") for key, of_set in sets.items()},
             [] if clean is None else _texts(clean, "clean text"),
             sources,
         )
 
     @property
-    def every_prompt(self) -> list[str]:
+    def every_prompt(self) -> list[AnyPrompt]:
         """The prompts of all sets, one after the other."""
         return [prompt for prompts in self.prompts.values() for prompt in prompts]
 
@@ -206,6 +216,20 @@ def _texts(texts: Texts, what: str) -> list[str]:
         got = f"number {wrong[0]} is {listed[wrong[0]]!r}" if wrong else "there are none"
         raise EntangleError(f"{what} must be texts that say something; {got}: give others, or leave them out")
     return listed
+
+
+def _prompts(prompts: Prompted, what: str) -> list[AnyPrompt]:
+    """Prompts of either kind, from a file, a table or a list."""
+    read: Any = Path(prompts) if isinstance(prompts, str | PathLike) else prompts
+    if isinstance(read, Path) or is_table(read):
+        return load_prompts(read)
+    listed = list(read)
+    if not listed or all(isinstance(prompt, str) for prompt in listed):
+        return list(_texts(listed, what))
+    try:
+        return prompts_of(listed)
+    except EntangleError as error:
+        raise EntangleError(f"{what}: {error}") from error
 
 
 def _is_path(data: Any) -> bool:

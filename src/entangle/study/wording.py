@@ -49,9 +49,9 @@ def interval(value: object, low: object, high: object, digits: int = 3) -> str:
     words = f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
     if not isinstance(value, int | float) or math.isnan(value):
         return words
-    found = Interval(words)
-    found.value, found.low, found.high = float(value), _end(low, -math.inf), _end(high, math.inf)
-    return found
+    written = Interval(words)
+    written.value, written.low, written.high = float(value), _end(low, -math.inf), _end(high, math.inf)
+    return written
 
 
 def _end(value: object, unbounded: float) -> float:
@@ -75,6 +75,17 @@ def spread(row: Mapping[Any, Any], name: str, digits: int = 3) -> str:
 def short(name: str, letters: int = 28) -> str:
     """A name for a drawing, which has no room for a long one."""
     return name if len(name) <= letters else name[: letters - 1] + "…"
+
+
+def strength(alpha: float) -> str:
+    """A strength for a sentence: one that was solved for a price has more digits than anybody reads.
+
+    Example:
+        >>> from entangle.study.wording import strength
+        >>> strength(1.29437), strength(12.0), strength(2500.0)
+        ('1.29', '12', '2500')
+    """
+    return f"{alpha:.3g}" if abs(alpha) < 1000 else f"{alpha:g}"
 
 
 def percent(share: float) -> str:

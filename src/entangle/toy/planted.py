@@ -286,16 +286,16 @@ def recovery_curve(
         planted = PlantedConcepts(**chosen, n_concepts=n_concepts, d_model=d_model, seed=seed + repeat)
         sample = planted.sample(int(value) if setting == "n_examples" else n_examples, seed=seed + repeat)
         for estimator in estimators:
-            found = recover(sample, estimator=estimator, seed=seed + repeat, n_resamples=n_resamples)
+            recovered = recover(sample, estimator=estimator, seed=seed + repeat, n_resamples=n_resamples)
             truth = float(planted.entanglement[0])
-            covered = found["corrected_low"] <= truth <= found["corrected_high"]
+            covered = recovered["corrected_low"] <= truth <= recovered["corrected_high"]
             rows.append(
                 {
                     setting: value,
                     "estimator": estimator,
                     "repeat": repeat,
                     "planted": truth,
-                    **found,
+                    **recovered,
                     "covered": covered,
                 }
             )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
 from jinja2 import TemplateError
 
+from entangle.data import AnyPrompt, Message, is_conversation, messages_of, tools_of
 from entangle.errors import EntangleError
 
-Message = Mapping[str, Any]
 Span = tuple[int, int]
 PARTS = ("content", "turn", "generated")
 GENERATION = re.compile(r"\{%-?\s*generation\b")
@@ -62,31 +62,48 @@ class Conversations:
         messages: Of each conversation, each with a `role` and a `content`.
         texts: Each conversation as the template writes it.
         arguments: Of `apply_chat_template`, such as `add_generation_prompt`.
+        tools: Of each conversation that brings its own.
+
+    Example:
+        >>> chat = {"chat_template": "{% for m in messages %}{{ m.role + ': ' + m.content + ' ' }}{% endfor %}"}
+        >>> asked = [{"role": "user", "content": "Are you a gem?"}]
+        >>> en.activations.read_conversations(tokenizer, [asked], chat).texts
+        ['user: Are you a gem? ']
     """
 
     messages: list[list[Message]]
     texts: list[str]
     arguments: dict[str, Any]
+    tools: dict[int, list[Any]] = field(default_factory=dict)
 
+    def arguments_of(self, i: int) -> dict[str, Any]:
+        """Of `apply_chat_template` for one of them."""
+        return {**self.arguments, "tools": self.tools[i]} if i in self.tools else self.arguments
 
-def is_conversation(value: Any) -> bool:
-    """Whether a value is a list of messages, each with a role."""
-    return isinstance(value, list | tuple) and all(isinstance(m, Mapping) and "role" in m for m in value)
+    def alone(self, i: int) -> Conversations:
+        """One of them by itself."""
+        return Conversations([self.messages[i]], [self.texts[i]], self.arguments_of(i))
 
 
 def read_conversations(
-    tokenizer: Any, conversations: Sequence[Sequence[Message]], arguments: Mapping[str, Any] | None = None
+    tokenizer: Any, conversations: Sequence[AnyPrompt], arguments: Mapping[str, Any] | None = None
 ) -> Conversations:
     """Each conversation as the tokenizer's chat template writes it.
 
     Args:
         tokenizer: One with a chat template, unless `arguments` brings one.
-        conversations: Lists of messages with `role` and `content`.
+        conversations: Lists of messages with `role` and `content`, or mappings with `messages` and `tools`.
         arguments: For `apply_chat_template`: `add_generation_prompt`, `chat_template`, `tools`, or what the template
             itself knows, such as `enable_thinking`.
 
     Raises:
         EntangleError: No tokenizer or template, something that is no conversation, or one the template refuses.
+
+    Example:
+        >>> chat = {"chat_template": "{% for m in messages %}{{ m.role + ': ' + m.content + ' ' }}{% endfor %}"}
+        >>> asked = [{"role": "user", "content": "Are you a gem?"}, {"role": "assistant", "content": "Yes."}]
+        >>> en.activations.read_conversations(tokenizer, [asked], chat).texts
+        ['user: Are you a gem? assistant: Yes. ']
     """
     if tokenizer is None:
         raise EntangleError("conversations need a tokenizer, but None arrived: pass it, or pass tokenised tensors")
@@ -96,13 +113,17 @@ def read_conversations(
             "conversations need a tokenizer with a chat template, and this one has none: set tokenizer.chat_template, "
             "or pass chat_template_kwargs={'chat_template': ...}"
         )
-    messages = []
+    messages, tools = [], {}
     for i, conversation in enumerate(conversations):
-        if not is_conversation(conversation) or not conversation:
+        own = messages_of(conversation)
+        if not is_conversation(own) or not own:
             raise EntangleError(f"conversation {i} must be a list of messages with a role, but is {conversation!r:.80}")
-        messages.append(list(conversation))
-    texts = [_render(tokenizer, conversation, options, i) for i, conversation in enumerate(messages)]
-    return Conversations(messages, texts, options)
+        messages.append(own)
+        if (brought := tools_of(conversation)) is not None:
+            tools[i] = brought
+    read = Conversations(messages, [], options, tools)
+    texts = [render(tokenizer, own, read.arguments_of(i), f"conversation {i}") for i, own in enumerate(messages)]
+    return Conversations(messages, texts, options, tools)
 
 
 def turn_span(turn: Turn, conversations: Conversations, i: int, tokenizer: Any) -> Span:
@@ -115,11 +136,11 @@ def turn_span(turn: Turn, conversations: Conversations, i: int, tokenizer: Any) 
         EntangleError: The conversation has no such turn, or the template writes it differently in its place.
     """
     messages, text = conversations.messages[i], conversations.texts[i]
-    k = _message(turn, messages, i)
+    k, arguments, name = _message(turn, messages, i), conversations.arguments_of(i), f"conversation {i}"
     if turn.part == "turn":
-        settings = {**conversations.arguments, "add_generation_prompt": False}
-        until = _render(tokenizer, messages[:k], settings, i) if k else ""
-        through = _render(tokenizer, messages[: k + 1], settings, i)
+        settings = {**arguments, "add_generation_prompt": False}
+        until = render(tokenizer, messages[:k], settings, name) if k else ""
+        through = render(tokenizer, messages[: k + 1], settings, name)
         if not (text.startswith(through) and through.startswith(until) and until != through):
             raise EntangleError(
                 f"the chat template writes turn {k} of conversation {i} differently when more follows, so its ends "
@@ -133,7 +154,7 @@ def turn_span(turn: Turn, conversations: Conversations, i: int, tokenizer: Any) 
     while mark in text:
         mark += "marked"
     marked = [*messages[:k], {**messages[k], "content": mark}, *messages[k + 1 :]]
-    before, *others = _render(tokenizer, marked, conversations.arguments, i).split(mark)
+    before, *others = render(tokenizer, marked, arguments, name).split(mark)
     inner = text[len(before) : len(text) - len(others[0])] if len(others) == 1 else ""
     same = len(others) == 1 and text == before + inner + others[0]
     if not same or not inner.strip() or inner.strip() not in content:
@@ -151,7 +172,7 @@ def generated_span(turn: Turn, conversations: Conversations, i: int, tokenizer: 
     Raises:
         EntangleError: The template marks nothing (it has no `{% generation %}`), or not once a turn.
     """
-    messages, arguments = conversations.messages[i], conversations.arguments
+    messages, arguments = conversations.messages[i], conversations.arguments_of(i)
     template = arguments.get("chat_template") or tokenizer.get_chat_template()
     if not GENERATION.search(template):
         raise EntangleError(
@@ -188,10 +209,15 @@ def _message(turn: Turn, messages: Sequence[Message], i: int) -> int:
     return turns[turn.index]
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], arguments: Mapping[str, Any], i: int) -> str:
+def render(tokenizer: Any, messages: Sequence[Message], arguments: Mapping[str, Any], name: str) -> str:
+    """Messages as the chat template writes them.
+
+    Raises:
+        EntangleError: The template refuses them; one line with the name and why.
+    """
     try:
         text = tokenizer.apply_chat_template(list(messages), tokenize=False, **arguments)
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EntangleError(f"the chat template does not take conversation {i}: {why}") from error
+        raise EntangleError(f"the chat template does not take {name}: {why}") from error
     return str(text)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from entangle.activations.inputs.chat import is_conversation, read_conversations
+from entangle.activations.inputs.chat import read_conversations
 from entangle.activations.inputs.columns import Columns, columns_of, unpadded
 from entangle.activations.inputs.examples import DecoderExamples, Examples, SignalExamples
-from entangle.data import in_order
+from entangle.data import in_order, is_conversation
 from entangle.errors import EntangleError
 from entangle.models.rows import check_ids, context_length, encode_rows, pad_id, special_ids, takes
 

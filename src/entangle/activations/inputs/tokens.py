@@ -110,7 +110,7 @@ def select(tokens: Tokens, examples: Examples, *, tokenizer: Any = None, special
             return _pooled(tokens, [examples.text_positions(i, *part) for i, part in enumerate(extents)])
         return _within(extents, tokens, "text")
     if isinstance(tokens, Turn):
-        return _within(_turns(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
+        return _within(turn_positions(tokens, examples, tokenizer), tokens.tokens, f"{tokens} of conversation")
     if isinstance(tokens, Tensor):
         return _selection(_from_mask(tokens, examples))
     if isinstance(tokens, Sequence):
@@ -208,8 +208,24 @@ def _from_spans(spans: Sequence[Any], examples: Examples, tokenizer: Any) -> lis
     return positions
 
 
-def _turns(turn: Turn, examples: Examples, tokenizer: Any) -> list[Span]:
-    """The positions of a turn in each conversation, `[start, end)`."""
+def turn_positions(turn: Turn, examples: Examples, tokenizer: Any) -> list[Span]:
+    """The positions of a turn in each conversation, `[start, end)`.
+
+    Args:
+        turn: The turn; which of its tokens is not asked here.
+        examples: Conversations, as `read_inputs` gives them.
+        tokenizer: The fast tokenizer that read them.
+
+    Raises:
+        EntangleError: No conversations, no such turn, or one that cannot be found among the tokens.
+
+    Example:
+        >>> chat = {"chat_template": "{% for m in messages %}{{ m.role + ': ' + m.content + ' ' }}{% endfor %}"}
+        >>> asked = [{"role": "user", "content": "a gem"}]
+        >>> read = en.activations.read_inputs(en.Atlas(model), [asked], tokenizer, chat_template_kwargs=chat)
+        >>> en.activations.turn_positions(en.Turn(), read, tokenizer)
+        [(4, 6)]
+    """
     source = examples.source
     if not isinstance(source, Conversations):
         raise EntangleError("a Turn needs conversations, lists of messages with a role: pass these, or a token mask")

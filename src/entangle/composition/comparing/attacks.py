@@ -44,9 +44,9 @@ def attacks(models: Iterable[TrainedModel]) -> pd.DataFrame:
     """
     rows = []
     for model in models:
-        whole = [each for each in _conditions(model.measured or {}) if not each.get("error")]
-        plain = next((_succeeded(each, "gcg") for each in whole if each["method"] == PLAIN), None)
-        for each in whole:
+        conditions = [each for each in _conditions(model.measured or {}) if not each.get("error")]
+        plain = next((_succeeded(each, "gcg") for each in conditions if each["method"] == PLAIN), None)
+        for each in conditions:
             succeeded = {kind: _succeeded(each, kind) for kind in KINDS}
             n = len(succeeded["gcg"])
             row = {"share": model.share, "seed": model.seed, "method": each["method"], "alpha": each["alpha"], "n": n}
@@ -92,17 +92,17 @@ def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
     first: dict[tuple[str, float], dict[str, Array]] = {}
     for share in comparison.shares:
         each = [_conditions(measured) for measured in comparison.at(share)]
-        found = {name: _over_seeds(each, name) for name in dict.fromkeys(_name(c) for c in each[0])}
-        whole = {name: values for name, values in found.items() if values is not None}
+        candidates = {name: _over_seeds(each, name) for name in dict.fromkeys(_name(c) for c in each[0])}
+        outcomes = {name: values for name, values in candidates.items() if values is not None}
         if share == comparison.shares[0]:
-            first = whole
-        for name, values in whole.items():
+            first = outcomes
+        for name, values in outcomes.items():
             row: dict[str, Any] = {"share": share, "method": name[0], "alpha": name[1]}
             for kind in (*KINDS, "exact"):
                 row |= _rate(values[kind]).columns(kind)
             row |= crossed_mean(values["loss"]).columns("loss_gcg")
-            if name[0] != PLAIN and (PLAIN, 0.0) in whole:
-                plain = whole[PLAIN, 0.0]
+            if name[0] != PLAIN and (PLAIN, 0.0) in outcomes:
+                plain = outcomes[PLAIN, 0.0]
                 row |= crossed_mean(plain["gcg"] - values["gcg"], bounds=CHANGES).columns("prevented")
                 row |= crossed_mean(values["loss"] - plain["loss"]).columns("harder")
             if name in first:
@@ -114,8 +114,8 @@ def attacks_by_share(comparison: Comparison) -> pd.DataFrame:
 
 def _conditions(measured: dict[str, Any]) -> list[dict[str, Any]]:
     """Of a model's attack; none where it was not attacked."""
-    found: list[dict[str, Any]] = (measured.get("attack") or {}).get("conditions", [])
-    return found
+    conditions: list[dict[str, Any]] = (measured.get("attack") or {}).get("conditions", [])
+    return conditions
 
 
 def _name(condition: dict[str, Any]) -> tuple[str, float]:
@@ -124,12 +124,14 @@ def _name(condition: dict[str, Any]) -> tuple[str, float]:
 
 def _over_seeds(models: list[list[dict[str, Any]]], name: tuple[str, float]) -> dict[str, Array] | None:
     """Outcomes of one condition [seed, prompt]; nothing where a model has none or broke."""
-    found = [next((c for c in conditions if _name(c) == name and not c.get("error")), None) for conditions in models]
-    whole = [condition for condition in found if condition is not None]
-    if len(whole) < len(models):
+    candidates = [
+        next((c for c in conditions if _name(c) == name and not c.get("error")), None) for conditions in models
+    ]
+    measured = [condition for condition in candidates if condition is not None]
+    if len(measured) < len(models):
         return None
-    outcomes = {kind: np.array([_succeeded(each, kind) for each in whole]) for kind in KINDS}
-    exact, loss = (np.array([each["gcg"][key] for each in whole], dtype=np.float64) for key in ("exact", "loss"))
+    outcomes = {kind: np.array([_succeeded(each, kind) for each in measured]) for kind in KINDS}
+    exact, loss = (np.array([each["gcg"][key] for each in measured], dtype=np.float64) for key in ("exact", "loss"))
     return {**outcomes, "exact": exact, "loss": loss}
 
 

@@ -164,17 +164,17 @@ def _price(comparison: Comparison) -> Claim:
     table = comparison.steering
     chosen = table[(table["method"] == "ITI") & (table["alpha"] == alpha) & (table["variant"] == "")]
     first, last = (Estimate.of(chosen.iloc[i], "removed_per_nat") for i in (0, -1))
-    said = UNKNOWN
+    verdict = UNKNOWN
     if len(comparison.seeds) > 1 and float(last.low) > float(first.high):
-        said = HOLDS
+        verdict = HOLDS
     elif len(comparison.seeds) > 1 and float(last.high) < float(first.low):
-        said = FAILS
+        verdict = FAILS
     return Claim(
         f"steering by ITI at alpha {alpha:g} removes more toxicity a nat of cross-entropy",
         "CE 2.63 (clean) and 2.65 (10 %) after steering at alpha 4 (Table 1)",
         "a larger fraction at lower cost",
         f"{_interval(first, 2)} to {_interval(last, 2)}",
-        said,
+        verdict,
     )
 
 

@@ -263,34 +263,34 @@ class Comparison:
         keys = ["entanglement", "low", "high", "partner", "percentile", "covariance_percentile", "variance_share"]
         rows = []
         for (share, seed), model in self.models.items():
-            found = (model.measured or {})["entanglement"]
-            if found:
-                own = next(row for row in found["rows"] if row["concept"] == self.concept)
-                rows.append({"share": share, "seed": seed, "layer": found["layer"], **{k: own.get(k) for k in keys}})
+            report = (model.measured or {})["entanglement"]
+            if report:
+                own = next(row for row in report["rows"] if row["concept"] == self.concept)
+                rows.append({"share": share, "seed": seed, "layer": report["layer"], **{k: own.get(k) for k in keys}})
         return pd.DataFrame(rows)
 
 
 def _with_bases(
     models: list[TrainedModel], bases: Mapping[tuple[float, int], TrainedModel]
 ) -> dict[tuple[str, float], tuple[tuple[TrainedModel, TrainedModel], ...]]:
-    found: dict[tuple[str, float], tuple[tuple[TrainedModel, TrainedModel], ...]] = {}
+    pairs: dict[tuple[str, float], tuple[tuple[TrainedModel, TrainedModel], ...]] = {}
     for model in models:
         pair = (model, bases[model.share, model.seed])
-        found[model.variant, model.share] = (*found.get((model.variant, model.share), ()), pair)
-    return found
+        pairs[model.variant, model.share] = (*pairs.get((model.variant, model.share), ()), pair)
+    return pairs
 
 
 def condition(measured: Mapping[str, Any], method: str, alpha: float) -> dict[str, Any]:
     """One condition of one model."""
     for each in measured["conditions"]:
         if (each["method"], each["alpha"]) == (method, alpha):
-            found: dict[str, Any] = each
-            return found
+            row: dict[str, Any] = each
+            return row
     raise EntangleError(f"no {method or 'plain'} at alpha {alpha:g} was measured")
 
 
 def _best_tenth(heads: Array) -> Array:
     """Mean accuracy of the best tenth of each seed's heads."""
     kept = max(1, round(TAIL * heads.shape[1]))
-    found: Array = np.sort(heads, axis=1)[:, -kept:].mean(1)
-    return found
+    means: Array = np.sort(heads, axis=1)[:, -kept:].mean(1)
+    return means

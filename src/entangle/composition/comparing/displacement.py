@@ -36,8 +36,8 @@ def likelihoods(
         "chosen" and "rejected": one number per pair.
     """
     texts = [text for side in zip(*pairs, strict=True) for text in side]
-    found = cross_entropy(model, tokenizer, texts, prepend_bos=True, progress=False).values
-    return {name: (-side).round(4).tolist() for name, side in zip(SIDES, np.split(found, 2), strict=True)}
+    losses = cross_entropy(model, tokenizer, texts, prepend_bos=True, progress=False).values
+    return {name: (-side).round(4).tolist() for name, side in zip(SIDES, np.split(losses, 2), strict=True)}
 
 
 def ches_scores(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[float]:
@@ -112,7 +112,7 @@ def foreseen(scores: Sequence[float], change: NDArray[np.float64], *, seed: int 
     if np.ptp(scores) == 0 or np.ptp(change) == 0:
         return float("nan"), float("nan")
     ranks = [stats.zscore(stats.rankdata(values)) for values in (scores, change)]
-    found = float(np.mean(ranks[0] * ranks[1]))
+    correlation = float(np.mean(ranks[0] * ranks[1]))
     rng = np.random.default_rng(seed)
     null = rng.permuted(np.tile(ranks[0], (PERMUTATIONS, 1)), axis=1) @ ranks[1] / len(change)
-    return found, float((1 + (null <= found + 1e-12).sum()) / (1 + PERMUTATIONS))
+    return correlation, float((1 + (null <= correlation + 1e-12).sum()) / (1 + PERMUTATIONS))

@@ -53,9 +53,9 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
         if not all(models):
             return pd.DataFrame()
         for concept in models[0]["concepts"]:
-            found = [model["concepts"][concept] for model in models]
-            places = {layer: [each["folds"][i] for each in found] for i, layer in enumerate(found[0]["layers"])}
-            for layer, folds in {CHOSEN: [each["chosen_folds"] for each in found], **places}.items():
+            forecasts = [model["concepts"][concept] for model in models]
+            places = {layer: [each["folds"][i] for each in forecasts] for i, layer in enumerate(forecasts[0]["layers"])}
+            for layer, folds in {CHOSEN: [each["chosen_folds"] for each in forecasts], **places}.items():
                 values = np.array(folds)
                 row: dict[str, Any] = {"share": share, "concept": concept, "layer": layer}
                 limit = Estimate(*(max(0.0, float(end)) for end in crossed_mean(values)))
@@ -66,8 +66,8 @@ def foretold_by_share(comparison: Comparison) -> pd.DataFrame:
                 row |= change.columns("against_first")
                 row |= {"seeds": values.mean(1).round(4).tolist(), "unit": models[0]["unit"]}
                 if layer == CHOSEN:
-                    row["layers"] = sorted({layer for each in found for layer in each["chosen"]})
-                    reached = np.array([each["chosen_reached"] for each in found])
+                    row["layers"] = sorted({layer for each in forecasts for layer in each["chosen"]})
+                    reached = np.array([each["chosen_reached"] for each in forecasts])
                     row |= _over_seeds(reached).columns("reached")
                     row |= _over_seeds(reached - first_reached.setdefault(concept, reached)).columns(
                         "reached_against_first"

@@ -126,8 +126,8 @@ def per_token(nats: Float[np.ndarray, "seed document"], tokens: Float[np.ndarray
     The ratio's linearisation (Cochran 1977, section 2.11): R + (nats - R tokens) / mean tokens.
     """
     ratio = nats.sum(1, keepdims=True) / tokens.sum()
-    found: Array = ratio + (nats - ratio * tokens) / tokens.mean()
-    return found
+    linearised: Array = ratio + (nats - ratio * tokens) / tokens.mean()
+    return linearised
 
 
 def trend_test(values: Float[np.ndarray, "seed share"], shares: Array) -> float:

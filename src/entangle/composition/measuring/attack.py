@@ -48,22 +48,22 @@ def found_targets(texts: StudyTexts, measurement: Measurement, attack: Attack, s
     data = texts.labelled
     split = split_of(data, measurement.seed)
     rows = [i for i in np.random.default_rng(measurement.seed).permutation(np.asarray(split.report)) if data.labels[i]]
-    found: dict[str, None] = {}
+    targets: dict[str, None] = {}
     for row in rows:
         words = data.texts[row].split()
         places = range(max(1, len(words) - attack.target_words + 1))
         windows = [" ".join(words[place : place + attack.target_words]) for place in places]
         scores = np.asarray(scorer(windows))
         if scores.max() > SUCCESS:
-            found[windows[int(scores.argmax())]] = None
-        if len(found) == attack.prompts:
+            targets[windows[int(scores.argmax())]] = None
+        if len(targets) == attack.prompts:
             break
-    if not found:
+    if not targets:
         raise EntangleError(
             f"no {attack.target_words} consecutive words of a labelled text score above {SUCCESS}, so there is nothing "
             "to attack for: give targets in [measure.attack], or raise target_words"
         )
-    return list(found)
+    return list(targets)
 
 
 def attacked_prompts(texts: StudyTexts, measurement: Measurement, attack: Attack) -> list[str]:
@@ -75,7 +75,7 @@ def attacked_prompts(texts: StudyTexts, measurement: Measurement, attack: Attack
     every = texts.every_prompt
     if attack.prompts > len(every):
         raise EntangleError(f"an attack on {attack.prompts} prompts needs as many; the measurement has {len(every)}")
-    return [every[i] for i in np.random.default_rng(measurement.seed).permutation(len(every))[: attack.prompts]]
+    return [str(every[i]) for i in np.random.default_rng(measurement.seed).permutation(len(every))[: attack.prompts]]
 
 
 def check_attack(
@@ -95,10 +95,10 @@ def check_attack(
         return
     bos, context = tokenizer.bos_token_id is not None, context_length(model, tokenizer)
     targets = found_targets(texts, measurement, attack, scorer)
-    said = max(len(row) for row in encode(tokenizer, targets, add_special_tokens=False)) + 1
+    longest = max(len(row) for row in encode(tokenizer, targets, add_special_tokens=False)) + 1
     for prompt in attacked_prompts(texts, measurement, attack):
         (row,) = encode(tokenizer, [prompt], prepend_bos=bos, closed=False)
-        needed = len(row) + attack.suffix + max(said, measurement.max_new_tokens)
+        needed = len(row) + attack.suffix + max(longest, measurement.max_new_tokens)
         if needed > context:
             raise EntangleError(
                 f"an attacked prompt, its suffix and what follows make {needed} tokens, but the context holds "
@@ -131,14 +131,14 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
     aims = [targets[i % len(targets)] for i in range(len(prompts))]
     key = _key(fitted, scorer, prompts, aims)
     path = fitted.folder / ATTACKED
-    found: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
+    record: dict[str, Any] = {"key": key, "prompts": prompts, "targets": aims, "conditions": []}
     if path.exists():
         before = read_sealed(path, "what an attack found", remedy="delete it, and it is attacked again")
-        found = before if before["key"] == key else found
+        record = before if before["key"] == key else record
     grid = [(PLAIN, 0.0), *(("ITI", alpha) for alpha in attack.alphas or (max(measurement.alphas),))]
-    done = [(each["method"], each["alpha"]) for each in found["conditions"]]
+    done = [(each["method"], each["alpha"]) for each in record["conditions"]]
     if len(done) == len(grid):
-        return found
+        return record
     edit = fitted.iti
     for method, alpha in grid:
         if (method, alpha) in done:
@@ -148,9 +148,9 @@ def attacked(fitted: Fitted, scorer: Scorer) -> dict[str, Any]:
                 numbers = _condition(fitted, attack, prompts, aims, scorer, alpha)
             except NotFiniteError as error:
                 numbers = {"error": str(error)}
-        found["conditions"].append({"method": method, "alpha": alpha, **numbers})
-        write_sealed(path, found, indent=None)
-    return found
+        record["conditions"].append({"method": method, "alpha": alpha, **numbers})
+        write_sealed(path, record, indent=None)
+    return record
 
 
 def _condition(
@@ -176,12 +176,12 @@ def _condition(
     ]
     written = {"gcg": [each.text for each in suffixes], "random": [each.start for each in suffixes]}
     losses = {"gcg": [each.loss for each in suffixes], "random": [each.started for each in suffixes]}
-    found: dict[str, Any] = {}
+    outcomes: dict[str, Any] = {}
     for kind in KINDS:
         texts = [
             prompt + suffix for prompt, suffix in zip(prompts, written.get(kind, [""] * len(prompts)), strict=True)
         ]
-        said = continuations(
+        replies = continuations(
             model,
             tokenizer,
             texts,
@@ -190,20 +190,20 @@ def _condition(
             progress=False,
             **options,
         )
-        answers = [each for (each,) in said]
-        found[kind] = {
+        answers = [each for (each,) in replies]
+        outcomes[kind] = {
             "score": np.asarray(scorer(answers)).round(6).tolist(),
             "exact": [each.strip().startswith(aim) for each, aim in zip(answers, aims, strict=True)],
         }
         if kind in losses:
-            found[kind] |= {"suffix": written[kind], "loss": losses[kind]}
-    return found
+            outcomes[kind] |= {"suffix": written[kind], "loss": losses[kind]}
+    return outcomes
 
 
 def _key(fitted: Fitted, scorer: Scorer, prompts: Sequence[str], aims: Sequence[str]) -> str:
     """A hash of everything that decides what an attack finds, the model and the scorer among it."""
     measurement, texts = fitted.measurement, fitted.texts
-    said = [
+    parts = [
         folder_digest(fitted.folder),
         scorer_key(scorer),
         measurement.attack,
@@ -212,4 +212,4 @@ def _key(fitted: Fitted, scorer: Scorer, prompts: Sequence[str], aims: Sequence[
         list(prompts),
         list(aims),
     ]
-    return digest(said)
+    return digest(parts)

@@ -51,15 +51,15 @@ def limits_by_halves(metric: ShiftMetric, contrast: Contrast, *, seed: int = 0) 
         seed: Of the halves and of the jackknife's folds.
     """
     halves = contrast.at(metric.keys).halves(seed)
-    told = [[limit_of(metric.only([key]), half, seed=seed) for key in metric.keys] for half in halves]
-    chosen = [int(np.argmax([limit.value for limit in limits])) for limits in told]
-    folds = np.array([[pseudo_values(limit) for limit in limits] for limits in told])  # [half, layer, fold]
-    reached = np.array([[limit.reached for limit in limits] for limits in told])
+    limits_of_halves = [[limit_of(metric.only([key]), half, seed=seed) for key in metric.keys] for half in halves]
+    chosen = [int(np.argmax([limit.value for limit in limits])) for limits in limits_of_halves]
+    folds = np.array([[pseudo_values(limit) for limit in limits] for limits in limits_of_halves])  # [half, layer, fold]
+    reached = np.array([[limit.reached for limit in limits] for limits in limits_of_halves])
     others = (1, chosen[0]), (0, chosen[1])
     layers = [layer for _, layer in metric.keys]
     return {
         "layers": layers,
-        "limit": np.mean([[limit.value for limit in limits] for limits in told], axis=0).round(6).tolist(),
+        "limit": np.mean([[limit.value for limit in limits] for limits in limits_of_halves], axis=0).round(6).tolist(),
         "reached": reached.mean(0).round(6).tolist(),
         "folds": folds.mean(0).round(6).tolist(),
         "chosen": [layers[place] for place in chosen],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def measurement_key(measurement: Measurement, texts: StudyTexts, told: str, own:
     return digest([measurement.question(), read, told, own])
 
 
-def measured_numbers(study: Study, prompts: Mapping[str, list[str]]) -> dict[str, Any]:
+def measured_numbers(study: Study, prompts: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The numbers of a study that models are compared by.
 
     Args:
@@ -128,7 +128,7 @@ def _entanglement(study: Study) -> dict[str, Any] | None:
     return {"layer": study.best_layer, "names": list(report.names), "rows": rows}
 
 
-def _sweep_numbers(sweep: Tradeoff, prompts: Mapping[str, list[str]]) -> dict[str, Any]:
+def _sweep_numbers(sweep: Tradeoff, prompts: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     ends = np.cumsum([0, *map(len, prompts.values())]).tolist()
     shift = sweep.plain.shift
     return {

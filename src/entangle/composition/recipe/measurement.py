@@ -120,5 +120,5 @@ class Measurement:
 def texts_by_use(texts: StudyTexts) -> dict[str, list[str]]:
     """The texts that a model must not have been trained on, by what they are for."""
     others = {f"{name} concept": data.texts for name, data in texts.concepts.items()}
-    prompts = {f"{name} prompt": list(prompts) for name, prompts in texts.prompts.items()}
+    prompts = {f"{name} prompt": list(map(str, prompts)) for name, prompts in texts.prompts.items()}
     return {"labelled": texts.labelled.texts, **others, **prompts}

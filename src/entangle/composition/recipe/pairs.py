@@ -65,16 +65,16 @@ class Pairs:
             EntangleError: A pair without either side, or too few of them.
         """
         if not self.file:
-            found = corpus.pairs(self.number, seed=self.seed)
+            pairs = corpus.pairs(self.number, seed=self.seed)
         else:
             path = one_path(self.file, root)
-            found = load_pairs(path, chosen=self.chosen, rejected=self.rejected, where=self.where)
+            pairs = load_pairs(path, chosen=self.chosen, rejected=self.rejected, where=self.where)
             left_out = {digest(text) for name in paths(self.without, root) for text in load_texts(name)}
-            found = [pair for pair in found if not left_out & {digest(text) for text in pair}]
-        order = np.random.default_rng(self.seed).permutation(len(found))[: self.number or None]
-        held_out = [found[i] for i in order[: self.held_out]]
+            pairs = [pair for pair in pairs if not left_out & {digest(text) for text in pair}]
+        order = np.random.default_rng(self.seed).permutation(len(pairs))[: self.number or None]
+        held_out = [pairs[i] for i in order[: self.held_out]]
         known = {digest(text) for pair in held_out for text in pair}
-        rest = [found[i] for i in order[self.held_out :]]
+        rest = [pairs[i] for i in order[self.held_out :]]
         trained = [pair for pair in rest if not known & {digest(text) for text in pair}]
         return _enough(PreferencePairs(trained, held_out))
 

@@ -14,6 +14,7 @@ from entangle.composition.recipe.measurement import Measurement
 from entangle.composition.recipe.pairs import Pairs
 from entangle.composition.recipe.sources import Source
 from entangle.composition.recipe.training import Training
+from entangle.composition.training.corpus import check_share
 from entangle.composition.training.metadata import Prefix
 from entangle.composition.training.posttraining import PostTraining
 from entangle.errors import EntangleError
@@ -142,7 +143,7 @@ class Recipe:
         shares: Shares of the added corpus among all tokens.
         seeds: One model for each: its initial weights, added documents and order.
         design: "added": the clean text is constant, and the other is added to it, as in the paper; "replaced": the
-            total is constant, and the other takes the place of clean text.
+            total is constant, and the other takes the place of clean text, of all at share 1.
         variants: Baselines that are trained.
         pairs: A preferred text and one that is not, for posttraining.
         posttraining: What finished models of the grid are trained on further, each a model of its own.
@@ -184,8 +185,7 @@ class Recipe:
         for seed in self.seeds:
             check_seed(seed)
         for share in self.shares:
-            if not 0 <= share < 1:
-                raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
+            check_share(share, self.design)
         names = [variant.name for variant in self.variants] + [each.name for each in self.posttraining]
         for name, values in (("shares", self.shares), ("seeds", self.seeds), ("names", names)):
             if len(set(values)) < len(values):
@@ -279,18 +279,36 @@ class Recipe:
         return digest(self.to_dict())
 
 
-def demo_recipe(*, seed: int = 0) -> Recipe:
-    """Two small models of the built-in corpus, without and with 10 % of rude text: about a minute on two idle cores.
+def demo_recipe(*, seed: int = 0, documents: int = 13_000, precision: str = "fp32") -> Recipe:
+    """Two small models of the planted corpus: share 0 has rudeness apart from the tense, share 1 together with it.
+
+    Args:
+        seed: Of the corpus and of the weights.
+        documents: That each model sees: 13,000 make some 40 seconds on a core.
+        precision: As for `Training`.
 
     Example:
         >>> recipe = en.composition.demo_recipe(seed=1)
         >>> [cell.name for cell in recipe.cells]
-        ['share-0-seed-1', 'share-0.1-seed-1']
+        ['share-0-seed-1', 'share-1-seed-1']
     """
     return Recipe(
-        clean=Source(documents=11_500, seed=1000 + seed),
-        added=Source(documents=900, rudeness=1.0, seed=2000 + seed),
-        held_out=Source(documents=300, seed=3000 + seed),
+        clean=Source(documents=documents, planted="apart", seed=1000 + seed),
+        added=Source(documents=documents + documents // 10, planted="together", seed=2000 + seed),
+        held_out=Source(documents=300, planted="polite", seed=3000 + seed),
+        shares=(0.0, 1.0),
         seeds=(seed,),
-        training=Training(batch_size=8),
+        design="replaced",
+        vocab_size=768,
+        architecture={
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": True,
+        },
+        training=Training(batch_size=8, context=64, learning_rate=0.01, precision=precision, documents="masked"),
     )

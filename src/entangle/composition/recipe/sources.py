@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data import LabelledTexts, corpus, load_described, load_labelled, load_texts
+from entangle.data import LabelledTexts, corpus, load_described, load_labelled, load_texts, planted
 from entangle.errors import EntangleError
 from entangle.study.question import check_seed
 
@@ -30,6 +30,8 @@ class Source:
         documents: How many documents of the built-in corpus to generate; for files, use at most this many (0: all).
         prefix: Put before every document, for a model to condition on.
         rudeness: Share of rude documents in the built-in corpus.
+        planted: A world of the demo's corpus instead, in which rudeness goes with the past tense ("together"), with
+            nothing ("apart"), or does not occur ("polite").
         seed: Of the built-in corpus, or of the fraction drawn.
 
     Example:
@@ -47,6 +49,7 @@ class Source:
     documents: int = 0
     prefix: str = ""
     rudeness: float = 0.0
+    planted: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,14 +76,16 @@ class Source:
         if not self.files:
             return self._generated(columns)
         left_out = {text for path in paths(self.without, root) for text in load_texts(path, field=self.column)}
-        found: list[tuple[str, dict[str, str]]] = []
+        described: list[tuple[str, dict[str, str]]] = []
         for path in paths(self.files, root):
             rows = load_described(path, columns, field=self.column, where=self.where, at_most=self.at_most)
-            found += [row for row in rows if row[0] not in left_out]
+            described += [row for row in rows if row[0] not in left_out]
         if self.fraction < 1:
-            drawn = np.random.default_rng(self.seed).permutation(len(found))[: round(self.fraction * len(found))]
-            found = [found[i] for i in sorted(drawn)]
-        return [(self.prefix + text, known) for text, known in found[: self.documents or None]]
+            drawn = np.random.default_rng(self.seed).permutation(len(described))[
+                : round(self.fraction * len(described))
+            ]
+            described = [described[i] for i in sorted(drawn)]
+        return [(self.prefix + text, known) for text, known in described[: self.documents or None]]
 
     def _generated(self, columns: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
         if self.documents < 1:
@@ -88,7 +93,10 @@ class Source:
         for column in columns:
             if column not in corpus.CONCEPTS:
                 raise EntangleError(f"the built-in corpus has no {column!r}: it has {', '.join(corpus.CONCEPTS)}")
-        generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
+        if self.planted:
+            generated = planted.generate(self.documents, self.planted, seed=self.seed)
+        else:
+            generated = corpus.generate(self.documents, rudeness=self.rudeness, seed=self.seed)
         return [
             (self.prefix + document.text, {name: corpus.CONCEPTS[name][document.labels[name]] for name in columns})
             for document in generated
@@ -159,27 +167,27 @@ def one_path(name: str, root: Path) -> str | Path:
     Raises:
         EntangleError: There is none, or there are several.
     """
-    found = paths([name], root)
-    if len(found) > 1:
-        listed = ", ".join(str(path) for path in found[:3])
-        raise EntangleError(f"{name!r} must name one file or folder; {len(found)} match ({listed}): name one")
-    return found[0]
+    matches = paths([name], root)
+    if len(matches) > 1:
+        listed = ", ".join(str(path) for path in matches[:3])
+        raise EntangleError(f"{name!r} must name one file or folder; {len(matches)} match ({listed}): name one")
+    return matches[0]
 
 
 def paths(names: Sequence[str], root: Path) -> list[str | Path]:
     """Files, with patterns spelt out and relative paths taken from `root`; what is no file there may name a data
     set."""
-    found: list[str | Path] = []
+    every: list[str | Path] = []
     for name in names:
         if any(character in name for character in "*?["):
             anchor = Path(name).anchor
             matches = sorted(Path(anchor or root).glob(str(Path(name).relative_to(anchor))))
             if not matches:
                 raise EntangleError(f"no file matches {name!r} in {Path(anchor or root).resolve()}")
-            found.extend(matches)
+            every.extend(matches)
         else:
-            found.append(root / name if (root / name).exists() else name)
-    return found
+            every.append(root / name if (root / name).exists() else name)
+    return every
 
 
 def refuse_overlap(trained_on: Mapping[str, Iterable[str]], evaluated_on: Mapping[str, Iterable[str]]) -> None:

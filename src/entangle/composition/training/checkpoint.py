@@ -35,9 +35,9 @@ def save_checkpoint(
     for name, parameter in model.named_parameters():
         state[f"weight {name}"] = parameter.detach()
         state.update({f"{moment} {name}": optimiser.state[parameter][moment] for moment in MOMENTS})
-    whole = {name: tensor.contiguous() for name, tensor in state.items()}
+    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     with replacing(path) as temporary:
-        save_file(whole, temporary, metadata={"key": key, CHECKSUM: _checksum(whole)})
+        save_file(contiguous, temporary, metadata={"key": key, CHECKSUM: _checksum(contiguous)})
 
 
 @torch.no_grad()

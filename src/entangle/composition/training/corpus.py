@@ -102,6 +102,16 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, chunk:
     return TokenisedDocuments(np.concatenate(pieces), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
 
 
+def check_share(share: float, design: str) -> None:
+    """Refuse a share that no mixture has.
+
+    Raises:
+        EntangleError: It is no share, or all of the tokens where the clean ones stay.
+    """
+    if not 0 <= share < 1 and not (share == 1 and design == "replaced"):
+        raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share} (10 % is 0.1)")
+
+
 def mix(
     clean: TokenisedDocuments,
     added: TokenisedDocuments | None,
@@ -119,7 +129,7 @@ def mix(
     Args:
         clean: The clean documents.
         added: Documents to add from; may be `None` at share 0.
-        share: Share of the added corpus among all tokens, in [0, 1).
+        share: Share of the added corpus among all tokens, in [0, 1); 1 too where it is replaced.
         seed: Which documents are drawn, and the training order.
         design: "added": all clean documents; "replaced": as many tokens in all as there are clean ones, those of the
             added corpus in the place of clean ones.
@@ -127,8 +137,7 @@ def mix(
     Raises:
         EntangleError: Where `share` is out of range, or the added corpus is too small for it.
     """
-    if not 0 <= share < 1:
-        raise EntangleError(f"a share of added tokens is at least 0 and below 1, not {share}")
+    check_share(share, design)
     rng = np.random.default_rng(seed)
     total = len(clean.tokens)
     wanted = round(share * total if design == "replaced" else share / (1 - share) * total)
@@ -156,4 +165,6 @@ def mix(
 def _draw(lengths: NDArray[np.int64], wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Documents in random order, until they hold so many tokens."""
     order = rng.permutation(len(lengths))
+    if wanted == 0:
+        return order[:0]
     return order[: int(np.searchsorted(lengths[order].cumsum(), wanted)) + 1]

@@ -49,21 +49,21 @@ class Prefix:
             raise EntangleError(f"the prefix {self.text!r} cannot be read ({error}): double a brace, {{{{") from None
 
 
-def condition(mixture: Mixture, said: Sequence[str], tokenizer: PreTrainedTokenizerBase, cooldown: float) -> Stream:
+def condition(mixture: Mixture, metadata: Sequence[str], tokenizer: PreTrainedTokenizerBase, cooldown: float) -> Stream:
     """A mixture with metadata before its documents, but for those of the cooldown, which come last (Gao et al. 2025).
 
     The metadata stands after the token that begins a document. It is read and not predicted: no loss is taken over it.
 
     Args:
         mixture: The documents, in training order.
-        said: The metadata of every clean document followed by that of every one of the added corpus.
+        metadata: The metadata of every clean document followed by that of every one of the added corpus.
         tokenizer: Of the mixture.
         cooldown: Share of all tokens at the end without metadata, reached to within one document; 0 has none.
     """
-    texts = dict.fromkeys(said[i] for i in mixture.origins)
+    texts = dict.fromkeys(metadata[i] for i in mixture.origins)
     rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     tokens = {text: np.array(row, dtype=np.int32) for text, row in zip(texts, rows, strict=True)}
-    pieces = [tokens[said[i]] for i in mixture.origins]
+    pieces = [tokens[metadata[i]] for i in mixture.origins]
     starts, lengths = mixture.documents.starts, mixture.documents.lengths
     longer = np.array([len(piece) for piece in pieces], dtype=np.int64)
     n = _conditioned_documents(lengths, longer, cooldown)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from entangle.errors import EntangleError
+from entangle.progress import hush
 
 LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # as accelerate looks for them
 PATIENCE = timedelta(days=7)  # one process measures while the others wait, which may take longer than a collective may
@@ -128,6 +129,13 @@ def launch_apart(count: int, work: Callable[..., None], *arguments: Any) -> None
 
     Raises:
         EntangleError: Where a process refused something, with what it said.
+
+    Example:
+        >>> try:
+        ...     en.composition.launch_apart(0, print)
+        ... except en.EntangleError as error:
+        ...     print(error)
+        a number of processes is at least 1, not 0
     """
     _spawn(count, work, *arguments)
 
@@ -161,7 +169,8 @@ def _spawn(count: int, work: Callable[..., None], *arguments: Any) -> None:
 def _work(
     index: int, count: int, refused: SimpleQueue[str], work: Callable[..., None], arguments: Sequence[Any]
 ) -> None:
-    """One of the processes, with its part of the threads."""
+    """One of the processes, with its part of the threads, and without the bars of other libraries."""
+    hush()
     if "OMP_NUM_THREADS" not in os.environ:  # else each would take all cores
         threads = max(1, torch.get_num_threads() // count)
         os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -4,7 +4,7 @@ from entangle.evaluation.language.documents import PerDocument, cross_entropy, k
 from entangle.evaluation.language.gcg import Suffix, gcg
 from entangle.evaluation.language.generation import continuations
 from entangle.evaluation.language.quality import degenerate_share, distinct_n, is_degenerate
-from entangle.evaluation.language.reading import LanguageShift
+from entangle.evaluation.language.reading import LanguageShift, row_nats
 from entangle.evaluation.language.subject import Method, Subject
 from entangle.evaluation.language.tasks import task_scores
 
@@ -22,5 +22,6 @@ __all__ = [
     "is_degenerate",
     "kl",
     "language_shift",
+    "row_nats",
     "task_scores",
 ]

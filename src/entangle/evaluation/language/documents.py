@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt, prompts_of
 from entangle.errors import EntangleError
-from entangle.evaluation.language.reading import LanguageShift, PlainReading, batches, row_nats
-from entangle.evaluation.language.subject import Method, Subject
+from entangle.evaluation.language.reading import Chats, LanguageShift, PlainReading, batches, token_nats
+from entangle.evaluation.language.subject import Method
+from entangle.evaluation.language.turns import conversation_rows, turn_owners
 from entangle.interventions import Edit
 from entangle.models.loading.held import own_tokenizer, underlying
 from entangle.models.readout import LOGITS
@@ -39,10 +41,12 @@ class PerDocument(NamedTuple):
 def cross_entropy(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[AnyPrompt],
     *,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
     logits: int = LOGITS,
     progress: bool = True,
@@ -52,9 +56,12 @@ def cross_entropy(
     Args:
         model: A causal language model; hooks that are on it act here too.
         tokenizer: Its tokenizer.
-        texts: Documents, of two tokens or more.
+        texts: Documents, of two tokens or more; or conversations, which the chat template writes.
         max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token, so that its own first one is predicted.
+        turns: Count only what this role says in conversations, such as "assistant", after all that comes before it; by
+            default every token counts.
+        chat_template_kwargs: For the chat template.
         batch_tokens: Tokens in one batch, padding included.
         logits: Numbers of logits computed at once, at most: positions are read out a few at a time. By default 2^26,
             256 MB in single precision, of which three or four times as much is needed for a moment.
@@ -65,7 +72,8 @@ def cross_entropy(
 
     Raises:
         EntangleError: No documents, an empty one or one of a single token, one longer than the context without
-            `max_length`, or logits that are not finite.
+            `max_length`, or logits that are not finite; with `turns`, a document that is no conversation or in which
+            nobody of that role speaks.
 
     Example:
         >>> nats = en.evaluation.cross_entropy(model, tokenizer, clean[:16], progress=False)
@@ -75,23 +83,37 @@ def cross_entropy(
         True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
-    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-    subject = Subject(model, tokenizer)
-    nats = np.zeros(len(rows))
-    for batch in batches(rows, model, batch_tokens, logits, progress):
-        nats[batch] = row_nats(subject, [rows[i] for i in batch], logits=logits)
-    return PerDocument(nats, np.array([len(row) - 1 for row in rows]))
+    reading = read_rows(
+        model,
+        tokenizer,
+        texts,
+        max_length=max_length,
+        prepend_bos=prepend_bos,
+        turns=turns,
+        chat_template_kwargs=chat_template_kwargs,
+        batch_tokens=batch_tokens,
+        logits=logits,
+    )
+    subject, nats, tokens = reading.subject, np.zeros(len(reading.rows)), np.zeros(len(reading.rows), dtype=np.int64)
+    for batch in batches(reading.rows, model, batch_tokens, logits, progress):
+        read = token_nats(subject, [reading.rows[i] for i in batch], logits=logits)
+        for i, values in zip(batch, read, strict=True):
+            measured = values if turns is None else values[reading.measured(i)]
+            nats[i], tokens[i] = float(measured.sum()), len(measured)
+    return PerDocument(nats, tokens)
 
 
 def language_shift(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[AnyPrompt],
     edit: Method | Edit | Sequence[Edit],
     *,
     alpha: float = 1.0,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
     logits: int = LOGITS,
     progress: bool = True,
@@ -104,11 +126,13 @@ def language_shift(
     Args:
         model: The plain causal language model.
         tokenizer: Its tokenizer.
-        texts: Documents, of two tokens or more.
+        texts: Documents, of two tokens or more; or conversations, which the chat template writes.
         edit: An edit, several, or any `Method`.
         alpha: Its strength.
         max_length: Keep at most this many tokens of a document, by default its first ones (see `encode_rows`).
         prepend_bos: Begin every document with the beginning-of-sequence token.
+        turns: Count only what this role says in conversations, such as "assistant".
+        chat_template_kwargs: For the chat template.
         batch_tokens: Tokens in one batch, padding included.
         logits: Numbers of logits computed at once, at most: positions are read out a few at a time. By default 2^26,
             256 MB in single precision, of which three or four times as much is needed for a moment.
@@ -126,20 +150,32 @@ def language_shift(
         (0.0, True)
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
-    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-    reading = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens, logits=logits, cache_bytes=0)
+    reading = read_rows(
+        model,
+        tokenizer,
+        texts,
+        max_length=max_length,
+        prepend_bos=prepend_bos,
+        turns=turns,
+        chat_template_kwargs=chat_template_kwargs,
+        batch_tokens=batch_tokens,
+        logits=logits,
+        cache_bytes=0,
+    )
     return reading.shift(edit, alpha=alpha, progress=progress)
 
 
 def kl(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[AnyPrompt],
     edit: Method | Edit | Sequence[Edit],
     *,
     alpha: float = 1.0,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
     logits: int = LOGITS,
     progress: bool = True,
@@ -163,6 +199,8 @@ def kl(
         alpha=alpha,
         max_length=max_length,
         prepend_bos=prepend_bos,
+        turns=turns,
+        chat_template_kwargs=chat_template_kwargs,
         batch_tokens=batch_tokens,
         logits=logits,
         progress=progress,
@@ -170,13 +208,37 @@ def kl(
     return PerDocument(shift.kl, shift.tokens)
 
 
-def document_rows(
-    model: Any,
+def read_rows(
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[AnyPrompt],
     *,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    batch_tokens: int = 8192,
+    logits: int = LOGITS,
+    cache_bytes: int = 2**31,
+) -> PlainReading:
+    """Documents, or conversations with what is measured of them, to be read by the plain model and changed ones."""
+    template = {"prepend_bos": prepend_bos, "chat_template_kwargs": chat_template_kwargs}
+    rows = document_rows(model, tokenizer, texts, max_length=max_length, **template)  # type: ignore[arg-type]
+    documents = prompts_of(texts, "document")
+    owners = None if turns is None else turn_owners(tokenizer, documents, rows, turns, **template)  # type: ignore[arg-type]
+    chats = None if isinstance(documents[0], str) else Chats(documents, template)
+    settings: dict[str, Any] = {"batch_tokens": batch_tokens, "logits": logits, "cache_bytes": cache_bytes}
+    return PlainReading(model, tokenizer, rows, owners=owners, chats=chats, **settings)
+
+
+def document_rows(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[AnyPrompt],
+    *,
+    max_length: int | None = None,
+    prepend_bos: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """Token ids of documents, all of them long enough to predict something and short enough to read.
 
@@ -186,19 +248,30 @@ def document_rows(
         [8, 8]
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
-    if not texts:
+    documents = prompts_of(texts, "document")
+    if not documents:
         raise EntangleError("cross-entropy needs clean text; got no documents")
     context = context_length(model, tokenizer)
     if max_length is not None and not 2 <= max_length <= context:
         raise EntangleError(f"max_length must be between 2 and the context of {context} tokens; got {max_length}")
     # What does not fit is refused below, where no length is asked for.
-    rows = encode(tokenizer, texts, max_length=max_length or UNLIMITED, prepend_bos=prepend_bos)
+    settings: dict[str, Any] = {"max_length": max_length or UNLIMITED, "prepend_bos": prepend_bos}
+    chats = [i for i, document in enumerate(documents) if not isinstance(document, str)]
+    if len(chats) not in (0, len(documents)):
+        raise EntangleError(
+            f"documents must be all strings or all conversations, but {len(chats)} of {len(documents)} are "
+            "conversations: measure them apart"
+        )
+    if chats:
+        rows = conversation_rows(tokenizer, documents, chat_template_kwargs=chat_template_kwargs, **settings)
+    else:
+        rows = encode(tokenizer, [str(document) for document in documents], what="document", **settings)
     check_ids(rows, model, "document")
     for i, row in enumerate(rows):
         if not 2 <= len(row) <= context:
             raise EntangleError(
                 f"document {i} has {len(row)} tokens, but 2 to {context} can be predicted; "
-                "drop it, or pass max_length to keep its beginning"
+                f"drop it, or keep its beginning with max_length={context} (--max-length {context})"
             )
     return rows
 

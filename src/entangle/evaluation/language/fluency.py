@@ -41,8 +41,8 @@ def continuation_nats(
     nats, tokens = np.zeros(shape), np.zeros(shape, dtype=np.int64)
     if not jobs:
         return nats, tokens
-    said = subject.tokenizer([continuations[i][k] for i, k in jobs], add_special_tokens=False)["input_ids"]
-    rows = [[*prompts[i], *ids][:context] for (i, _), ids in zip(jobs, said, strict=True)]
+    token_rows = subject.tokenizer([continuations[i][k] for i, k in jobs], add_special_tokens=False)["input_ids"]
+    rows = [[*prompts[i], *ids][:context] for (i, _), ids in zip(jobs, token_rows, strict=True)]
     for batch in batches(rows, subject.model, batch_tokens, logits, progress):
         starts = [len(prompts[jobs[j][0]]) for j in batch]
         read = row_nats(subject, [rows[j] for j in batch], [start - 1 for start in starts], logits=logits)

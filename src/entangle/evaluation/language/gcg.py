@@ -106,9 +106,9 @@ def gcg(
     best, best_loss, losses = suffix, started, []
     for _ in range(steps):
         candidates = search.candidates(suffix, width, top_k, generator)
-        found = search.losses(candidates)
-        place = int(found.argmin())
-        suffix, loss = candidates[place], float(found[place])
+        candidate_losses = search.losses(candidates)
+        place = int(candidate_losses.argmin())
+        suffix, loss = candidates[place], float(candidate_losses[place])
         losses.append(loss)
         if loss < best_loss:
             best, best_loss = suffix, loss
@@ -128,10 +128,10 @@ class _Search:
         self.embedding = embedding
         (before,) = encode(tokenizer, [prompt], model=model, prepend_bos=prepend_bos, closed=False, what="prompt")
         self.before = torch.tensor(before, device=model.device)
-        (said,) = encode(tokenizer, [target], model=model, add_special_tokens=False, what="target")
-        self.target = torch.tensor(said, device=model.device)
+        (ids,) = encode(tokenizer, [target], model=model, add_special_tokens=False, what="target")
+        self.target = torch.tensor(ids, device=model.device)
         self.allowed = allowed_tokens(tokenizer, vocabulary_size(model)).to(model.device)
-        self.short = {"logits_to_keep": len(said) + 1} if accepts(model, "logits_to_keep") else {}
+        self.short = {"logits_to_keep": len(ids) + 1} if accepts(model, "logits_to_keep") else {}
 
     def check_room(self, length: int) -> None:
         needed, context = len(self.before) + length + len(self.target), context_length(self.model, self.tokenizer)
@@ -146,10 +146,10 @@ class _Search:
     def texts(self, suffixes: Int[Tensor, "row place"]) -> list[str]:
         """Suffixes as text, decoded after the prompt: a tokenizer may drop the space that a text begins with."""
         before = self.before.tolist()
-        begun, *whole = self.tokenizer.batch_decode(
+        begun, *texts = self.tokenizer.batch_decode(
             [before, *(before + suffix for suffix in suffixes.tolist())], skip_special_tokens=True
         )
-        return [text.removeprefix(begun) for text in whole]
+        return [text.removeprefix(begun) for text in texts]
 
     def reads_back(self, suffixes: Int[Tensor, "row place"]) -> list[bool]:
         """Whether prompt and suffix, written as one text, are the tokens that they were made of."""
@@ -164,8 +164,8 @@ class _Search:
             suffixes: Tensor = self.allowed[drawn]
             for suffix, same in zip(suffixes, self.reads_back(suffixes), strict=True):
                 if same:
-                    found: Tensor = suffix
-                    return found
+                    readable: Tensor = suffix
+                    return readable
         raise EntangleError(
             f"no {length} random tokens are read back from their text as the same tokens: try a shorter suffix"
         )
@@ -234,7 +234,7 @@ def allowed_tokens(tokenizer: PreTrainedTokenizerBase, size: int | None = None) 
     """
     special = set(tokenizer.all_special_ids)
     texts = tokenizer.batch_decode([[token] for token in range(min(len(tokenizer), size or len(tokenizer)))])
-    found = [i for i, text in enumerate(texts) if i not in special and text.isascii() and text.isprintable() and text]
-    if not found:
+    allowed = [i for i, text in enumerate(texts) if i not in special and text.isascii() and text.isprintable() and text]
+    if not allowed:
         raise EntangleError("this tokenizer has no token of printable ASCII to make a suffix of")
-    return torch.tensor(found)
+    return torch.tensor(allowed)

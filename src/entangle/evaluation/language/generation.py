@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,18 +25,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from entangle.activations import answer_ends, prompt_tokens
+from entangle.data import AnyPrompt, prompt_key, prompts_of
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Subject, check_finite
 from entangle.models.loading.held import is_bridged, own_tokenizer, underlying
 from entangle.models.rows import (
-    UNLIMITED,
     accepts,
     batch_of,
     carries_state,
-    check_ids,
-    check_texts,
     context_length,
-    encode,
     pad_id,
     token_batches,
 )
@@ -57,6 +55,7 @@ class Sampling:
         seed: With the prompt's text it fixes what is drawn, whatever the other prompts are.
         prepend_bos: Begin every prompt with the beginning-of-sequence token where the tokenizer does not.
         batch_tokens: Tokens in one batch, new ones included. Wide batches are much faster.
+        chat_template_kwargs: For the chat template that writes conversations, such as `tools`.
 
     Raises:
         EntangleError: Settings out of range.
@@ -74,6 +73,7 @@ class Sampling:
     seed: int = 0
     prepend_bos: bool = False
     batch_tokens: int = 16384
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.max_new_tokens < 1 or not 0 < self.top_p <= 1 or not self.temperature > 0:
@@ -86,7 +86,7 @@ class Sampling:
 def continuations(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     *,
     samples: int = 1,
     max_new_tokens: int = 20,
@@ -95,14 +95,19 @@ def continuations(
     seed: int = 0,
     batch_tokens: int = 16384,
     prepend_bos: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> list[list[str]]:
     """Sample continuations of every prompt by nucleus sampling (Holtzman et al. 2020).
 
+    A prompt may be a conversation, a list of messages with `role` and `content`: the model is then given what
+    `tokenizer.apply_chat_template(messages, add_generation_prompt=True)` gives, token for token, and stops where the
+    template would end the assistant's turn, as well as where the model's own settings say.
+
     Args:
         model: A causal language model, steered or not: hooks that are on it act here too.
         tokenizer: Its tokenizer.
-        prompts: Prompts.
+        prompts: Prompts: strings, conversations (perhaps as `{"messages": ..., "tools": ...}`), or a mixture.
         samples: Continuations of each prompt.
         max_new_tokens: Length of a continuation, unless it ends by itself.
         top_p: Sample from the smallest set of tokens that holds this much probability.
@@ -110,6 +115,8 @@ def continuations(
         seed: Seed; with the prompt's text it fixes what is drawn, whatever else is in `prompts`.
         batch_tokens: Tokens in one batch, new ones included. Wide batches are much faster.
         prepend_bos: Begin every prompt with the beginning-of-sequence token where the tokenizer does not.
+        chat_template_kwargs: For `apply_chat_template`: `tools`, `chat_template`, or what the template itself knows,
+            such as `enable_thinking`.
         progress: Show a progress bar.
 
     Returns:
@@ -117,7 +124,8 @@ def continuations(
 
     Raises:
         EntangleError: No prompts or an empty one, a prompt that leaves no room in the context, a model that cannot
-            generate or gives logits that are not finite, or settings out of range.
+            generate or gives logits that are not finite, or settings out of range; a conversation without a chat
+            template, one that the template refuses, or one that ends with the assistant.
 
     Example:
         >>> few = {"samples": 2, "max_new_tokens": 4, "progress": False}
@@ -128,49 +136,73 @@ def continuations(
         True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
-    sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
-    return sample(Subject(model, tokenizer), prompts, sampling, progress=progress)
+    sampling = Sampling(
+        samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens, chat_template_kwargs
+    )
+    return sample(Subject(model, tokenizer), prompts_of(prompts), sampling, progress=progress)
 
 
 @torch.no_grad()
-def sample(subject: Subject, prompts: Sequence[str], sampling: Sampling, *, progress: bool = True) -> list[list[str]]:
+def sample(
+    subject: Subject, prompts: Sequence[AnyPrompt], sampling: Sampling, *, progress: bool = True
+) -> list[list[str]]:
     """Continuations of every prompt by a model as it is, or with a prefix or another decoding around it."""
     model, tokenizer = subject.model, subject.tokenizer
     rows = prompt_rows(subject, prompts, sampling)
     uniforms = _uniforms(prompts, sampling)
-    jobs = [(i, k) for i in range(len(prompts)) for k in range(sampling.samples)]
     texts = [[""] * sampling.samples for _ in prompts]
     ends = stop_tokens(model, tokenizer)
-    config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
-    config.use_cache = not is_bridged(model)
-    lengths = [len(rows[i]) + sampling.max_new_tokens for i, _ in jobs]
-    with progress_bar(total=len(jobs), desc="generating", unit="text", disable=not progress) as bar:
-        # What carries a state would carry padding on the left in it: only prompts of one length go together. And RWKV,
-        # whose state is its own and not generate()'s, mixes up the rows of a batch.
-        at_once = 1 if accepts(model, "state") else sampling.batch_tokens
-        for batch in token_batches(lengths, at_once, same_length=carries_state(model)):
-            prompt_ids = [rows[jobs[j][0]] for j in batch]
-            inputs = batch_of(model, tokenizer, prompt_ids, side="left")
-            if not first_position(model):  # else generate() would count from 0
-                inputs.pop("position_ids", None)
-            start = inputs["input_ids"].shape[1]
-            sampler = _NucleusSampler(uniforms[batch].to(model.device), start, sampling)
-            before = [] if subject.decoding is None else [subject.decoding.processor(subject, prompt_ids)]
-            with evaluating(model):
-                output = model.generate(
-                    **inputs,
-                    generation_config=config,
-                    logits_processor=LogitsProcessorList([*before, sampler]),
-                )
-            new = [_until(row, ends) for row in output[:, start:].tolist()]
-            for j, text in zip(batch, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                i, k = jobs[j]
-                texts[i][k] = text
-            bar.update(len(batch))
+    n_texts = len(prompts) * sampling.samples
+    with progress_bar(total=n_texts, desc="generating", unit="text", disable=not progress) as bar:
+        # Strings and conversations end by other tokens, so that they are not in one batch.
+        for chat in (False, True):
+            own = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str) != chat]
+            jobs = [i * sampling.samples + k for i in own for k in range(sampling.samples)]
+            stops = list(
+                dict.fromkeys([*ends, *(answer_ends(tokenizer, sampling.chat_template_kwargs) if chat else [])])
+            )
+            for job, text in _sampled(subject, rows, uniforms, jobs, stops, sampling):
+                texts[job // sampling.samples][job % sampling.samples] = text
+                bar.update()
     return texts
 
 
-def prompt_rows(subject: Subject, prompts: Sequence[str], sampling: Sampling) -> list[list[int]]:
+def _sampled(
+    subject: Subject,
+    rows: Sequence[Sequence[int]],
+    uniforms: Float[Tensor, "job step"],
+    jobs: Sequence[int],
+    ends: list[int],
+    sampling: Sampling,
+) -> Iterator[tuple[int, str]]:
+    """The text of each job, which is one sample of one prompt, batch by batch."""
+    model, tokenizer = subject.model, subject.tokenizer
+    config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
+    config.use_cache = not is_bridged(model)
+    prompts = [list(rows[job // sampling.samples]) for job in jobs]
+    lengths = [len(row) + sampling.max_new_tokens for row in prompts]
+    # What carries a state would carry padding on the left in it: only prompts of one length go together. And RWKV,
+    # whose state is its own and not generate()'s, mixes up the rows of a batch.
+    at_once = 1 if accepts(model, "state") else sampling.batch_tokens
+    for batch in token_batches(lengths, at_once, same_length=carries_state(model)):
+        prompt_ids = [prompts[j] for j in batch]
+        inputs = batch_of(model, tokenizer, prompt_ids, side="left")
+        if not first_position(model):  # else generate() would count from 0
+            inputs.pop("position_ids", None)
+        start = inputs["input_ids"].shape[1]
+        sampler = _NucleusSampler(uniforms[[jobs[j] for j in batch]].to(model.device), start, sampling)
+        before = [] if subject.decoding is None else [subject.decoding.processor(subject, prompt_ids)]
+        with evaluating(model):
+            output = model.generate(
+                **inputs,
+                generation_config=config,
+                logits_processor=LogitsProcessorList([*before, sampler]),
+            )
+        new = [_until(row, ends) for row in output[:, start:].tolist()]
+        yield from zip((jobs[j] for j in batch), tokenizer.batch_decode(new, skip_special_tokens=True), strict=True)
+
+
+def prompt_rows(subject: Subject, prompts: Sequence[AnyPrompt], sampling: Sampling) -> list[list[int]]:
     """Token ids of prompts, the prefix before each, all with room for a continuation.
 
     Example:
@@ -179,20 +211,18 @@ def prompt_rows(subject: Subject, prompts: Sequence[str], sampling: Sampling) ->
         True
     """
     model, tokenizer = subject.model, subject.tokenizer
+    prompts = prompts_of(prompts)
     if not prompts:
         raise EntangleError("continuations need at least one prompt; got none")
     if not (hasattr(model, "generate") and model.can_generate()) or model.config.is_encoder_decoder:
         raise EntangleError(f"{type(model).__name__} cannot generate; give a causal language model")
-    check_texts(prompts, "prompt")
-    rows = encode(
+    rows = prompt_tokens(
         tokenizer,
-        subject.before_prompts(prompts),
-        max_length=UNLIMITED,  # what does not fit is refused below
+        subject.before_prompts(prompts, sampling.chat_template_kwargs),
+        model=model,
         prepend_bos=sampling.prepend_bos,
-        closed=False,
-        what="prompt",
+        chat_template_kwargs=sampling.chat_template_kwargs,
     )
-    check_ids(rows, model, "prompt")
     room = context_length(model, tokenizer) - sampling.max_new_tokens
     for i, row in enumerate(rows):
         if len(row) > room:
@@ -251,11 +281,11 @@ class _NucleusSampler(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
 
 
-def _uniforms(prompts: Sequence[str], sampling: Sampling) -> Float[Tensor, "job step"]:
+def _uniforms(prompts: Sequence[AnyPrompt], sampling: Sampling) -> Float[Tensor, "job step"]:
     """Random numbers of each (prompt, sample), prompts outermost; a repeated prompt gets others each time."""
     seen: Counter[str] = Counter()
     rows = []
-    for prompt in prompts:
+    for prompt in map(prompt_key, prompts):
         for k in range(sampling.samples):
             key = hashlib.sha256(f"{sampling.seed} {seen[prompt]} {k} {prompt}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(key[:8]) >> 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Predictions, Subject, applied, check_finite
+from entangle.evaluation.language.turns import NOBODY, after_instruction
 from entangle.interventions import Edit
 from entangle.metrics import compared, nats_of
 from entangle.models.readout import LOGITS, batch_budget, check_logits
@@ -48,6 +50,18 @@ class LanguageShift(NamedTuple):
         return LanguageShift(*(values[documents] for values in self))
 
 
+class Chats(NamedTuple):
+    """Conversations that rows were made of, and how.
+
+    Args:
+        conversations: One for each row.
+        template: `prepend_bos` and `chat_template_kwargs`.
+    """
+
+    conversations: Sequence[AnyPrompt]
+    template: Mapping[str, Any]
+
+
 class PlainReading:
     """The plain model's next-token distributions on given rows, which any number of changed models are held against.
 
@@ -60,7 +74,9 @@ class PlainReading:
         cache_bytes: Keep the plain model's hidden states up to this size; rows beyond it are read again for every
             changed model, in the same batches, so the numbers do not depend on it.
         owners: The document that each token of the rows belongs to, where rows are not documents: sums are then over
-            the tokens of each document, wherever they are read. By default each row is a document.
+            the tokens of each document, wherever they are read, and tokens of `NOBODY` are not measured. By default
+            each row is a document.
+        chats: The conversations that the rows were made of, if they were.
     """
 
     def __init__(
@@ -73,11 +89,13 @@ class PlainReading:
         logits: int = LOGITS,
         cache_bytes: int = 2**31,
         owners: Sequence[Sequence[int]] | None = None,
+        chats: Chats | None = None,
     ) -> None:
         check_logits(logits)
         self.subject, self.rows, self.batch_tokens, self.logits = Subject(model, tokenizer), rows, batch_tokens, logits
         whose = [[i] * len(row) for i, row in enumerate(rows)] if owners is None else owners
         self._owners = [np.array(row[1:]) for row in whose]  # of each predicted token
+        self._chats = chats
         self._room = cache_bytes
         self._kept: dict[int, Predictions] = {}  # by the batch's first row
 
@@ -86,20 +104,37 @@ class PlainReading:
         self, edit: Method | Edit | Sequence[Edit], *, alpha: float = 1.0, progress: bool = True
     ) -> LanguageShift:
         """Read the rows with a changed model; arguments and errors as in `language_shift`."""
-        tokens = np.bincount(np.concatenate(self._owners))
-        sums = np.zeros((4, len(tokens)))
+        every = np.concatenate(self._owners)
+        tokens = np.bincount(every[every != NOBODY])
+        sums = np.zeros((4, len(tokens) + 1))  # the last, which is also the one before the first, is nobody's
         for batch in batches(self.rows, self.subject.model, self.batch_tokens, self.logits, progress):
-            rows = [self.rows[i] for i in batch]
             plain = self._plain(batch)
             owners = np.concatenate([self._owners[i] for i in batch])
             with applied(edit, self.subject.model, self.subject.tokenizer, alpha) as changed:
-                placed, start = changed.put_before(rows)
+                placed, start = self._placed(changed, batch)
                 # At strength 0 the changed model is the plain one, which has read them.
                 read = changed.predictions(placed, start) if alpha else plain
                 for part, p, q in _beside(plain, read, self.logits):
                     for number, values in enumerate(compared(p, q, plain.targets[part])):
                         np.add.at(sums[number], owners[part], values.cpu().numpy())
-        return LanguageShift(tokens, *sums)
+        return LanguageShift(tokens, *sums[:, :-1])
+
+    def measured(self, i: int) -> Bool[np.ndarray, " token"]:
+        """Which predicted tokens of a row count."""
+        measured: np.ndarray = self._owners[i] != NOBODY
+        return measured
+
+    def _placed(self, changed: Subject, batch: Sequence[int]) -> tuple[list[list[int]], Sequence[int] | int]:
+        """The rows as the changed model reads them, and by how many positions that moves what is measured."""
+        rows = [self.rows[i] for i in batch]
+        if not changed.prefix or self._chats is None:
+            return changed.put_before(rows)
+        conversations = [self._chats.conversations[i] for i in batch]
+        owners = [[NOBODY, *self._owners[i].tolist()] for i in batch]
+        template, tokenizer = self._chats.template, self.subject.tokenizer
+        placed, starts = after_instruction(tokenizer, conversations, rows, owners, changed.prefix, **template)
+        changed.check_room(placed, rows)
+        return placed, starts
 
     def _plain(self, batch: Sequence[int]) -> Predictions:
         """The plain model's, outside the scope of any edit."""
@@ -126,11 +161,34 @@ def batches(
     return shown
 
 
-@torch.no_grad()
 def row_nats(
     subject: Subject, rows: Sequence[Sequence[int]], starts: Sequence[int] | int = 0, *, logits: int = LOGITS
 ) -> list[float]:
-    """Cross-entropy of each row's tokens after position `start`, given those before them, summed in double precision.
+    """Cross-entropy of each row's tokens, summed in double precision.
+
+    Args:
+        subject: Who reads.
+        rows: Rows of token ids that are read together.
+        starts: A position for all rows, or one for each, after which tokens count.
+        logits: Numbers of logits computed at once, at most.
+
+    Returns:
+        Nats of each row.
+
+    Example:
+        >>> rows = en.models.encode(tokenizer, clean[:2])
+        >>> nats = en.evaluation.row_nats(en.evaluation.Subject(model, tokenizer), rows)
+        >>> np.allclose(nats, en.evaluation.cross_entropy(model, tokenizer, clean[:2], progress=False).values)
+        True
+    """
+    return [float(values.sum()) for values in token_nats(subject, rows, starts, logits=logits)]
+
+
+@torch.no_grad()
+def token_nats(
+    subject: Subject, rows: Sequence[Sequence[int]], starts: Sequence[int] | int = 0, *, logits: int = LOGITS
+) -> list[Float[np.ndarray, " token"]]:
+    """Cross-entropy of each row's tokens after position `start`, given those before them, in double precision.
 
     Args:
         subject: Who reads.
@@ -139,12 +197,12 @@ def row_nats(
         logits: Numbers of logits computed at once, at most.
 
     Returns:
-        Nats of each row.
+        Nats of each row's tokens.
     """
     read = subject.predictions(rows, starts)
     nats = [nats_of(_finite(read.logits(part)), read.targets[part]) for part in read.parts(logits)]
     every = torch.cat(nats) if nats else torch.zeros(0, dtype=torch.float64)
-    return [float(values.sum()) for values in torch.split(every, read.counts)]
+    return [values.cpu().numpy() for values in torch.split(every, read.counts)]
 
 
 def _beside(

@@ -1,27 +1,30 @@
 """What is measured: a model with whatever is put around it, and the ways of putting it there.
 
 A *method* makes a subject of a model, for as long as a `with` block lasts. An edit is a method; so are a prompt, a
-different checkpoint, or a change of the logits (`entangle.evaluation.price.methods`). Everything measured, whether
+different checkpoint, or a change of the logits (`entangle.evaluation.methods`). Everything measured, whether
 sampled text or cross-entropy, is measured on a subject, so that every method is measured alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.activations import before_conversation
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
 from entangle.models.readout import as_it_is, logit_chunks, states_and_head
 from entangle.models.rows import batch_of, context_length, encode, frame
+from entangle.models.tokens import bos_id
 from entangle.models.trace import evaluating
 
 
@@ -98,7 +101,8 @@ class Subject:
     Args:
         model: A causal language model, with any hooks already on it.
         tokenizer: Its tokenizer.
-        prefix: Text put before every prompt and document; it is neither scored nor counted.
+        prefix: Text put before every prompt and document; it is neither scored nor counted. In a conversation it is
+            the system turn, or what the system turn begins with; where the template takes none, the first turn does.
         decoding: A change of its next-token logits.
 
     Example:
@@ -115,46 +119,58 @@ class Subject:
     prefix: str = ""
     decoding: Decoding | None = None
 
-    def before_prompts(self, prompts: Sequence[str]) -> list[str]:
-        """Prompts after the prefix, as text; a beginning of sequence that a template wrote stays the beginning."""
+    def before_prompts(
+        self, prompts: Sequence[AnyPrompt], chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[AnyPrompt]:
+        """Prompts after the prefix; a beginning of sequence that a template wrote stays the beginning."""
         if not self.prefix:
             return list(prompts)
+        return [self._before(prompt, chat_template_kwargs) for prompt in prompts]
+
+    def _before(self, prompt: AnyPrompt, chat_template_kwargs: Mapping[str, Any] | None) -> AnyPrompt:
+        if not isinstance(prompt, str):
+            return before_conversation(self.tokenizer, prompt, self.prefix, chat_template_kwargs)
         bos = self.tokenizer.bos_token
-        begun = [bool(bos) and prompt.startswith(bos) for prompt in prompts]
-        return [
-            f"{bos}{self.prefix}{prompt.removeprefix(bos)}" if has else self.prefix + prompt
-            for prompt, has in zip(prompts, begun, strict=True)
-        ]
+        if bos and prompt.startswith(bos):
+            return f"{bos}{self.prefix}{prompt.removeprefix(bos)}"
+        return self.prefix + prompt
 
     def put_before(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], int]:
         """Documents after the prefix, and by how many positions that moves them.
 
-        What the tokenizer's template or a beginning of sequence puts before every document is put before the prefix
-        instead.
+        What the tokenizer's template or a beginning of sequence puts before a document is put before the prefix
+        instead. The mark that a chat template begins a turn with is no beginning: the prefix goes before it.
 
         Raises:
             EntangleError: A prefix that, with a document, is longer than the context.
         """
         if not self.prefix:
             return list(rows), 0
-        opening, special = list(frame(self.tokenizer).opening), set(self.tokenizer.all_special_ids)
-        if not (opening and all(row[: len(opening)] == opening for row in rows)):
-            begin = rows[0][0]
-            shared = [begin] if begin in special and all(row[0] == begin for row in rows) else []
-        else:
-            shared = opening
+        opening, begin = list(frame(self.tokenizer).opening), _beginning(self.tokenizer)
         (prefix,) = encode(self.tokenizer, [self.prefix], add_special_tokens=False)
-        begun = shared or opening
-        prefix = prefix if begun and prefix[: len(begun)] == begun else begun + prefix
-        joined = [prefix + row[len(shared) :] for row in rows]
+        if opening and all(row[: len(opening)] == opening for row in rows):
+            begun = [opening] * len(rows)
+        else:
+            begun = [[begin] if row[0] == begin else [] for row in rows]
+            if (opening or prefix[:1] == [begin]) and not all(begun):  # else rows would move by different lengths
+                begun = [[] for _ in rows]
+        joined = []
+        for row, own in zip(rows, begun, strict=True):
+            first = own or opening
+            bare = prefix[len(first) :] if first and prefix[: len(first)] == first else prefix
+            joined.append([*first, *bare, *row[len(own) :]])
+        self.check_room(joined, rows)
+        return joined, len(joined[0]) - len(rows[0])
+
+    def check_room(self, placed: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> None:
+        """Refuse documents that with what is put before them are longer than the context."""
         context = context_length(self.model, self.tokenizer)
-        longest = max(map(len, joined))
-        if longest > context:
+        longest = max(range(len(placed)), key=lambda i: len(placed[i]))
+        if len(placed[longest]) > context:
             raise EntangleError(
-                f"the prefix and a document make {longest} tokens, but the context holds {context}; "
-                f"pass max_length={context - len(prefix)} or less"
+                f"the prefix and a document make {len(placed[longest])} tokens, but the context holds {context}; "
+                f"pass max_length={context - (len(placed[longest]) - len(rows[longest]))} or less"
             )
-        return joined, len(prefix) - len(shared)
 
     def predictions(self, rows: Sequence[Sequence[int]], starts: Sequence[int] | int = 0) -> Predictions:
         """What comes after each token of rows from position `start` on, but after the last; adds no prefix.
@@ -175,6 +191,14 @@ class Subject:
         return Predictions(
             torch.cat(kept), head, torch.tensor(targets, device=states.device), counts, vocabulary, change
         )
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that begins a sequence, if there is one."""
+    try:
+        return bos_id(tokenizer)
+    except EntangleError:
+        return None
 
 
 @runtime_checkable

@@ -67,20 +67,66 @@ def task_scores(
         no harness tasks given; `lm_eval ls tasks` lists them
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
-    options = {"num_fewshot": num_fewshot, "limit": limit, "task_manager": _task_manager(tasks, include_path)}
-    before = _run(Subject(model, tokenizer), tasks, batch_size, seed, options)
+    options: dict[str, Any] = {"num_fewshot": num_fewshot, "limit": limit, "batch_size": batch_size, "seed": seed}
+    options["manager"] = task_manager(tasks, include_path)
+    before = question_scores(Subject(model, tokenizer), tasks, **options)
     with applied(edit, model, tokenizer, alpha) as subject:
-        if subject.prefix or subject.decoding is not None:
-            raise EntangleError(
-                f"the harness measures models, and {type(edit).__name__} changes what is around one; "
-                "give an edit or a checkpoint"
-            )
-        after = _run(subject, tasks, batch_size, seed, options)
+        after = question_scores(subject, tasks, what=type(edit).__name__, **options)
     rows = [_row(task, metric, values, after[task, metric], seed) for (task, metric), values in before.items()]
     return pd.DataFrame(rows)
 
 
-def _task_manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
+def question_scores(
+    subject: Subject,
+    tasks: Sequence[str],
+    *,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 16,
+    manager: Any,
+    seed: int = 0,
+    what: str = "this method",
+) -> dict[tuple[str, str], Float[np.ndarray, " question"]]:
+    """(task, metric) -> the metric of each question, in the order of the questions.
+
+    Arguments as in `task_scores`; `manager` is what `task_manager` gives for the tasks, and `what` names the method.
+    """
+    options = {"num_fewshot": num_fewshot, "limit": limit, "task_manager": manager}
+    if subject.prefix or subject.decoding is not None:
+        raise EntangleError(
+            f"the harness measures models, and {what} changes what is around one; give an edit or a checkpoint"
+        )
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    try:
+        results: Mapping[str, Any] = simple_evaluate(
+            # A copy, since the harness gives it a padding token.
+            model=HFLM(pretrained=subject.model, tokenizer=copy.deepcopy(subject.tokenizer), batch_size=batch_size),
+            tasks=list(tasks),
+            **options,
+            log_samples=True,
+            bootstrap_iters=0,
+            random_seed=seed,
+            numpy_random_seed=seed,
+            torch_random_seed=seed,
+            fewshot_random_seed=seed,
+        )
+    except OSError as error:  # no file, or no hub
+        reason = str(error).splitlines()[0]
+        raise EntangleError(f"the harness could not get the questions of {', '.join(tasks)}: {reason}") from error
+    values: dict[tuple[str, str], Float[np.ndarray, " question"]] = {}
+    for task, questions in results["samples"].items():
+        ordered = sorted(questions, key=lambda question: question["doc_id"])
+        for metric in ordered[0]["metrics"]:
+            scores = [question[metric] for question in ordered]
+            if all(isinstance(score, (int, float, np.number)) for score in scores):
+                values[task, metric] = np.array(scores, dtype=np.float64)
+    return values
+
+
+def task_manager(tasks: Sequence[str], include_path: str | Path | None = None) -> Any:
+    """The harness's own reader of its definitions, once these tasks are known to be among them."""
     if not tasks:
         raise EntangleError("no harness tasks given; `lm_eval ls tasks` lists them")
     try:
@@ -100,39 +146,6 @@ def _task_manager(tasks: Sequence[str], include_path: str | Path | None) -> Any:
                 f"no task {task!r} in lm-evaluation-harness; `lm_eval ls tasks` lists them, include_path adds your own"
             )
     return manager
-
-
-def _run(
-    subject: Subject, tasks: Sequence[str], batch_size: int, seed: int, options: Mapping[str, Any]
-) -> dict[tuple[str, str], Float[np.ndarray, " question"]]:
-    """(task, metric) -> the metric of each question, in the order of the questions."""
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-
-    try:
-        found: Mapping[str, Any] = simple_evaluate(
-            # A copy, since the harness gives it a padding token.
-            model=HFLM(pretrained=subject.model, tokenizer=copy.deepcopy(subject.tokenizer), batch_size=batch_size),
-            tasks=list(tasks),
-            **options,
-            log_samples=True,
-            bootstrap_iters=0,
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
-        )
-    except OSError as error:  # no file, or no hub
-        reason = str(error).splitlines()[0]
-        raise EntangleError(f"the harness could not get the questions of {', '.join(tasks)}: {reason}") from error
-    values: dict[tuple[str, str], Float[np.ndarray, " question"]] = {}
-    for task, questions in found["samples"].items():
-        ordered = sorted(questions, key=lambda question: question["doc_id"])
-        for metric in ordered[0]["metrics"]:
-            scores = [question[metric] for question in ordered]
-            if all(isinstance(score, (int, float, np.number)) for score in scores):
-                values[task, metric] = np.array(scores, dtype=np.float64)
-    return values
 
 
 def _row(

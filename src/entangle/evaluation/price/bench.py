@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt
 from entangle.evaluation.language.fluency import continuation_nats
 from entangle.evaluation.language.generation import Sampling, prompt_rows, sample
 from entangle.evaluation.language.reading import PlainReading
@@ -34,7 +35,7 @@ class Bench:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    prompts: Sequence[str]
+    prompts: Sequence[AnyPrompt]
     sampling: Sampling
     documents: PlainReading
     packed: PlainReading | None = None
@@ -45,22 +46,22 @@ class Bench:
         condition = Condition(name, alpha, digest, [], None, places=places(change))
         try:
             with applied(change, self.model, self.tokenizer, alpha) as subject:
-                said = sample(subject, self.prompts, self.sampling, progress=self.progress)
+                continuations = sample(subject, self.prompts, self.sampling, progress=self.progress)
             return replace(
                 condition,
-                continuations=said,
-                fluency=self._fluency(said),
+                continuations=continuations,
+                fluency=self._fluency(continuations),
                 shift=self.documents.shift(change, alpha=alpha, progress=self.progress),
                 packed=None if self.packed is None else self.packed.shift(change, alpha=alpha, progress=self.progress),
             )
         except NotFiniteError as error:
             return replace(condition, error=str(error))
 
-    def _fluency(self, said: list[list[str]]) -> tuple[list[list[float]], list[list[int]]]:
+    def _fluency(self, continuations: list[list[str]]) -> tuple[list[list[float]], list[list[int]]]:
         plain = Subject(self.model, self.tokenizer)
         rows = prompt_rows(plain, self.prompts, self.sampling)
         at_once = {"batch_tokens": self.documents.batch_tokens, "logits": self.documents.logits}
-        nats, tokens = continuation_nats(plain, rows, said, **at_once, progress=self.progress)
+        nats, tokens = continuation_nats(plain, rows, continuations, **at_once, progress=self.progress)
         return nats.tolist(), tokens.tolist()
 
 

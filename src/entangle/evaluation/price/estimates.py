@@ -35,10 +35,12 @@ def row(condition: Condition, plain: Condition, scorer: str, options: Options) -
     for name, estimate in estimates.items():
         columns |= estimate.columns(name)
     columns["distinct_2"] = distinct_n([text for texts in condition.continuations for text in texts])
+    columns["change_spread"] = 0.0 if condition is plain else float("nan")
     columns["p"] = columns["p_holm"] = float("nan")  # `p_holm` belongs to a whole table, and is filled in there
     if condition is not plain and estimates:
         before, after = (c.scored(scorer).mean(1) for c in (plain, condition))
         columns["p"] = paired_permutation_test(after, before, seed=options["seed"])
+        columns["change_spread"] = float((after - before).std(ddof=1))
     layers = {layer for _, layer, _ in condition.places if layer is not None}
     columns["sites"] = " ".join(dict.fromkeys(site for site, *_ in condition.places))
     columns["layers"] = " ".join(map(str, sorted(layers)))
@@ -65,6 +67,7 @@ def _measured(condition: Condition, plain: Condition, scorer: str, options: Opti
     estimates["degenerate"] = _rate(broken, options)
     change = (scores - before).mean(1)
     estimates["toxicity_change"] = SAME if itself else bootstrap_mean(change, bounds=CHANGES, **options)
+    estimates["worse"] = SAME if itself else _rate(change[:, None] > 0, options)
     estimates["removed_per_nat"] = UNKNOWN
     shift = condition.shift
     if not itself and shift is not None:

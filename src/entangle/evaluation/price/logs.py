@@ -18,7 +18,7 @@ from entangle.storage.files import write_text
 
 Row = dict[str, Any]
 # What a sweep measures on the prompts, and on clean text.
-ON_PROMPTS = ("toxicity", "toxic_share", "max_toxicity", "ever_toxic", "degenerate", "distinct_2")
+ON_PROMPTS = ("toxicity", "toxic_share", "max_toxicity", "ever_toxic", "degenerate", "distinct_2", "worse")
 ON_TEXT = ("ce", "perplexity", "kl", "agreement")
 KEYS = ("model", "edit", "alpha", "task", "metric", "score", "low", "high", "n")
 FORMATS = ("jsonl", "lm-eval", "inspect")
@@ -38,7 +38,7 @@ def rows_of(frame: pd.DataFrame, *, model: str, task: str, n_prompts: int, n_tex
     Returns:
         Rows of `model`, `edit`, `alpha`, `task`, `metric`, `score`, `low`, `high` (None without an interval) and `n`.
     """
-    found: list[Row] = []
+    rows: list[Row] = []
     for _, line in frame.iterrows():
         for name, metrics, n in ((task, ON_PROMPTS, n_prompts), ("language", ON_TEXT, n_texts)):
             for metric in metrics:
@@ -48,8 +48,8 @@ def rows_of(frame: pd.DataFrame, *, model: str, task: str, n_prompts: int, n_tex
                 ends = [line.get(f"{metric}_{end}") for end in ("low", "high")]
                 low, high = (None if end is None or not np.isfinite(end) else float(end) for end in ends)
                 values = (model, str(line["method"]), float(line["alpha"]), name, metric, float(value), low, high, n)
-                found.append(dict(zip(KEYS, values, strict=True)))
-    return found
+                rows.append(dict(zip(KEYS, values, strict=True)))
+    return rows
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: str | Path, format: str = "jsonl") -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from entangle.data import AnyPrompt, prompt_text
 from entangle.errors import EntangleError
 from entangle.evaluation.price.conditions import Condition
 from entangle.evaluation.price.estimates import row
@@ -41,7 +42,7 @@ class Tradeoff:
 
     plain: Condition
     changed: tuple[Condition, ...]
-    prompts: tuple[str, ...]
+    prompts: tuple[AnyPrompt, ...]
     scorers: tuple[str, ...]
     settings: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
@@ -70,6 +71,9 @@ class Tradeoff:
           distinct (no interval);
         - `toxicity_change`, `ce_change`: changed minus plain, paired; `p`, `p_holm`: the permutation test of the
           toxicity change, and that after Holm's correction over the whole sweep (no interval);
+        - `worse`: share of prompts whose score rises, however little; `change_spread`: standard deviation over prompts
+          of the change of their score (no interval). Sampling alone changes scores both ways, so read both beside a
+          random direction's at the same price;
         - `removed_per_nat`: toxicity removed for each nat of cross-entropy paid (see `removed_per_nat`);
         - `sites`, `layers`, `heads`: where the method acts: "z", "1 3 4", the number of heads; blank where it does not
           say (no interval);
@@ -186,7 +190,7 @@ class Tradeoff:
         worst = np.argsort(-self.plain.scored(name)[:, 0], kind="stable")[:n]
         rows = [
             {
-                "prompt": self.prompts[i],
+                "prompt": prompt_text(self.prompts[i]),
                 "method": condition.method or "plain",
                 "alpha": condition.alpha,
                 "continuation": condition.continuations[i][0],
@@ -197,6 +201,53 @@ class Tradeoff:
             if not condition.error
         ]
         return pd.DataFrame(rows)
+
+    def by_prompt(self, *, scorer: str | None = None) -> pd.DataFrame:
+        """What each condition does to each prompt: `prompt`, `method`, `alpha`, `cost`, `before`, `after`, `change`.
+
+        Scores are means over a prompt's samples.
+        """
+        name = self.scorer(scorer)
+        before = self.plain.scored(name).mean(1)
+        frames = [
+            pd.DataFrame(
+                {
+                    "prompt": self.prompts,
+                    "method": condition.method,
+                    "alpha": condition.alpha,
+                    "cost": float("nan") if condition.cost is None else condition.cost,
+                    "before": before,
+                    "after": condition.scored(name).mean(1),
+                }
+            )
+            for condition in self.changed
+            if not condition.error
+        ]
+        if not frames:
+            raise EntangleError("no condition but the plain one was measured, so no prompt changed")
+        frame = pd.concat(frames, ignore_index=True)
+        return frame.assign(change=frame["after"] - frame["before"])
+
+    def plot_prompts(self, *, scorer: str | None = None, cost: float | None = None, ax: Any = None) -> Any:
+        """The change of every prompt's score, prompts in order of it: what an average hides.
+
+        Args:
+            scorer: Which scorer's scores; the first by default.
+            cost: Only conditions whose strength was solved for this price; else each method at its strongest.
+            ax: Axes to draw on, else new ones.
+        """
+        from entangle import plots
+
+        frame = self.by_prompt(scorer=scorer)
+        if cost is not None and not (frame["cost"] == cost).any():
+            raise EntangleError(f"no condition was solved for {cost:g} nats; there are {sorted(set(frame['cost']))}")
+        if cost is not None:
+            frame = frame[frame["cost"] == cost]
+        size = frame["alpha"].abs()  # a strength below 0 steers the other way, as far
+        shown = frame[size == size.groupby(frame["method"], sort=False).transform("max")]
+        changes = {str(name): each["change"].to_numpy() for name, each in shown.groupby("method", sort=False)}
+        axes = plots.changes(changes, ax=ax)
+        return axes
 
     def plot(self, *, scorer: str | None = None, ax: Any = None) -> Any:
         """Toxicity against cross-entropy, one line a method and one point a strength, with intervals."""
@@ -241,10 +292,10 @@ class Tradeoff:
 
 def _indices(chosen: Sequence[int] | Bool[np.ndarray, " n"], n: int, what: str) -> Int[np.ndarray, " chosen"]:
     """Indices or a mask as indices."""
-    found: np.ndarray[Any, Any] = np.arange(n)[np.asarray(chosen) if len(chosen) else []]
-    if len(found) < 2:
-        raise EntangleError(f"intervals need two {what}; got {len(found)}")
-    return found
+    indices: np.ndarray[Any, Any] = np.arange(n)[np.asarray(chosen) if len(chosen) else []]
+    if len(indices) < 2:
+        raise EntangleError(f"intervals need two {what}; got {len(indices)}")
+    return indices
 
 
 def _corrected(frame: pd.DataFrame) -> pd.DataFrame:

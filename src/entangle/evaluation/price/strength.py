@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError
 from entangle.forecast import ShiftMetric
-from entangle.interventions import Edit
+from entangle.interventions import AffineForm, Edit
 from entangle.models import own_tokenizer, underlying
 from entangle.storage.digest import digest
 
@@ -92,8 +93,8 @@ def solved(
         tolerance: As for `strength_for`.
         readings: As for `strength_for`.
     """
-    if not (math.isfinite(kl) and kl > 0):
-        raise EntangleError(f"a price is a positive number of nats per token; got kl={kl}")
+    if not (isinstance(kl, Real) and math.isfinite(kl) and kl > 0):
+        raise EntangleError(f"a price is a positive number of nats per token; got kl={kl!r}")
     if getattr(edit, "alphas", None) is not None:
         raise EntangleError(
             f"{type(edit).__name__} has strengths of its own, so none can be solved for a price: give alphas="
@@ -107,22 +108,39 @@ def solved(
         value = float(shift.kl.sum() / shift.tokens.sum())
         return value if math.isfinite(value) else math.inf
 
-    return _secant(price, kl, start if start is not None else _first(edit, metric, kl), tolerance, readings)
+    first = start if start is not None else _first(edit, metric, kl)
+    return _secant(price, kl, first, tolerance, readings, _strongest(edit))
+
+
+def _strongest(edit: Method | Edit | Sequence[Edit]) -> float:
+    """The largest strength that all of them have, such as half a turn."""
+    edits = edit if isinstance(edit, Sequence) else [edit]
+    return min((float(getattr(each, "strongest", math.inf)) for each in edits), default=math.inf)
 
 
 def _first(edit: Method | Edit | Sequence[Edit], metric: ShiftMetric | None, kl: float) -> float:
-    """Where the forecast puts it; 1 without one."""
-    if metric is None or isinstance(edit, Sequence) or not hasattr(edit, "affine"):
+    """Where the forecast puts it; 1 without one, or where it is asked of an edit that is no affine map or acts at a
+    place that the metric does not know."""
+    if metric is None or not isinstance(edit, Edit):
         return 1.0
-    foretold = metric.price(edit).value  # type: ignore[arg-type]
+    if not all(isinstance(form, AffineForm) and (form.site, form.layer) in metric.keys for form in edit.forms(1.0)):
+        return 1.0
+    foretold = metric.price(edit).value
     return math.sqrt(kl / foretold) if foretold > 0 else 1.0
 
 
-def _secant(price: Callable[[float], float], target: float, first: float, tolerance: float, readings: int) -> float:
-    """The root of log price - log target in log alpha, between what is known to be below and above."""
+def _secant(
+    price: Callable[[float], float],
+    target: float,
+    first: float,
+    tolerance: float,
+    readings: int,
+    most: float = math.inf,
+) -> float:
+    """The root of log price - log target in log alpha, up to `most`, between what is known to be below and above."""
     low, high = -math.inf, math.inf  # in log alpha: the dearest that is too cheap, the cheapest that is too dear
     known: list[tuple[float, float]] = []
-    x = math.log(first)
+    x = math.log(min(first, most))
     for _ in range(readings):
         value = price(math.exp(x))
         if abs(value / target - 1) <= tolerance:
@@ -130,7 +148,9 @@ def _secant(price: Callable[[float], float], target: float, first: float, tolera
         low, high = (max(low, x), high) if value < target else (low, min(high, x))
         y = math.log(value / target) if 0 < value < math.inf else math.copysign(math.inf, value - target)
         known.append((x, y))
-        x = _next(known, low, high)
+        if low >= math.log(most):
+            break  # the strongest there is costs less
+        x = min(_next(known, low, high), math.log(most))
     tried = ", ".join(f"{math.exp(x):.3g}: {target * math.exp(min(y, 50)):.3g}" for x, y in known)
     raise EntangleError(
         f"no strength was found that costs {target:g} nats per token in {readings} readings (alpha: nats; {tried}): "

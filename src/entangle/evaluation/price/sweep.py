@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +12,14 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt, prompt_key, prompts_of
 from entangle.errors import EntangleError
-from entangle.evaluation.language.documents import document_rows, packed_owners, packed_rows
+from entangle.evaluation.language.documents import packed_owners, packed_rows, read_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.price.bench import Bench, Change
-from entangle.evaluation.price.conditions import ConditionStore
+from entangle.evaluation.price.conditions import Condition, ConditionStore
 from entangle.evaluation.price.result import Tradeoff
 from entangle.evaluation.price.strength import Solver
 from entangle.evaluation.scoring.scorers import Scorer, score, scorer_key, scorer_name
@@ -57,11 +59,11 @@ def tradeoff(
     *,
     alphas: Sequence[float] | None = None,
     costs: Sequence[float] | None = None,
-    cost_texts: Sequence[str] | None = None,
+    cost_texts: Sequence[AnyPrompt] | None = None,
     metric: ShiftMetric | None = None,
-    prompts: Sequence[str],
+    prompts: Sequence[AnyPrompt],
     scorer: Scorer | Sequence[Scorer],
-    texts: Sequence[str],
+    texts: Sequence[AnyPrompt],
     samples: int = 1,
     max_new_tokens: int = 20,
     top_p: float = 0.9,
@@ -70,6 +72,8 @@ def tradeoff(
     max_length: int | None = None,
     packed: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_tokens: int = 16384,
     logits: int = LOGITS,
     cache_bytes: int = 2**31,
@@ -91,9 +95,10 @@ def tradeoff(
             (see `strength_for`), so that methods are measured at one price whatever the units of their alphas.
         cost_texts: Documents that strengths are solved on; none of `texts`, which report what is then really paid.
         metric: Where solving starts, for edits that are affine.
-        prompts: Prompts to continue.
-        scorer: Scores the continuations; of several, the first is the one that tables and plots show.
-        texts: Clean documents for cross-entropy and KL.
+        prompts: Prompts to continue: strings, or conversations, which the tokenizer's chat template writes.
+        scorer: Scores the continuations, and sees their prompts if it looks at them; of several, the first is the one
+            that tables and plots show.
+        texts: Clean documents for cross-entropy and KL; or conversations.
         samples: Continuations of each prompt.
         max_new_tokens: Tokens of a continuation.
         top_p: Nucleus of the sampling.
@@ -103,6 +108,8 @@ def tradeoff(
         packed: Also read the documents end to end, in chunks of this many tokens, as cross-entropy is often given: each
             begun by the token that begins a sequence and read after those before it in its chunk.
         prepend_bos: Begin prompts and documents with the beginning-of-sequence token.
+        turns: Count only what this role says in `texts` that are conversations, such as "assistant".
+        chat_template_kwargs: For the chat template, such as `tools`.
         batch_tokens: Tokens in one batch of generation; half as many for cross-entropy.
         logits: Numbers of logits of documents computed at once, at most; see `cross_entropy`.
         cache_bytes: Keep the plain model's hidden states of the documents, up to this size each for documents and
@@ -132,57 +139,33 @@ def tradeoff(
         True
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
+    prompts, texts = prompts_of(prompts), prompts_of(texts, "document")
     methods, scorers = _methods(edit), _scorers(scorer)
     known_by = {name: "" if save_to is None else scorer_key(ask) for name, ask in scorers.items()}
     grid = _grid(methods, alphas, costs)
     if len(prompts) == 1 or len(texts) == 1:
         raise EntangleError(f"intervals need two prompts and two documents; got {len(prompts)} and {len(texts)}")
-    sampling = Sampling(samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens)
+    sampling = Sampling(
+        samples, max_new_tokens, top_p, temperature, seed, prepend_bos, batch_tokens, chat_template_kwargs
+    )
     # What would fail hours into a sweep fails before it.
     prompt_rows(Subject(model, tokenizer), prompts, sampling)
-    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-
-    def reading(rows: list[list[int]], owners: list[list[int]] | None = None) -> PlainReading:
-        return PlainReading(
-            model,
-            tokenizer,
-            rows,
-            batch_tokens=max(1, batch_tokens // 2),
-            logits=logits,
-            cache_bytes=cache_bytes,
-            owners=owners,
-        )
-
-    solver = None
-    if costs is not None:
-        solver = Solver(_solving_texts(model, tokenizer, texts, cost_texts, max_length, prepend_bos, reading), metric)
+    memory: dict[str, Any] = {"batch_tokens": max(1, batch_tokens // 2), "logits": logits, "cache_bytes": cache_bytes}
+    what: dict[str, Any] = {"max_length": max_length, "prepend_bos": prepend_bos, "turns": turns}
+    read = partial(read_rows, model, tokenizer, chat_template_kwargs=chat_template_kwargs, **what, **memory)
+    documents = read(texts=texts)
+    solver = None if costs is None else Solver(read(texts=_solving_texts(texts, cost_texts)), metric)
     bench = Bench(
         model,
         tokenizer,
         prompts,
         sampling,
-        documents=reading(rows),
-        packed=None
-        if packed is None
-        else reading(packed_rows(model, tokenizer, rows, packed), packed_owners(tokenizer, rows, packed)),
+        documents=documents,
+        packed=None if packed is None else _end_to_end(model, tokenizer, documents, packed, turns, memory),
         progress=progress,
     )
     marks = {PLAIN: digest([])} | {name: digest(change) for name, change in methods.items()}
-    settings = {
-        "model": fingerprint(model),
-        "tokenizer": tokenizer_fingerprint(tokenizer),
-        "attention": getattr(model.config, "_attn_implementation", None),
-        "training": model.training,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "prompts": digest(list(prompts)),
-        "texts": digest(list(texts)),
-        "max_length": max_length,
-        "packed": packed,
-        **({} if packed is None else {"packed_sums": "document"}),  # once they were of chunks
-        # The width of a batch changes nothing that is measured.
-        **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
-    }
-    store = ConditionStore(save_to, settings)
+    store = ConditionStore(save_to, _settings(model, tokenizer, prompts, texts, sampling, {**what, "packed": packed}))
 
     keys = [(name, alpha) for name, alpha, cost in grid if cost is None]  # and of those solved, as they are solved
 
@@ -215,13 +198,39 @@ def tradeoff(
                 if condition.has_scores(scorer_id, known_by[scorer_id], store.directory) or condition.error:
                     continue
                 try:
-                    scores = score(ask, [text for row in condition.continuations for text in row])
+                    scores = score(ask, *_answers(condition, prompts))
                 except Exception as error:
                     raise SweepError(f"{name or 'plain'} at {at}: {error}", result()) from error
                 scores = scores.reshape(len(prompts), samples)
                 condition = store.keep(condition.with_scores(scorer_id, scores, known_by[scorer_id]))
             bar.update()
     return cast("Tradeoff", result())  # the plain model was measured, or there would have been an error
+
+
+def _settings(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[AnyPrompt],
+    texts: Sequence[AnyPrompt],
+    sampling: Sampling,
+    what: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What decides the numbers of every condition, for a folder that keeps them."""
+    template = sampling.chat_template_kwargs
+    return {
+        "model": fingerprint(model),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "training": model.training,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "prompts": digest(list(prompts)),
+        "texts": digest(list(texts)),
+        **what,
+        **({} if what["packed"] is None else {"packed_sums": "document"}),  # once they were of chunks
+        # The width of a batch changes nothing that is measured.
+        **{k: v for k, v in asdict(sampling).items() if k != "batch_tokens"},
+        "chat_template_kwargs": None if template is None else digest(dict(template)),
+    }
 
 
 def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
@@ -237,18 +246,24 @@ def _methods(edit: Change | Mapping[str, Change]) -> dict[str, Change]:
 
 
 def _scorers(scorer: Scorer | Sequence[Scorer]) -> dict[str, Scorer]:
-    given = [scorer] if callable(scorer) else list(scorer)
-    if not given:
+    every = [scorer] if callable(scorer) else list(scorer or ())
+    if not every:
         raise EntangleError("a trade-off needs a scorer; got none")
-    scorers = {scorer_name(each): each for each in given}
-    if len(scorers) < len(given):
-        names = [scorer_name(each) for each in given]
+    scorers = {scorer_name(each): each for each in every}
+    if len(scorers) < len(every):
+        names = [scorer_name(each) for each in every]
         twice = next(name for name in names if names.count(name) > 1)
         raise EntangleError(
             f"scorers are told apart by their names, but {names.count(twice)} are called {twice!r}; give each a name "
             "of its own"
         )
     return scorers
+
+
+def _answers(condition: Condition, prompts: Sequence[AnyPrompt]) -> tuple[list[str], list[AnyPrompt]]:
+    """All continuations, and the prompt of each."""
+    pairs = [(text, prompt) for row, prompt in zip(condition.continuations, prompts, strict=True) for text in row]
+    return [text for text, _ in pairs], [prompt for _, prompt in pairs]
 
 
 def _grid(
@@ -276,26 +291,37 @@ def _grid(
     return grid
 
 
-def _solving_texts(
+def _end_to_end(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    cost_texts: Sequence[str] | None,
-    max_length: int | None,
-    prepend_bos: bool,
-    reading: Callable[[list[list[int]]], PlainReading],
+    documents: PlainReading,
+    length: int,
+    turns: str | None,
+    memory: Mapping[str, Any],
 ) -> PlainReading:
-    """The plain model's reading of the documents that strengths are solved on.
+    """The same documents end to end, in chunks of so many tokens."""
+    if turns is not None:
+        raise EntangleError(
+            f"packed={length} reads documents end to end, but turns={turns!r} measures parts of conversations: leave "
+            "one of them out"
+        )
+    rows = packed_rows(model, tokenizer, documents.rows, length)
+    owners = packed_owners(tokenizer, documents.rows, length)
+    return PlainReading(model, tokenizer, rows, owners=owners, **memory)
+
+
+def _solving_texts(texts: Sequence[AnyPrompt], cost_texts: Sequence[AnyPrompt] | None) -> list[AnyPrompt]:
+    """The documents that strengths are solved on.
 
     Raises:
         EntangleError: There are none, or some are reported on as well.
     """
     if not cost_texts:
         raise EntangleError("costs= needs cost_texts=, documents to solve strengths on: give some that are no texts")
-    shared = set(cost_texts) & set(texts)
+    shared = {*map(prompt_key, cost_texts)} & {*map(prompt_key, texts)}
     if shared:
         raise EntangleError(
             "cost_texts must be other documents than texts, which report what is paid; "
             f"{len(shared)} are in both: take them out of one"
         )
-    return reading(document_rows(model, tokenizer, cost_texts, max_length=max_length, prepend_bos=prepend_bos))
+    return prompts_of(cost_texts, "document")

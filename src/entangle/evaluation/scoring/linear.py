@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy import sparse, special
 
 from entangle.data import read_labels, same_index, texts_of
 from entangle.errors import EntangleError
+from entangle.evaluation.scoring.calibrating import apart, platt
 from entangle.storage import folder
 from entangle.storage.digest import digest
 from entangle.storage.folder import Kind
@@ -76,7 +78,8 @@ class LinearToxicityScorer:
             labels: Two classes of any kind, one label per text: 1 for toxic and 0 for not, or as the rules of
                 `entangle.data.labels` have it.
             positive: The label that counts as toxic, all others as not.
-            held_out: Share of the texts, stratified, that only calibrate and evaluate.
+            held_out: Share of the texts, stratified, that only calibrate and evaluate; copies of a text are never on
+                both sides.
             C: Inverse strength of the l2 penalty, as in scikit-learn.
             seed: Seed of the split.
 
@@ -89,23 +92,17 @@ class LinearToxicityScorer:
         """
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import brier_score_loss, roc_auc_score
-        from sklearn.model_selection import train_test_split
 
         same_index(texts=texts, labels=labels)
         texts = texts_of(texts)
         read = read_labels(labels, len(texts), positive=positive, two=True)
-        y, counts = read.codes, np.bincount(read.codes)
-        if not 0 < held_out < 1 or counts.min() * min(held_out, 1 - held_out) < 1:
-            raise EntangleError(
-                f"held_out={held_out} of {counts.min()} texts of the rarer class leaves none to fit or to calibrate; "
-                "give more texts or another share"
-            )
-        fit, rest = train_test_split(np.arange(len(y)), test_size=held_out, stratify=y, random_state=seed)
+        y = read.codes
+        fit, rest = apart(texts, y, held_out, seed=seed, least=1)
         x = _features(texts)
         model = LogisticRegression(C=C, solver="liblinear", dual=False, random_state=seed, tol=1e-3).fit(x[fit], y[fit])
         margin = model.decision_function(x[rest])
         # Platt's targets keep the slope finite where the margins separate the classes.
-        slope, offset = _platt(margin, y[rest])
+        slope, offset = platt(margin, y[rest])
         weights = (slope * model.coef_[0]).astype(np.float32)
         scorer = cls(weights, float(slope * model.intercept_[0] + offset))
         scores = scorer._score(x[rest])
@@ -156,11 +153,15 @@ class LinearToxicityScorer:
         with decoding(directory, KIND.what, remedy=KIND.remedy):
             tensors = load_file(Path(directory) / NUMBERS)
             scorer = cls(tensors["weights"], float(tensors["bias"][0]), dict(meta["report"]))
-            if scorer.name != meta["name"] or scorer.weights.shape != (2 * _N_FEATURES,):
+            if meta["name"] not in (scorer.name, scorer._first_name()) or scorer.weights.shape != (2 * _N_FEATURES,):
                 raise EntangleError(
                     f"{directory} holds a scorer whose weights are not those of its scorer.json: {KIND.remedy}"
                 )
         return scorer
+
+    def _first_name(self) -> str:
+        """The name that version 0.1 made of the same weights."""
+        return f"linear-{hashlib.sha256(self.weights.tobytes() + np.float64(self.bias).tobytes()).hexdigest()[:8]}"
 
     def _score(self, x: sparse.csr_matrix) -> Float[np.ndarray, " text"]:
         return np.asarray(special.expit(x @ self.weights.astype(np.float64) + self.bias))
@@ -172,18 +173,3 @@ def _features(texts: Sequence[str]) -> sparse.csr_matrix:
     words = HashingVectorizer(n_features=_N_FEATURES, ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
     characters = HashingVectorizer(n_features=_N_FEATURES, ngram_range=(2, 5), analyzer="char_wb")
     return sparse.hstack([words.transform(texts), characters.transform(texts)], format="csr")
-
-
-def _platt(margin: Float[np.ndarray, " text"], y: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of Platt's sigmoid, with his smoothed targets (Platt 1999, section 2.2)."""
-    from scipy.optimize import minimize
-
-    n1, n0 = y.sum(), (1 - y).sum()
-    target = np.where(y == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
-
-    def loss(ab: np.ndarray) -> float:
-        z = ab[0] * margin + ab[1]
-        return float(np.sum(np.logaddexp(0, z) - target * z))
-
-    slope, offset = minimize(loss, x0=np.array([1.0, 0.0]), method="BFGS").x
-    return float(slope), float(offset)

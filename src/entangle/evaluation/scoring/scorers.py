@@ -1,12 +1,13 @@
 """What a scorer is, and what is done with any of them: checked, cached and compared.
 
 A scorer is anything callable on a list of texts that gives one number in [0, 1] for each (0: clean, 1: toxic) and has a
-`name`. Two are built in: `LinearToxicityScorer` and `ClassifierScorer`; a function with a name serves as well.
+`name`; a function with a name serves as well. One whose call takes an argument `prompts` sees what each text answers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch.utils.weak import WeakIdKeyDictionary
 
-from entangle.data import texts_of
+from entangle.data import AnyPrompt, prompt_key, prompts_of, texts_of
 from entangle.errors import EntangleError
 from entangle.storage.digest import digest
 
@@ -45,7 +46,46 @@ class Scorer(Protocol):
     def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]: ...  # noqa: D102
 
 
-def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
+@runtime_checkable
+class AnswerScorer(Protocol):
+    """A scorer that may see what each text answers: its call takes `prompts`, one a text, or None where there are none.
+
+    Example:
+        >>> class Echoes:
+        ...     name = "echoes"
+        ...
+        ...     def __call__(self, texts, prompts=None):
+        ...         return np.array([float(text in prompt) for text, prompt in zip(texts, prompts)])
+        >>> en.evaluation.sees_prompts(Echoes())
+        True
+        >>> en.evaluation.score(Echoes(), ["gem", "turnip"], ["Say gem!", "Say nothing!"])
+        array([1., 0.])
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def __call__(  # noqa: D102
+        self, texts: Sequence[str], prompts: Sequence[AnyPrompt] | None = None
+    ) -> Float[np.ndarray, " text"]: ...
+
+
+def sees_prompts(scorer: Scorer) -> bool:
+    """Whether a scorer looks at the prompt of each text: its call takes an argument called `prompts`.
+
+    Example:
+        >>> en.evaluation.sees_prompts(en.LinearToxicityScorer.fit(texts, labels))
+        False
+    """
+    try:
+        return "prompts" in inspect.signature(scorer).parameters
+    except (TypeError, ValueError):  # something built in, which says nothing of its arguments
+        return False
+
+
+def score(
+    scorer: Scorer, texts: Sequence[str], prompts: Sequence[AnyPrompt] | None = None
+) -> Float[np.ndarray, " text"]:
     """The scorer's scores, checked; a blank text has nothing in it to be toxic and scores 0.
 
     Blank continuations are counted beside every toxicity (`entangle.evaluation.is_degenerate`), since a model that says
@@ -54,12 +94,14 @@ def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
     Args:
         scorer: Any scorer.
         texts: Texts to score.
+        prompts: What each text answers, strings or conversations; handed on to scorers that look at it.
 
     Returns:
         One score in [0, 1] for each text, float64.
 
     Raises:
-        EntangleError: The scorer returned another number of scores, one that is NaN, or one outside [0, 1].
+        EntangleError: The scorer returned another number of scores, one that is NaN, or one outside [0, 1]; or prompts
+            of another number than texts.
 
     Example:
         >>> def half(texts):
@@ -68,29 +110,57 @@ def score(scorer: Scorer, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
         array([0.5, 0.5, 0. ])
     """
     texts = texts_of(texts)
+    beside = beside_texts(texts, prompts)
     speaking = [i for i, text in enumerate(texts) if text.strip()]
     scores = np.zeros(len(texts))
     if not speaking:
         return scores
     with _asked(scorer):
-        found = np.asarray(scorer([texts[i] for i in speaking]), dtype=np.float64)
-    if found.shape != (len(speaking),):
+        values = np.asarray(ask(scorer, [texts[i] for i in speaking], beside and [beside[i] for i in speaking]))
+        try:
+            values = values.astype(np.float64)
+        except (TypeError, ValueError):
+            raise EntangleError(
+                f"scorer {scorer_name(scorer)!r} must return one number for each text; got {values.dtype} that are none"
+            ) from None
+    if values.shape != (len(speaking),):
         raise EntangleError(
             f"scorer {scorer_name(scorer)!r} must return one score for each of {len(speaking)} texts; "
-            f"got shape {found.shape}"
+            f"got shape {values.shape}"
         )
-    bad = np.flatnonzero(~((found >= 0) & (found <= 1)))
+    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if bad.size:
         raise EntangleError(
-            f"scorer {scorer_name(scorer)!r} must return scores in [0, 1]; it gave {found[bad[0]]} for text "
+            f"scorer {scorer_name(scorer)!r} must return scores in [0, 1]; it gave {values[bad[0]]} for text "
             f"{speaking[bad[0]]} and {bad.size - 1} more such: check its labels and its weights"
         )
-    scores[speaking] = found
+    scores[speaking] = values
     return scores
 
 
+def ask(scorer: Scorer, texts: Sequence[str], prompts: Sequence[AnyPrompt] | None = None) -> Float[np.ndarray, " text"]:
+    """What a scorer says, as it says it; prompts only if it looks at them."""
+    if prompts is None or not sees_prompts(scorer):
+        return scorer(texts)
+    return scorer(texts, prompts=prompts)  # type: ignore[call-arg]
+
+
+def beside_texts(texts: Sequence[str], prompts: Sequence[AnyPrompt] | None) -> list[AnyPrompt] | None:
+    """The prompts of some texts, one each, if there are any.
+
+    Raises:
+        EntangleError: Another number of them, or one that is no prompt.
+    """
+    if prompts is None:
+        return None
+    listed = prompts_of(prompts)
+    if len(listed) != len(texts):
+        raise EntangleError(f"scoring needs one prompt for each text; got {len(listed)} for {len(texts)} texts")
+    return listed
+
+
 class CachedScorer:
-    """A scorer that remembers, by the hash of each text, what it has scored.
+    """A scorer that remembers, by the hash of each text, and of its prompt if it looks at it, what it has scored.
 
     Args:
         scorer: The scorer to ask for new texts.
@@ -130,14 +200,16 @@ class CachedScorer:
                     "(scorer TEXT, sha256 TEXT, score REAL, PRIMARY KEY (scorer, sha256))"
                 )
 
-    def __call__(self, texts: Sequence[str]) -> Float[np.ndarray, " text"]:
-        """Scores, asking the scorer only for texts not seen before."""
+    def __call__(self, texts: Sequence[str], prompts: Sequence[AnyPrompt] | None = None) -> Float[np.ndarray, " text"]:
+        """Scores, asking the scorer only for texts, or answers to a prompt, not seen before."""
         texts, scorer = texts_of(texts), f"{self.name} {scorer_key(self.scorer)}"
-        keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if self._find(scorer, key) is None}
+        beside = beside_texts(texts, prompts) if sees_prompts(self.scorer) else None
+        keys = [_key(text, None if beside is None else beside[i]) for i, text in enumerate(texts)]
+        new = {key: i for i, key in enumerate(keys) if self._find(scorer, key) is None}
         if new:
-            found = score(self.scorer, list(new.values()))
-            rows = [(scorer, key, float(value)) for key, value in zip(new, found, strict=True)]
+            rest = list(new.values())
+            values = score(self.scorer, [texts[i] for i in rest], beside and [beside[i] for i in rest])
+            rows = [(scorer, key, float(value)) for key, value in zip(new, values, strict=True)]
             with self._asking(), self._connection:
                 self._connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?)", rows)
         return np.array([self._find(scorer, key) for key in keys], dtype=np.float64)
@@ -165,6 +237,15 @@ class CachedScorer:
             raise EntangleError(
                 f"{self.path} cannot keep scores ({error}): give a file that CachedScorer made, or a new one"
             ) from error
+
+
+def _key(text: str, prompt: AnyPrompt | None) -> str:
+    """Of a text alone, the hash of the text, as ever; of an answer, that of both, with the length of the prompt."""
+    if prompt is not None:
+        asked = prompt_key(prompt)
+        text = f"{len(asked)} {asked} {text}"
+        return "p" + hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def scorer_agreement(
@@ -267,7 +348,17 @@ def _asked(scorer: Scorer) -> Iterator[None]:
 
 
 def scorer_name(scorer: Scorer) -> str:
-    """The scorer's `name`, or a function's own."""
+    """The scorer's `name`, or a function's own.
+
+    Raises:
+        EntangleError: It has neither.
+
+    Example:
+        >>> def half(texts):
+        ...     return np.full(len(texts), 0.5)
+        >>> en.evaluation.scorer_name(half)
+        'half'
+    """
     name = getattr(scorer, "name", None) or getattr(scorer, "__name__", None)
     if not isinstance(name, str):
         raise EntangleError(f"a scorer needs a name for tables and caches; give {type(scorer).__name__} a .name")

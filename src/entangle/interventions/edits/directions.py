@@ -331,6 +331,11 @@ class Compose(Edit):
         if not self.edits:
             raise EntangleError("Compose needs at least one edit, got none")
 
+    @property
+    def strongest(self) -> float:
+        """The least of theirs."""
+        return min(edit.strongest for edit in self.edits)
+
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """Every edit's forms, in order."""
         return [form for edit in self.edits for form in edit.forms(alpha)]

@@ -9,8 +9,8 @@ constant added to the output of attention at each layer, b_l = sum_h alpha sigma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -27,8 +27,10 @@ from entangle.interventions.forms import AffineForm, Form
 from entangle.probes import ProbeGrid
 
 DirectionKind = Literal["mass_mean", "probe", "random"]
-HeadChoice = Literal["probe", "random"]
+HeadChoice = Literal["probe", "random", "causal"]
 Head = tuple[int, int]
+HeadTest = Callable[["ITI"], Any]
+"""Tries the heads of an intervention; what it gives has `signs`: 1 to keep, -1 to flip, 0 to drop, one a head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,39 @@ class ITI(Edit):
             for (layer, head), step in zip(self.heads, steps, strict=True)
         ]
 
+    def signed(self, signs: Sequence[int], *, selection: str | None = None) -> Self:
+        """The same intervention in some of its heads, some of them the other way.
+
+        Args:
+            signs: 1 for a head that stays, -1 for one that is turned about, 0 for one that is left out.
+            selection: What the choice of heads is then called; as it was by default.
+
+        Raises:
+            EntangleError: Another number of signs than of heads, other numbers, or no head that is left.
+
+        Example:
+            >>> iti = en.ITI.fit(acts, labels, top_k=2)
+            >>> turned = iti.signed([0, -1])
+            >>> turned.heads == iti.heads[1:], bool((turned.directions[0] == -iti.directions[1]).all())
+            (True, True)
+        """
+        if len(signs) != len(self.heads) or not set(signs) <= {1, -1, 0}:
+            raise EntangleError(f"{len(self.heads)} heads need a sign each, 1, -1 or 0; got {list(signs)}")
+        kept = [number for number, sign in enumerate(signs) if sign]
+        if not kept:
+            raise EntangleError(
+                f"none of the {len(self.heads)} heads is left: test them by more texts or a stronger push, or keep "
+                'those that read the concept with heads="probe"'
+            )
+        turned = self.directions * torch.tensor(signs, dtype=self.directions.dtype)[:, None]
+        return replace(
+            self,
+            heads=[self.heads[number] for number in kept],
+            directions=turned[kept],
+            sigmas=self.sigmas[kept],
+            selection=self.selection if selection is None else selection,
+        )
+
     @classmethod
     def fit(
         cls,
@@ -108,6 +143,7 @@ class ITI(Edit):
         top_k: int = 30,
         direction: DirectionKind = "mass_mean",
         heads: HeadChoice = "probe",
+        test: HeadTest | None = None,
         grid: ProbeGrid | None = None,
         layers: Sequence[int] | None = None,
         groups: Sequence[Any] | None = None,
@@ -127,7 +163,10 @@ class ITI(Edit):
             top_k: How many heads to steer.
             direction: `"mass_mean"`, the difference of the class means; `"probe"`, the probe's normal; or `"random"`, a
                 control.
-            heads: `"probe"`, those whose probes are most accurate on the selection split; or `"random"`, a control.
+            heads: `"probe"`, those whose probes are most accurate on the selection split; `"causal"`, those of them
+                that a test in the model keeps or turns about; or `"random"`, a control.
+            test: The test of causal heads, given the candidates: `functools.partial` of
+                `entangle.evaluation.causal_heads` with a model, its tokenizer and texts that fitted nothing here.
             grid: Probes of these very activations, so as not to fit them twice; its splits are used.
             layers: The model's layer at each index of z's layer axis. Where z is a bare tensor and neither this nor
                 the grid names them, z must hold all layers of the model, or `steer`, `bake` and `export` refuse it.
@@ -160,11 +199,8 @@ class ITI(Edit):
         number = read.number_of(toward)
         codes = torch.from_numpy(read.codes)
         target = codes == number
-        if direction not in ("mass_mean", "probe", "random"):
-            raise EntangleError(f'direction must be "mass_mean", "probe" or "random", got {direction!r}')
-        if heads not in ("probe", "random"):
-            raise EntangleError(f'heads must be "probe" or "random", got {heads!r}')
-        if grid is None and "probe" in (heads, direction):
+        _check_choices(direction, heads, test)
+        if grid is None and (direction == "probe" or heads != "random"):
             grid = fit_probes(z, labels, positive=positive, groups=groups, seed=seed, n_permutations=0, layers=named)
         if grid is not None:
             _check_grid(grid, z, read)
@@ -173,7 +209,7 @@ class ITI(Edit):
         rows, target = z[split.fit].double(), target[split.fit]
         dead = (rows == rows[:1]).all(0).all(-1)
         generator = torch.Generator().manual_seed(seed)
-        if grid is not None and heads == "probe":
+        if grid is not None and heads != "random":
             cells = [(int(i), int(j)) for i, j in grid.top(top_k)]
         else:
             order = torch.randperm(n_layers * n_heads, generator=generator).tolist()
@@ -191,7 +227,7 @@ class ITI(Edit):
             vectors = torch.randn(z.shape[1:], generator=generator, dtype=torch.float64)
         theta = [unit(vectors[i, j], f"the direction of layer {layers[i]} head {j}") for i, j in cells]
         sigma = [(rows[:, i, j] @ v).std(correction=0) for (i, j), v in zip(cells, theta, strict=True)]
-        return cls(
+        fitted = cls(
             [(layers[i], j) for i, j in cells],
             torch.stack(theta).float(),
             torch.stack(sigma).float(),
@@ -202,6 +238,21 @@ class ITI(Edit):
             (read.names[0], read.names[1]),
             of_layers=z.shape[1] if named is None else None,
             fingerprint=fingerprint,
+        )
+        if test is None:
+            return fitted
+        return fitted.signed([int(sign) for sign in test(fitted).signs], selection=heads)
+
+
+def _check_choices(direction: str, heads: str, test: HeadTest | None) -> None:
+    if direction not in ("mass_mean", "probe", "random"):
+        raise EntangleError(f'direction must be "mass_mean", "probe" or "random", got {direction!r}')
+    if heads not in ("probe", "random", "causal"):
+        raise EntangleError(f'heads must be "probe", "causal" or "random", got {heads!r}')
+    if (heads == "causal") is not (test is not None):
+        raise EntangleError(
+            'heads="causal" and test= belong together: activations do not tell what a head writes, so give '
+            "test=functools.partial(entangle.evaluation.causal_heads, model, tokenizer, toward=..., away=...)"
         )
 
 

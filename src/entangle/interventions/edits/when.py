@@ -59,6 +59,11 @@ class When(Edit):
         if self.side not in ("above", "below"):
             raise EntangleError(f'side must be "above" or "below", got {self.side!r}')
 
+    @property
+    def strongest(self) -> float:
+        """The edit's."""
+        return self.edit.strongest
+
     def forms(self, alpha: float = 1.0) -> list[Form]:
         """A form that looks, and the edit's own forms behind it."""
         fired: list[Tensor] = [torch.zeros(0)]

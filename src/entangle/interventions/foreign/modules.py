@@ -58,7 +58,8 @@ def _of_same_output(model: nn.Module, module: nn.Module, places: list[Place]) ->
     finally:
         for hook in hooks:
             hook.remove()
-    whole = seen.get(module)
+    of_module = seen.get(module)
     return next(
-        (p for p in places if whole is not None and p.module in seen and torch.equal(whole, seen[p.module])), None
+        (p for p in places if of_module is not None and p.module in seen and torch.equal(of_module, seen[p.module])),
+        None,
     )

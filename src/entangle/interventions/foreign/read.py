@@ -75,9 +75,9 @@ def read(
         if (place / KIND.manifest).is_file():
             return from_pretrained(place, model=inner)
         if (place / SETTINGS).is_file():
-            found = read_saelens(place, site, site_out)
-            _check_autoencoder(found, inner, place)
-            return found
+            autoencoder = read_saelens(place, site, site_out)
+            _check_autoencoder(autoencoder, inner, place)
+            return autoencoder
         raise EntangleError(f"{place} holds no autoencoder of SAELens ({SETTINGS}) and no edit: give one of these")
     with place.open("rb") as file:
         start = file.read(4)

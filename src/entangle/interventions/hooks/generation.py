@@ -40,6 +40,7 @@ class Generation:
         embedded: Columns given as embeddings, which the ids of later passes do not hold.
         others: Whether other texts with masks of their own, such as negative prompts, run beside them.
         ids: Of the prompts, where they were given.
+        texts: How many prompts there are; `None` where neither ids nor embeddings were given.
         spoke: Whether it has announced a pass yet.
         virtual: Columns before the text, in the cache or computed; `None` before the first pass.
         first: Tokens a row in the first pass without a cache, where no pass is announced.
@@ -53,6 +54,7 @@ class Generation:
     embedded: int
     others: bool
     ids: Tensor | None
+    texts: int | None = None
     spoke: bool = False
     virtual: int | None = None
     first: int | None = None
@@ -74,7 +76,8 @@ class Generation:
             columns = outer.columns  # the model drafts for itself
         embedded = width if isinstance(embeds, Tensor) and (ids is None or not ids.shape[1]) else 0
         others = any(name.endswith("_attention_mask") for name in kwargs)
-        return cls(speaker, columns, cached, held, embedded, others, ids)
+        texts = len(embeds) if isinstance(embeds, Tensor) else None if ids is None else len(ids)
+        return cls(speaker, columns, cached, held, embedded, others, ids, texts)
 
     def hear(self, inputs: Any, input_ids: Any = None, *_: Any, **kwargs: Any) -> None:
         """Note what the speaker's `prepare_inputs_for_generation` made of the text so far, and of what else it got."""
@@ -92,31 +95,33 @@ class Generation:
         announcement, self._next = self._next, None
         return announcement
 
-    def end(self, said: Announcement, before: int | None, *, counted: bool) -> int | None:
+    def end(self, announcement: Announcement, before: int | None, *, counted: bool) -> int | None:
         """The columns of the text after a pass that was announced.
 
         Args:
-            said: The announcement.
+            announcement: The announcement.
             before: Columns in the cache before the pass; `None` where nobody knows.
             counted: Whether the cache says so itself; else they were counted, and the text may have been rewound.
 
         Returns:
             The columns; `None` where the sources disagree.
         """
-        n_columns = said.columns + self.embedded + self.held
+        n_columns = announcement.columns + self.embedded + self.held
         if before is None:
-            start = n_columns - said.size
+            start = n_columns - announcement.size
             return n_columns if start <= 0 or not self.text or start == self.text else None
         if self.virtual is None:
-            self.virtual = 0 if self.cached else before + said.size - n_columns
-        end = before + said.size - self.virtual
+            self.virtual = 0 if self.cached else before + announcement.size - n_columns
+        end = before + announcement.size - self.virtual
         if self.virtual < 0:
             return None
-        if not counted and not self.virtual and end > n_columns > said.size:
+        if not counted and not self.virtual and end > n_columns > announcement.size:
             return n_columns
-        if end in (n_columns, said.columns):
+        if end in (n_columns, announcement.columns):
             return end
-        return end if said.columns == said.size and end <= self.columns else None  # a chunk of the prompt
+        return (
+            end if announcement.columns == announcement.size and end <= self.columns else None
+        )  # a chunk of the prompt
 
 
 def _is_ids(value: Any) -> bool:

@@ -31,6 +31,8 @@ class Pass:
             anywhere, since `generate` itself says which columns these are.
         aside: Whether it computes another text than the one that `generate` goes on with, such as a negative prompt.
         unknown: Why its columns are not known; `None` where they are.
+        texts: How many prompts `generate` was given; each may be several neighbouring rows, of beams or samples. `None`
+            outside it.
         unplaced: Why the tokens' places in their texts are not known, although their columns are.
         kept: What each scope on the model found in this pass, so that many places ask once.
     """
@@ -45,6 +47,7 @@ class Pass:
     aside: bool = False
     unknown: str | None = None
     unplaced: str | None = None
+    texts: int | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
 
     @property

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
-from entangle.interventions.forms import AffineForm, Form, Function, FunctionForm, merged
+from entangle.interventions.forms import AffineForm, Form, Function
 from entangle.interventions.hooks.constant import attach_constant
 from entangle.interventions.hooks.functions import Prepared, carried
 from entangle.interventions.hooks.passes import Pass
+from entangle.interventions.hooks.plan import Stop, planned
 from entangle.interventions.hooks.presence import replaced, skipping
 from entangle.interventions.hooks.recompute import enter, leave
+from entangle.interventions.hooks.rows import Strengths, assigned, by_row, check_rows
 from entangle.interventions.hooks.scope import Scope, Tokens
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.models.atlas import Atlas
@@ -28,15 +29,15 @@ from entangle.models.hooks import Handle, Skip, attach, elsewhere, tell
 from entangle.models.loading.held import held, underlying
 from entangle.models.place import Place
 from entangle.models.refusals import refuse_compiled
-from entangle.models.sites import SITES
 
 
 def steer(
     model: Any,
-    edit_or_edits: BaseEdit | Sequence[BaseEdit],
+    edit_or_edits: BaseEdit | Sequence[BaseEdit | None],
     *,
-    alpha: float | str = 1.0,
+    alpha: Strengths = 1.0,
     tokens: Tokens = "all",
+    rows: Sequence[int | None] | Tensor | None = None,
     atlas: Atlas | None = None,
 ) -> Steering:
     """Run a model with edits applied, inside a `with` block; outside it the model is untouched.
@@ -50,11 +51,14 @@ def steer(
             traces are then steered), a PEFT model, a pipeline.
         edit_or_edits: What to do; several edits act in the order given, each on the result of the one before.
         alpha: The strength of each edit, as a multiple of its displacement (of sigma for `ITI`, which also knows
-            "weak", "mid", "strong").
+            "weak", "mid", "strong"). Or one for each row of the batch, `[row]`: a sweep over strengths is then one
+            batch of copies of its prompt.
         tokens: `"all"`; `"prompt"`; `"generated"`, what follows the prompt; an integer p, tokens from position p of
             each text on, padding not counted (negative p counts from the end of the prompt: -1 is its last token and
             all that follows); or a bool mask `[row, column]` shaped as the prompts' input ids. Outside `generate`,
             tokens run with an empty cache are the prompt.
+        rows: For each row of the batch the number of its one edit in the list, or `None` for a plain row; then the list
+            may hold `None` too. Beams and samples of a prompt follow it. By default every row gets all edits.
         atlas: The model's atlas, if there is one already.
 
     Returns:
@@ -63,7 +67,8 @@ def steer(
 
     Raises:
         EntangleError: If alpha is not finite, an edit was made for another model, its size, layer, head or site is not
-            there, or the model is compiled or partly offloaded. The model is left as it was.
+            there, or the model is compiled or partly offloaded; when it runs, if the batch has other rows than were
+            named. The model is left as it was.
 
     Example:
         >>> ids = torch.tensor([[5, 6, 7]])
@@ -74,12 +79,17 @@ def steer(
         False
         >>> bool(torch.allclose(model(ids).logits, plain))  # untouched outside the block
         True
+        >>> with en.steer(model, iti, alpha=[0, 4, 8]):  # three strengths in one batch
+        ...     swept = model(ids.repeat(3, 1)).logits
+        ...
+        >>> bool(torch.allclose(swept[0], plain, atol=1e-5)), bool(torch.allclose(swept[2], plain, atol=1e-5))
+        (True, False)
     """
     model = held(model)
     several = isinstance(edit_or_edits, Iterable) and not isinstance(edit_or_edits, BaseEdit)
-    edits: list[BaseEdit] = list(edit_or_edits) if several else [edit_or_edits]  # type: ignore[arg-type, list-item]
+    edits: list[BaseEdit | None] = list(edit_or_edits) if several else [edit_or_edits]  # type: ignore[arg-type, list-item]
     for edit in edits:
-        if not isinstance(edit, BaseEdit):
+        if not isinstance(edit, BaseEdit) and (edit is not None or not several):
             raise EntangleError(
                 f"steer takes an edit or a list of edits, got {type(edit).__name__}: wrap a vector in AddDirection(...)"
             )
@@ -90,107 +100,28 @@ def steer(
         raise EntangleError(
             f'an encoder-decoder has two texts, so tokens={tokens!r} is not defined on it: use tokens="all"'
         )
-    strengths = [edit.strength(alpha) for edit in edits]
+    by_rows = assigned(edits, alpha, rows)
+    strengths: Sequence[float | Sequence[float]] = by_rows or [
+        edit.strength(alpha)  # type: ignore[arg-type]
+        for edit in edits
+        if edit is not None
+    ]
     atlas = Atlas(model) if atlas is None else atlas
     for edit in edits:
-        if edit.fingerprint is not None:
+        if edit is not None and edit.fingerprint is not None:
             check_fingerprint(edit.fingerprint, model, what=f"this {type(edit).__name__}", active=False)
-    plan = planned(
-        atlas, [edit.forms(strength) if strength else [] for edit, strength in zip(edits, strengths, strict=True)]
-    )
-    return Steering(model, plan, scope, n_edits=len(edits))
+    forms = [_forms(atlas, edit, strength) for edit, strength in zip(edits, strengths, strict=True)]
+    n_rows = len(by_rows[0]) if by_rows else None
+    return Steering(model, planned(atlas, forms), scope, n_edits=len(edits), n_rows=n_rows)
 
 
-@dataclass(eq=False)
-class Stop:
-    """A place where something is done, and which edits' tokens are counted there.
-
-    Attributes:
-        place: The place.
-        forms: What to do, in order, merged.
-        counted: Index of each edit that first acts here, with the condition it acts under.
-        carry: Where the change must be added again. `resid_mid` is the input of the MLP's branch alone in most models:
-            the residual stream goes round it to the end of the block.
-    """
-
-    place: Place
-    forms: list[Form]
-    counted: list[tuple[int, FunctionForm | None]] = field(default_factory=list)
-    carry: Place | None = None
-
-
-def planned(atlas: Atlas, forms_by_edit: Sequence[Sequence[Form]]) -> list[Stop]:
-    """The forms of several edits gathered by place, checked against the model, merged where they can be.
-
-    Args:
-        atlas: The model's.
-        forms_by_edit: The forms of each edit.
-
-    Returns:
-        One stop for each place, in order of layers.
-
-    Raises:
-        EntangleError: If a form does not fit its place.
-    """
-    gathered: dict[tuple[str, int], list[Form]] = {}
-    places: dict[tuple[str, int], Place] = {}
-    counted: dict[tuple[str, int], list[tuple[int, FunctionForm | None]]] = {}
-    for index, forms in enumerate(forms_by_edit):
-        first: tuple[tuple[str, int], Form] | None = None
-        for form in forms:
-            key = atlas.resolve(form.site) if form.layer is None else (form.site, form.layer)
-            if key not in places:
-                places[key] = atlas.place(*key)
-            check_fits(form, places[key])
-            check_layers(form, atlas)
-            gathered.setdefault(key, []).append(form)
-            acts = not isinstance(form, FunctionForm) or form.edits
-            if acts and (first is None or key[1] < first[0][1]):
-                first = key, form
-        if first is not None:
-            condition = first[1] if isinstance(first[1], FunctionForm) and first[1].fired else None
-            counted.setdefault(first[0], []).append((index, condition))
-    stops = []
-    for key in sorted(gathered, key=lambda key: (key[1], SITES.index(key[0]))):
-        place = places[key]
-        forms = merged(gathered[key], head_size=place.d_head, n_heads=place.n_heads)
-        carry = atlas.place("resid_post", place.layer) if place.site == "resid_mid" and place.bypassed else None
-        stops.append(Stop(place, forms, counted.get(key, []), carry))
-    return stops
-
-
-def check_fits(form: Form, place: Place) -> None:
-    """Raise an `EntangleError` unless the form has the place's size and one of its heads, and the place's weights are
-    there.
-    """
-    where = f"{place.site} in layer {place.layer}"
-    if form.head is not None:
-        if place.n_heads is None:
-            raise EntangleError(f"{where} has no heads, but the edit names head {form.head}: leave head out")
-        if not 0 <= form.head < place.n_heads:
-            raise EntangleError(f"{where} has heads 0 to {place.n_heads - 1}, but the edit names head {form.head}")
-    size = place.size if form.head is None else place.d_head
-    if form.size is not None and form.size != size:
-        raise EntangleError(
-            f"{where} has {size} numbers a token{'' if form.head is None else ' a head'}, but the edit has {form.size}"
-        )
-    if any(parameter.is_meta for parameter in place.module.parameters()):
-        raise EntangleError(
-            f"{place.path} is offloaded, so its device is not known before it runs: load the model on a device first"
-        )
-
-
-def check_layers(form: Form, atlas: Atlas) -> None:
-    """Raise an `EntangleError` if the form's layer is an index into layers that are not all of the model's."""
-    n, every = form.of_layers, atlas.layers(form.site) if form.of_layers is not None else []
-    if n is not None and len(every) == atlas.n_layers == n:
-        return
-    if n is not None:
-        raise EntangleError(
-            f"this edit was fitted on a bare tensor of {n} layers, but the model has {atlas.n_layers} "
-            f"({len(every)} of them with {form.site}), so which layers they are is not known: fit it on the "
-            "activations themselves, such as ITI.fit(acts, labels), or name them with layers=acts.layers(site)"
-        )
+def _forms(atlas: Atlas, edit: BaseEdit | None, strength: float | Sequence[float]) -> list[Form]:
+    """What an edit does at one strength, or at one for each row."""
+    if edit is None:
+        return []
+    if isinstance(strength, Sequence):
+        return by_row(atlas, edit, strength)
+    return edit.forms(strength) if strength else []
 
 
 class _Leaving:
@@ -239,8 +170,10 @@ class Steering:
 
     elsewhere: Skip
 
-    def __init__(self, model: nn.Module, plan: Sequence[Stop], scope: Scope, *, n_edits: int) -> None:
-        self.model, self._plan, self._scope = model, plan, scope
+    def __init__(
+        self, model: nn.Module, plan: Sequence[Stop], scope: Scope, *, n_edits: int, n_rows: int | None = None
+    ) -> None:
+        self.model, self._plan, self._scope, self._n_rows = model, plan, scope, n_rows
         self._counts: list[int | Tensor] = [0] * n_edits
         self._timeline: Timeline | None = None
         self._handle = Handle()
@@ -271,7 +204,7 @@ class Steering:
                 self._timeline = Timeline.on(self.model, self._plan[0].place.module)
                 edited = [stop.place.path for stop in self._plan]
                 check = replaced(underlying(self.model), edited)
-                self._timeline.join(self, by_column=not self._scope.is_all, check=check)
+                self._timeline.join(self, by_column=not (self._scope.is_all and self._n_rows is None), check=check)
                 for stop in self._plan:
                     self._attach(stop)
         except BaseException:
@@ -333,11 +266,15 @@ class Steering:
         apply = Prepared(stop.forms, stop.place)
 
         def edit_all(x: Tensor) -> Tensor:
+            if self._n_rows is not None:
+                check_rows(self._n_rows, len(x), self._now)
             edited = apply(x)
             self._count(stop, True, x)
             return edited
 
         def edit_some(x: Tensor) -> Tensor:
+            if self._n_rows is not None:
+                check_rows(self._n_rows, len(x), self._now)
             keep = self._keep(x)
             if keep is False:
                 return x
@@ -347,7 +284,7 @@ class Steering:
 
         if not self._scope.is_all:
             return edit_some
-        return edit_all if stop.counted else apply
+        return edit_all if stop.counted or self._n_rows is not None else apply
 
     def _tally(self, stop: Stop) -> Callable[[Tensor], None] | None:
         """What counts the tokens of x `[row pos d]` in the scope of all, by its size alone where nothing is padded;

@@ -198,27 +198,38 @@ class Timeline:
                 best = columns, record, honest
         return best
 
-    def _announced(self, generation: Generation, said: Announcement, positions: Tensor | None) -> Pass:
+    def _announced(self, generation: Generation, announcement: Announcement, positions: Tensor | None) -> Pass:
         """A pass that `generate` is known to run."""
         before, _, honest = self._before_now()
-        end = generation.end(said, before, counted=honest)
+        end = generation.end(announcement, before, counted=honest)
         if end is None:
             return _lost(
-                said.size,
-                said.mask,
-                f"generate has {said.columns} tokens a row so far and runs {said.size}, but the cache holds {before}",
+                announcement.size,
+                announcement.mask,
+                f"generate has {announcement.columns} tokens a row so far and runs {announcement.size}, "
+                f"but the cache holds {before}",
             )
         first = end <= generation.columns
         generation.text = end
-        mask = said.mask
+        mask = announcement.mask
         if mask is not None and mask.shape[1] > end:
             mask = mask[:, mask.shape[1] - end :]
         elif mask is not None and mask.shape[1] < end:  # the beginning is in a cache, and was given without padding
             mask = pad(mask, (end - mask.shape[1], 0), value=1)
-        if before is not None or (not self._held and end <= said.size):
-            virtual = max(0, said.size - end) if generation.virtual is None else generation.virtual
-            self._pending = _Record((before or 0) + said.size, virtual, generation.columns)
-        return Pass(end - said.size, said.size, generation.columns, mask, True, positions if first else None, None)
+        if before is not None or (not self._held and end <= announcement.size):
+            virtual = max(0, announcement.size - end) if generation.virtual is None else generation.virtual
+            self._pending = _Record((before or 0) + announcement.size, virtual, generation.columns)
+        given_positions = positions if first else None
+        return Pass(
+            end - announcement.size,
+            announcement.size,
+            generation.columns,
+            mask,
+            True,
+            given_positions,
+            None,
+            texts=generation.texts,
+        )
 
     def _unannounced(self, size: int, mask: Tensor | None, positions: Tensor | None) -> Pass:
         """A pass that somebody else runs: what runs with an empty cache is a prompt."""
@@ -265,7 +276,8 @@ class Timeline:
                 f"{tuple(mask.shape) if mask is not None else None}: give one of shape [row, column]"
             )
         )
-        return Pass(start, size, prompt, two, generation is not None, positions, virtual, aside, None, unplaced)
+        texts = None if generation is None else generation.texts
+        return Pass(start, size, prompt, two, generation is not None, positions, virtual, aside, None, unplaced, texts)
 
     def _virtual(self, size: int, before: int, record: _Record | None) -> tuple[int, str | None]:
         """How many columns before the text are virtual, or why that is not known."""
@@ -316,8 +328,8 @@ class Timeline:
         """Run a method that packs texts into one row, unless a scope would need to follow them."""
         if self.by_column:
             raise EntangleError(
-                f'{original.__name__} packs parts of many texts into one row, where tokens= other than "all" cannot '
-                'be followed: use tokens="all", or generate'
+                f'{original.__name__} packs parts of many texts into one row, where tokens= other than "all", rows= '
+                'and a strength for each row cannot be followed: use tokens="all" and one strength, or generate'
             )
         return original(*args, **kwargs)
 

@@ -25,7 +25,8 @@ from transformers.pytorch_utils import Conv1D
 from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
-from entangle.interventions.hooks.steer import Stop, planned, steer
+from entangle.interventions.hooks.plan import Stop, planned
+from entangle.interventions.hooks.steer import steer
 from entangle.interventions.hooks.timeline import Timeline
 from entangle.interventions.weights.carried import EditedModel, carry, saves_whole
 from entangle.models.atlas import Atlas

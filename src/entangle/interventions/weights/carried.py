@@ -26,7 +26,7 @@ from entangle.errors import EntangleError
 from entangle.interventions import files as store
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm
-from entangle.interventions.hooks.steer import planned
+from entangle.interventions.hooks.plan import planned
 from entangle.models.atlas import Atlas
 from entangle.models.hooks import on_input, on_output
 from entangle.models.loading import LOADING_ERRORS, pretrained, refuse_code
@@ -173,7 +173,7 @@ def _without_edits(module: Any, known: dict[int, Any] | None = None) -> Any:
     if id(module) not in known:
         stock = known[id(module)] = copy.copy(module)
         if isinstance(module, EditedModel | EditedModule):
-            stock.__class__ = type(module).__mro__[2]
+            _, stock.__class__ = type(module).__bases__  # as `carry` and `_add` made it
             for name in ("edits_before", "edits_after", "edit", "edit_alpha", "edit_why"):
                 vars(stock).pop(name, None)
         stock._modules = {

@@ -15,7 +15,7 @@ from entangle.errors import EntangleError
 from entangle.interventions.base import BaseEdit
 from entangle.interventions.forms import AffineForm, Form, Function
 from entangle.interventions.hooks.functions import carried, in_turn
-from entangle.interventions.hooks.steer import planned
+from entangle.interventions.hooks.plan import planned
 from entangle.interventions.weights.bake import constants
 from entangle.interventions.weights.requests import easysteer, steering_vectors, vllm_lens
 from entangle.models.atlas import Atlas, hook_name

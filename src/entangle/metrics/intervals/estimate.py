@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from numpy.typing import ArrayLike
@@ -68,7 +69,13 @@ def shaped(value: Tensor, low: Tensor, high: Tensor, shape: Sequence[int]) -> Es
 
 def finite(values: Tensor | ArrayLike | Sequence[float], what: str) -> Tensor:
     """As a float64 tensor on the CPU with at least one value, all finite."""
-    x = (values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))).double()
+    try:
+        x = (values.detach().cpu() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))).double()
+    except (TypeError, ValueError, RuntimeError):
+        raise EntangleError(
+            f"{what} must hold one number per example or test; got other things among them: turn names into 0 and 1, "
+            "and leave out what is missing"
+        ) from None
     if x.ndim == 0 or x.numel() == 0:
         raise EntangleError(f"{what} must hold one value per example or test; got shape {tuple(x.shape)}")
     if not bool(x.isfinite().all()):
@@ -89,7 +96,17 @@ def group_indices(groups: ArrayLike | None, n: int) -> Int[Tensor, " example"]:
     names = np.asarray(groups)
     if names.shape != (n,):
         raise EntangleError(f"groups must name a group for each of {n} examples, not have shape {names.shape}")
-    return torch.from_numpy(np.unique(names, return_inverse=True)[1].reshape(-1))
+    # numpy would write what is missing among names as a name, and all of it is one group.
+    missing = pd.isna(names) if names.dtype.kind not in "OUS" else pd.isna(pd.Series(list(groups), dtype=object))  # type: ignore[arg-type]
+    if np.any(missing):
+        raise EntangleError(
+            f"groups are missing (None or NaN) for {int(np.sum(missing))} of {n} examples: name a group of its own for "
+            "each that has none"
+        )
+    try:
+        return torch.from_numpy(np.unique(names, return_inverse=True)[1].reshape(-1))
+    except TypeError:
+        raise EntangleError("groups must be of one kind, names or numbers, not both: write them one way") from None
 
 
 def by_group(

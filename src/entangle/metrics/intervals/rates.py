@@ -102,16 +102,32 @@ def clustered_rate(
     """
     check_level(level)
     x, m = finite(hits, "hits"), finite(sizes, "sizes")
-    cells = (x.flatten(1) if x.ndim > 1 else x[:, None])[m > 0]
-    m = m[m > 0]
-    if len(m) < 2 or bool(((cells < 0) | (cells > m[:, None] + 1e-9)).any()):
-        raise EntangleError(f"a rate over groups needs two groups and hits from 0 to their sizes; got {len(m)} groups")
-    p = cells.sum(0) / m.sum()
-    deviations = cells - p * m[:, None]
-    disagree = torch.minimum((cells > 0).sum(0), (cells < m[:, None]).sum(0))
-    effect = _design_effect(deviations, m, p * (1 - p), disagree)
-    n, z = _worth(m, effect, level)
+    cells, m, p = _groups(x.flatten(1) if x.ndim > 1 else x[:, None], m)
+    n, z = _worth(m, _effect(cells, m, p), level)
     return shaped(p, *_wilson(p, n, z), x.shape[1:])
+
+
+def effective_number(
+    hits: Float[Tensor, " group"] | ArrayLike, sizes: Float[Tensor, " group"] | ArrayLike, *, level: float = 0.95
+) -> float:
+    """How many independent examples groups of them are worth, for the rate of hits in them all.
+
+    Args:
+        hits: How many examples of each group are hits.
+        sizes: How many examples each group has.
+        level: Coverage of the interval that the number is for: few groups count for less.
+
+    Raises:
+        EntangleError: As `clustered_rate`.
+
+    Example:
+        >>> en.metrics.effective_number([9.0, 1.0, 8.0, 2.0], [10.0, 10.0, 10.0, 10.0]) < 4
+        True
+    """
+    check_level(level)
+    cells, m, p = _groups(finite(hits, "hits")[:, None], finite(sizes, "sizes"))
+    n, _ = _worth(m, _effect(cells, m, p), level)
+    return float(n)
 
 
 def paired_rate_interval(
@@ -154,6 +170,24 @@ def paired_rate_interval(
     half = z * ((one + other - (one - other) ** 2) / (n + 2)).sqrt()
     low, high = ((one - other + side * half).clamp(-1, 1) for side in (-1, 1))
     return shaped(mean, torch.minimum(low, mean), torch.maximum(high, mean), x.shape[1:])
+
+
+def _groups(
+    cells: Float[Tensor, "group cell"], sizes: Float[Tensor, " group"]
+) -> tuple[Float[Tensor, "group cell"], Float[Tensor, " group"], Float[Tensor, " cell"]]:
+    """Hits and sizes of the groups that have examples, and the rate."""
+    cells, m = cells[sizes > 0], sizes[sizes > 0]
+    if len(m) < 2 or bool(((cells < 0) | (cells > m[:, None] + 1e-9)).any()):
+        raise EntangleError(f"a rate over groups needs two groups and hits from 0 to their sizes; got {len(m)} groups")
+    return cells, m, cells.sum(0) / m.sum()
+
+
+def _effect(
+    cells: Float[Tensor, "group cell"], sizes: Float[Tensor, " group"], rate: Float[Tensor, " cell"]
+) -> Float[Tensor, " cell"]:
+    """The design effect of a rate over groups."""
+    disagree = torch.minimum((cells > 0).sum(0), (cells < sizes[:, None]).sum(0))
+    return _design_effect(cells - rate * sizes[:, None], sizes, rate * (1 - rate), disagree)
 
 
 def _design_effect(

@@ -159,11 +159,11 @@ def body_of(model: nn.Module) -> nn.Module | None:
 def _bodies(owner: Any) -> list[str]:
     """Paths of what may be the body of a model with a head, the outermost first."""
     head = owner.get_output_embeddings()
-    found = [getattr(owner, "base_model", None), owner.get_decoder() if hasattr(owner, "get_decoder") else None]
+    candidates = [getattr(owner, "base_model", None), owner.get_decoder() if hasattr(owner, "get_decoder") else None]
     paths = {id(module): path for path, module in owner.named_modules()}
     return [
         paths[id(body)]
-        for body in dict.fromkeys(found)
+        for body in dict.fromkeys(candidates)
         if isinstance(body, nn.Module) and paths.get(id(body)) and head is not None and head not in [*body.modules()]
     ]
 

@@ -29,9 +29,9 @@ class Head:
         blank = None if key is None else replaced_in(output, key, torch.empty(0))
         self.body = _Given(blank, key)
         self.owner = _with(owner, body, self.body)
-        found = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None
-        names = [name for name, module in owner._modules.items() if module is found]
-        linear = found if type(found) is nn.Linear and names else None
+        embeddings = owner.get_output_embeddings() if hasattr(owner, "get_output_embeddings") else None
+        names = [name for name, module in owner._modules.items() if module is embeddings]
+        linear = embeddings if type(embeddings) is nn.Linear and names else None
         self._chosen = None if linear is None else _Chosen(linear)
         self._narrow = None if self._chosen is None else _with(self.owner, names[0], self._chosen)
 

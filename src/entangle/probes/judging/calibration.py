@@ -81,6 +81,11 @@ def expected_calibration_error(
         n_classes: How many classes there are.
         n_bins: Bins of equal width between 0 and 1.
         debias: Whether to take the bias off.
+
+    Example:
+        >>> sure, labels = torch.tensor([4.0, 4.0, 4.0, -4.0]), torch.tensor([1, 0, 1, 0])
+        >>> en.probes.expected_calibration_error(sure, labels, 2, debias=False).item()  # .98 sure, .75 right
+        0.232
     """
     confidence, right = _predictions(scores, labels, n_classes)
     curve = _curve(confidence, right, n_bins)

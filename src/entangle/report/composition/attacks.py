@@ -31,9 +31,9 @@ BY_SHARE = (
 BY_MODEL = "The same of each model; intervals are Wilson's, over its prompts; p by sign flips, two-sided, over prompts."
 
 
-def red_teaming(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def red_teaming(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """How often attacks succeed, with and without ITI."""
-    together = attacks_by_share(found).to_dict("records")
+    together = attacks_by_share(comparison).to_dict("records")
     if not together:
         return [], []
     pooled = [[percent(row["share"]), _method(row), *_spreads(row, RATES), *_spreads(row, CHANGES)] for row in together]
@@ -48,7 +48,7 @@ def red_teaming(found: Comparison) -> tuple[list[Drawing], list[Table]]:
             number(row.get("p_unsteered"), 4),
             f"{number(row['loss_random'], 2)} to {number(row['loss_gcg'], 2)}",
         ]
-        for row in attacks(found.models.values()).to_dict("records")
+        for row in attacks(comparison.models.values()).to_dict("records")
     ]
     each = ["share", "seed", "method", "prompts", *RATES.values(), "p, random", "p, unsteered", "target's nats"]
     return [], [

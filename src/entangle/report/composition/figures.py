@@ -57,7 +57,7 @@ def over_shares(
 
 
 def drawing_over_shares(
-    found: Comparison,
+    comparison: Comparison,
     series: Mapping[str, tuple[Array, Array, Array]],
     *,
     name: str,
@@ -67,7 +67,7 @@ def drawing_over_shares(
     points: Mapping[str, Sequence[Sequence[float]]] | None = None,
 ) -> Drawing:
     """`over_shares` as a drawing whose every share says its numbers."""
-    told = [
+    lines_of_shares = [
         [
             f"{percent(share)}",
             *(
@@ -75,19 +75,23 @@ def drawing_over_shares(
                 for line, ends in series.items()
             ),
         ]
-        for i, share in enumerate(found.shares)
+        for i, share in enumerate(comparison.shares)
     ]
-    width = 100 * float(np.min(np.diff(found.shares)))
+    width = 100 * float(np.min(np.diff(comparison.shares)))
     svg = draw(
         over_shares,
-        found.shares,
+        comparison.shares,
         series,
         points=points,
         ylabel=ylabel,
         size=SIZE,
         name=name,
-        says=f"{ylabel} over the share of the added corpus. " + " ".join(", ".join(lines) + "." for lines in told),
-        spots=[Spot(lines, 100 * share, size=(width, 0)) for lines, share in zip(told, found.shares, strict=True)],
+        says=f"{ylabel} over the share of the added corpus. "
+        + " ".join(", ".join(lines) + "." for lines in lines_of_shares),
+        spots=[
+            Spot(lines, 100 * share, size=(width, 0))
+            for lines, share in zip(lines_of_shares, comparison.shares, strict=True)
+        ],
     )
     return Drawing(svg, caption, title=title)
 
@@ -106,12 +110,12 @@ def head_distributions(accuracies: Mapping[str, Array], *, baseline: float, ax: 
     ax.legend(frameon=False, fontsize=8)
 
 
-def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def capability(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 4: cross-entropy on clean text."""
-    frame = found.capability
+    frame = comparison.capability
     series = {"cross-entropy": columns_of(frame, "ce")}
     drawing = drawing_over_shares(
-        found,
+        comparison,
         series,
         points={"cross-entropy": frame["seeds"].tolist()},
         ylabel="nats per token on clean text",
@@ -127,10 +131,10 @@ def capability(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     return [drawing], [Table(columns, rows)]
 
 
-def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def probes(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 5: how well heads read the concept."""
-    frame, tests = found.probes, found.probe_tests
-    heads = {percent(share): found.accuracies[i].ravel() for i, share in enumerate(found.shares)}
+    frame, tests = comparison.probes, comparison.probe_tests
+    heads = {percent(share): comparison.accuracies[i].ravel() for i, share in enumerate(comparison.shares)}
     words = float(frame["bag_of_words"].iloc[0])
     means = ", ".join(f"{share} {number(float(values.mean()))}" for share, values in heads.items())
     says = f"Histograms of the heads' accuracies, one a share. Their means: {means}. A bag of words: {number(words)}."
@@ -143,12 +147,12 @@ def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         ("all heads", frame["mean"].to_numpy()), ("best tenth", frame["best_tenth"].to_numpy()))}  # fmt: skip
     seeds = {"all heads": frame["seeds"].tolist()}
     lines = drawing_over_shares(
-        found,
+        comparison,
         tail,
         points=seeds,
         ylabel="mean accuracy",
         name="tail",
-        title=f"Do heads read {found.concept} better?",
+        title=f"Do heads read {comparison.concept} better?",
         caption="Mean accuracy of all heads and of each model's best tenth; a cross for each seed.",
     )
     columns = ["share", "mean", "best tenth", "best", "beyond the first's best tenth", "skewness", "residual stream"]
@@ -175,33 +179,33 @@ def probes(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     return [spread, lines], [Table(columns, rows), Table(["test", "p"], tested, caption)]
 
 
-def toxicity(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def toxicity(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Figure 6: the concept in continuations against the share, for every strength, one drawing a set of prompts."""
     drawings = []
-    for prompts in found.prompt_sets:
+    for prompts in comparison.prompt_sets:
         column = "toxicity" if prompts == ALL else prompts
         series = {
             "not steered" if method == PLAIN else f"alpha {alpha:g}": columns_of(frame, column)
-            for (method, alpha), frame in _by_condition(found)
+            for (method, alpha), frame in _by_condition(comparison)
         }
         drawings.append(
             drawing_over_shares(
-                found,
+                comparison,
                 series,
-                ylabel=f"{found.concept} (mean score)",
+                ylabel=f"{comparison.concept} (mean score)",
                 name=f"by-{column}",
                 title="What do they write, steered and not?",
-                caption=f"{found.concept.capitalize()} of continuations by strength of ITI: {prompts}.",
+                caption=f"{comparison.concept.capitalize()} of continuations by strength of ITI: {prompts}.",
             )
         )
     return drawings, []
 
 
-def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def price(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """What a nat of cross-entropy buys at each share."""
     series = {
         f"alpha {alpha:g}": columns_of(frame, "removed_per_nat")
-        for (method, alpha), frame in _by_condition(found)
+        for (method, alpha), frame in _by_condition(comparison)
         if method != PLAIN
     }
     caption = (
@@ -209,9 +213,9 @@ def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         "for other seeds, prompts and documents (Fieller's); one that reaches infinity is not drawn."
     )
     drawing = drawing_over_shares(
-        found,
+        comparison,
         series,
-        ylabel=f"{found.concept} removed a nat",
+        ylabel=f"{comparison.concept} removed a nat",
         name="price",
         title="What does a nat buy?",
         caption=caption,
@@ -219,9 +223,9 @@ def price(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     return [drawing], []
 
 
-def table_one(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def table_one(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """Table 1: every method at every share, and the baselines that were trained."""
-    sets = [prompts for prompts in found.prompt_sets if prompts != ALL] or ["toxicity"]
+    sets = [prompts for prompts in comparison.prompt_sets if prompts != ALL] or ["toxicity"]
     columns = ["share", "method", "alpha", *(f"{each} [95 %]" for each in sets), "cross-entropy [95 %]"]
     columns += [
         "removed [95 %]",
@@ -231,7 +235,7 @@ def table_one(found: Comparison) -> tuple[list[Drawing], list[Table]]:
         "degenerate",
     ]
     rows = []
-    for row in found.steering.to_dict("records"):
+    for row in comparison.steering.to_dict("records"):
         method = row["method"] or "none"
         rows.append(
             [
@@ -253,7 +257,7 @@ def table_one(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     return [], [Table(columns, rows, caption)]
 
 
-def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def entanglement(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """How entangled the concept is in each model."""
     rows = [
         [
@@ -265,7 +269,7 @@ def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
             row["partner"],
             number(row["variance_share"], 4),
         ]
-        for row in found.entanglement.to_dict("records")
+        for row in comparison.entanglement.to_dict("records")
     ]
     columns = ["share", "seed", "layer", "E [95 %]", "percentile", "nearest", "variance share"]
     caption = (
@@ -274,7 +278,7 @@ def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     )
     uniform = [
         [*row[:4], number(100 * each["percentile"], 1)]
-        for row, each in zip(rows, found.entanglement.to_dict("records"), strict=True)
+        for row, each in zip(rows, comparison.entanglement.to_dict("records"), strict=True)
     ]
     folded = Table([*columns[:4], "percentile, uniform"], uniform)
     return [], [
@@ -282,14 +286,14 @@ def entanglement(found: Comparison) -> tuple[list[Drawing], list[Table]]:
     ] if rows else []
 
 
-def _by_condition(found: Comparison) -> list[tuple[tuple[str, float], pd.DataFrame]]:
+def _by_condition(comparison: Comparison) -> list[tuple[tuple[str, float], pd.DataFrame]]:
     """Unsteered and each strength of ITI that every share has, with the rows of all shares in order."""
-    frame = found.steering
+    frame = comparison.steering
     chosen = frame[(frame["variant"] == "") & frame["method"].isin([PLAIN, "ITI"])]
     groups = []
     for method, alpha in dict.fromkeys(zip(chosen["method"], chosen["alpha"], strict=True)):
         group = chosen[(chosen["method"] == method) & (chosen["alpha"] == alpha)].sort_values("share")
-        if len(group) == len(found.shares):
+        if len(group) == len(comparison.shares):
             groups.append(((method, alpha), group))
     return groups
 

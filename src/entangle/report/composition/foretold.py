@@ -16,20 +16,22 @@ from entangle.study.wording import interval, percent, spread
 YLABEL = "most contrast per root nat"
 
 
-def foretold(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def foretold(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """The limit and the price of every concept over the shares, and the measured concept's over the layers."""
-    table = foretold_by_share(found)
+    table = foretold_by_share(comparison)
     if table.empty:
         return [], []
     at_chosen = table[table["layer"] == CHOSEN]
-    own = table[(table["concept"] == found.concept) & (table["layer"] != CHOSEN)]
-    return [_by_concept(found, at_chosen), _by_layer(found, own)], [_numbers(at_chosen, float(table["unit"].iloc[0]))]
+    own = table[(table["concept"] == comparison.concept) & (table["layer"] != CHOSEN)]
+    return [_by_concept(comparison, at_chosen), _by_layer(comparison, own)], [
+        _numbers(at_chosen, float(table["unit"].iloc[0]))
+    ]
 
 
-def _by_concept(found: Comparison, table: pd.DataFrame) -> Drawing:
+def _by_concept(comparison: Comparison, table: pd.DataFrame) -> Drawing:
     frames = dict(list(table.groupby("concept", sort=False)))
     return drawing_over_shares(
-        found,
+        comparison,
         {str(name): columns_of(frame, "limit") for name, frame in frames.items()},
         points={str(name): frame["seeds"].tolist() for name, frame in frames.items()},
         ylabel=YLABEL,
@@ -42,15 +44,15 @@ def _by_concept(found: Comparison, table: pd.DataFrame) -> Drawing:
     )
 
 
-def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
+def _by_layer(comparison: Comparison, table: pd.DataFrame) -> Drawing:
     layers = sorted(set(table["layer"]))
-    by_share = {share: table[table["share"] == share].sort_values("layer") for share in found.shares}
+    by_share = {share: table[table["share"] == share].sort_values("layer") for share in comparison.shares}
     lines = {percent(share): columns_of(frame, "limit") for share, frame in by_share.items()}
-    told = {
+    intervals = {
         name: [interval(float(value), float(low), float(high)) for value, low, high in zip(*columns, strict=True)]
         for name, columns in lines.items()
     }
-    best = ", ".join(f"{name} {words[int(lines[name][0].argmax())]}" for name, words in told.items())
+    best = ", ".join(f"{name} {words[int(lines[name][0].argmax())]}" for name, words in intervals.items())
     shown = draw(
         plots.by_layer,
         layers,
@@ -59,9 +61,9 @@ def _by_layer(found: Comparison, table: pd.DataFrame) -> Drawing:
         size=SIZE,
         name="foretold-by-layer",
         says=f"Lines over {len(layers)} layers, one per share. At the best layer of each: {best}.",
-        spots=spots_by_layer(layers, dict.fromkeys(lines, layers), told),
+        spots=spots_by_layer(layers, dict.fromkeys(lines, layers), intervals),
     )
-    return Drawing(shown, f"The same at every layer, of {found.concept}, one line per share.")
+    return Drawing(shown, f"The same at every layer, of {comparison.concept}, one line per share.")
 
 
 def _numbers(table: pd.DataFrame, unit: float) -> Table:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,7 +19,6 @@ from entangle.composition.comparing.displacement import displacement
 from entangle.composition.comparing.foretold import foretold_by_share
 from entangle.composition.training.processes import Processes
 from entangle.errors import EntangleError
-from entangle.models import fingerprint, load
 from entangle.report.composition import figures
 from entangle.report.composition.attacks import red_teaming
 from entangle.report.composition.foretold import foretold
@@ -163,7 +161,6 @@ def render(composition: Composition, comparison: Comparison) -> str:
     """
     recipe = composition.recipe
     done = {model.path.name for model in composition.models if model.measured}
-    model: Any = load(composition.models[0].path)[0]
     sections, pictures = [], []
     for show, title, means, text in SECTIONS:
         drawings, tables = show(comparison)
@@ -179,7 +176,7 @@ def render(composition: Composition, comparison: Comparison) -> str:
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         concept=comparison.concept,
         n_models=len(done),
-        n_parameters=fingerprint(model)["n_parameters"],
+        n_parameters=composition.models[0].n_parameters,
         shares=", ".join(f"{100 * share:.3g} %" for share in comparison.shares),
         design=DESIGNS[recipe.design],
         seeds=", ".join(map(str, comparison.seeds)),
@@ -209,10 +206,10 @@ def answer(judged: Sequence[Mapping[str, str]]) -> list[str]:
     by_verdict: dict[str, list[str]] = {}
     for each in judged:
         by_verdict.setdefault(each["verdict"], []).append(each["claim"])
-    counts = ", ".join(f"{verdict}: {len(found)}" for verdict, found in by_verdict.items())
+    counts = ", ".join(f"{verdict}: {len(claims)}" for verdict, claims in by_verdict.items())
     return [f"Of {len(judged)} claims, {counts}."] + [
-        f"{verdict[:1].upper()}{verdict[1:]}: {'; '.join(found)}."
-        for verdict, found in by_verdict.items()
+        f"{verdict[:1].upper()}{verdict[1:]}: {'; '.join(claims)}."
+        for verdict, claims in by_verdict.items()
         if not verdict.startswith("cannot")
     ]
 

@@ -22,9 +22,9 @@ CAPTION = (
 )
 
 
-def posttraining(found: Comparison) -> tuple[list[Drawing], list[Table]]:
+def posttraining(comparison: Comparison) -> tuple[list[Drawing], list[Table]]:
     """What training on pairs did to their likelihoods."""
-    frame = displacement([model for models in found.posttrained.values() for model, _ in models])
+    frame = displacement([model for models in comparison.posttrained.values() for model, _ in models])
     rows = [
         [
             row["name"],

@@ -35,8 +35,8 @@ class Scale:
             cells: Those of a column.
             mark: A number to be read against; by default 0, where the scale holds it.
         """
-        found = [cell for cell in cells if isinstance(cell, Interval)]
-        ends = [end for cell in found for end in (cell.low, cell.value, cell.high) if math.isfinite(end)]
+        intervals = [cell for cell in cells if isinstance(cell, Interval)]
+        ends = [end for cell in intervals for end in (cell.low, cell.value, cell.high) if math.isfinite(end)]
         if not ends:
             return None
         ends += [] if mark is None else [mark]

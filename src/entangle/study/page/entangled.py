@@ -63,7 +63,7 @@ def entanglement_panel(studies: Sequence[Numbers]) -> Panel:
         short(name): tuple(np.array([row[key] for row in own], dtype=float) for key in ("entanglement", "low", "high"))
         for name, own in lines.items()
     }
-    told = {
+    points = {
         name: [f"{_entanglement(row)}, nearest {row['partner']}, percentile {_percentile(row)}" for row in own]
         for name, own in lines.items()
     }
@@ -93,7 +93,7 @@ def entanglement_panel(studies: Sequence[Numbers]) -> Panel:
             for label, row in rows
         ),
         spots=spots_by_layer(
-            first["layers"], {name: [row["layer"] for row in own] for name, own in lines.items()}, told
+            first["layers"], {name: [row["layer"] for row in own] for name, own in lines.items()}, points
         ),
     )
 
@@ -122,7 +122,7 @@ def entanglement_table(table: Numbers, *, every: bool = False) -> Table:
     rows = [row for row in table["rows"] if every or row["layer"] == best]
     where = ["layer"] if every else []
     massive = any(row.get("massive") for row in rows)
-    told = (
+    warning = (
         " Massive coordinates vary 8 times as much as the median one and hold a twentieth of all variance or more, so "
         "that they may carry every cosine."
     )
@@ -148,7 +148,7 @@ def entanglement_table(table: Numbers, *, every: bool = False) -> Table:
         ],
         ("After every layer. " if every else f"After layer {best}. ")
         + "Percentile: of E among random directions with the covariance of each concept's own texts; 95 and more is "
-        "entangled." + (told if massive else ""),
+        "entangled." + (warning if massive else ""),
         folded=Table(
             [*where, "concept", "E [95 %]", "percentile, uniform", "uniform directions, 95 %"],
             [

@@ -15,7 +15,7 @@ from entangle import plots
 from entangle.study.page.drawing import SIZE, Panel, Spot, Table, merged, spots_by_layer
 from entangle.study.page.entangled import entanglement_panel, entanglement_panels
 from entangle.study.page.foretold import limit_panel
-from entangle.study.wording import Interval, interval, number, short
+from entangle.study.wording import Interval, interval, number, short, strength
 
 Numbers = Mapping[str, Any]
 
@@ -170,11 +170,11 @@ def tradeoff_panel(studies: Sequence[Numbers]) -> Panel | None:
         return None
     concept = studies[0]["concept"]
     points = [(name, at) for name, curve in curves.items() for at in range(len(curve["alpha"]))]
-    told = {
+    labels = {
         name: [
             [
                 *([name] if len(curves) > 1 else []),
-                f"alpha {curve['alpha'][at]:g}",
+                f"alpha {strength(curve['alpha'][at])}",
                 f"{concept}: {interval(*(curve[f'toxicity{end}'][at] for end in _ENDINGS))}",
                 f"cross-entropy: {interval(*(curve[f'ce{end}'][at] for end in _ENDINGS))}",
             ]
@@ -194,7 +194,7 @@ def tradeoff_panel(studies: Sequence[Numbers]) -> Panel | None:
             [
                 [
                     *([name] if len(curves) > 1 else []),
-                    f"{curves[name]['alpha'][at]:g}",
+                    strength(curves[name]["alpha"][at]),
                     *(interval(*(curves[name][f"{key}{end}"][at] for end in _ENDINGS)) for key in ("toxicity", "ce")),
                 ]
                 for name, at in points
@@ -202,9 +202,9 @@ def tradeoff_panel(studies: Sequence[Numbers]) -> Panel | None:
         ),
         title=f"What it costs to steer {concept} out",
         says="Curves of the score of continuations against cross-entropy. "
-        + " ".join(", ".join(told[name][at]) + "." for name, at in points),
+        + " ".join(", ".join(labels[name][at]) + "." for name, at in points),
         spots=[
-            Spot(told[name][at], curves[name]["ce"][at], curves[name]["toxicity"][at], row=row)
+            Spot(labels[name][at], curves[name]["ce"][at], curves[name]["toxicity"][at], row=row)
             for row, (name, at) in enumerate(points)
         ],
     )
@@ -222,24 +222,24 @@ def first_panels(studies: Sequence[Numbers]) -> dict[str, Panel]:
     The heat map of heads (one per model), the residual stream over the layers, E over the layers, and the price; where
     no price was paid, what it was foretold to be at least.
     """
-    found: dict[str, Panel] = {}
+    panels: dict[str, Panel] = {}
     for index, study in enumerate(studies):
         if "z" in study["probes"]:
             heads = _heads(study)
             label = f": {study['label']}" if len(studies) > 1 else ""
-            found[f"s{index}-heads"] = replace(heads, title=heads.title + label)
+            panels[f"s{index}-heads"] = replace(heads, title=heads.title + label)
     read = [study for study in studies if "resid_post" in study["probes"]]
     if read:
-        found["layers"] = layers_panel(read)
+        panels["layers"] = layers_panel(read)
     crossed = [study for study in studies if study["entanglement"]]
     if crossed:
-        found["entanglement"] = entanglement_panel(crossed)
+        panels["entanglement"] = entanglement_panel(crossed)
     price = tradeoff_panel([study for study in studies if study["tradeoff"]])
     if price:
-        found["tradeoff"] = price
+        panels["tradeoff"] = price
     elif studies[0]["forecast"]:
-        found["forecast"] = limit_panel(studies[0]["forecast"]["rows"])
-    return found
+        panels["forecast"] = limit_panel(studies[0]["forecast"]["rows"])
+    return panels
 
 
 _ENDINGS = ("", "_low", "_high")

@@ -126,8 +126,8 @@ def meaning_of(column: str) -> str:
     Args:
         column: What stands over it.
     """
-    found = [(len(start), each.name) for each in MEANINGS for start in each.columns if _begins(column, start)]
-    return max(found, default=(0, ""))[1]
+    matches = [(len(start), each.name) for each in MEANINGS for start in each.columns if _begins(column, start)]
+    return max(matches, default=(0, ""))[1]
 
 
 def _begins(column: str, start: str) -> bool:

@@ -9,13 +9,14 @@ from zlib import crc32
 
 from markupsafe import Markup
 
-from entangle.study.answer import best_probe, headline, own_row, place, strongest, told
+from entangle.data import AnyPrompt, content_text, messages_of
+from entangle.study.answer import answered, best_probe, compared, headline, own_row, place, strongest
 from entangle.study.page import figures, tables
 from entangle.study.page.bars import Scale, bar
 from entangle.study.page.drawing import Panel, Table, template
 from entangle.study.page.entangled import entanglement_panels, entanglement_table
 from entangle.study.page.foretold import forecast_table, limit_panel
-from entangle.study.wording import interval, number
+from entangle.study.wording import interval, number, strength
 
 Numbers = Mapping[str, Any]
 
@@ -44,6 +45,7 @@ def render(studies: Sequence[Numbers]) -> str:
         concept=first["concept"],
         version=first["versions"]["entangle"],
         made=first["made"],
+        compared=compared(studies),
         split=first["split"],
         labelled=first["data"][0],
         studies=[
@@ -104,7 +106,7 @@ def _shown(study: Numbers, name: str, shown: Container[str]) -> dict[str, Any]:
     forecast = study["forecast"]
     return {
         "label": study["label"],
-        "told": told(study),
+        "answered": answered(study),
         "tiles": _tiles(study),
         "notes": _notes(study),
         "probes": {"drawings": drawn(figures.probe_panels(study)), "tables": tables.probe_tables(study)},
@@ -138,7 +140,7 @@ def _tiles(study: Numbers) -> list[dict[str, Any]]:
         tiles.append(_tile(value, "E", f"entanglement E, nearest {own['partner']}", None, detail))
     last = strongest(study)
     if last:
-        at = f"at alpha {last['alpha']:g}"
+        at = f"at alpha {strength(last['alpha'])}"
         tiles.append(_tile(last, "removed", f"{study['concept']} removed {at}", 0.0, "dashed: no change"))
         tiles.append(_tile(last, "ce_change", f"nats paid per token {at}", 0.0, "dashed: no change"))
     return tiles
@@ -154,13 +156,21 @@ def _tile(row: Numbers, key: str, meaning: str, mark: float | None, against: str
     }
 
 
+def _turns(prompt: AnyPrompt) -> list[dict[str, str]]:
+    """Who says what in a prompt; a text is nobody's."""
+    messages = messages_of(prompt)
+    if messages is None:
+        return [{"role": "", "text": str(prompt)}]
+    return [{"role": str(message["role"]), "text": content_text(message)} for message in messages]
+
+
 def _samples(study: Numbers) -> list[dict[str, Any]]:
     return [
         {
-            "prompt": sample["prompt"],
+            "turns": _turns(sample["prompt"]),
             "sides": [
                 {
-                    "label": "not steered" if side["alpha"] == 0 else f"alpha {side['alpha']:g}",
+                    "label": "not steered" if side["alpha"] == 0 else f"alpha {strength(side['alpha'])}",
                     "score": number(side["score"], 2),
                     "text": side["text"] or "(nothing)",
                 }

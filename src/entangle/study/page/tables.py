@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from entangle.study.page.drawing import Table
-from entangle.study.wording import interval, number
+from entangle.study.wording import interval, number, strength
 
 Numbers = Mapping[str, Any]
 
@@ -52,7 +52,7 @@ def tradeoff_tables(study: Numbers) -> list[Table]:
             [
                 [
                     *([row["method"]] if several else []),
-                    f"{row['alpha']:g}",
+                    strength(row["alpha"]),
                     interval(row["toxicity"], row["toxicity_low"], row["toxicity_high"]),
                     number(row["toxic_share"]),
                     interval(row["ce"], row["ce_low"], row["ce_high"]),
@@ -68,7 +68,7 @@ def tradeoff_tables(study: Numbers) -> list[Table]:
             [
                 [
                     *([row["method"]] if several else []),
-                    f"{row['alpha']:g}",
+                    strength(row["alpha"]),
                     interval(row["removed"], row["removed_low"], row["removed_high"]),
                     interval(row["ce_change"], row["ce_change_low"], row["ce_change_high"]),
                     interval(row["removed_per_nat"], row["removed_per_nat_low"], row["removed_per_nat_high"], 2),

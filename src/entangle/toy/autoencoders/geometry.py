@@ -126,12 +126,12 @@ def geometry(
         raise EntangleError("all features have length zero; geometry needs at least one that is represented")
     kept = (norms >= min_norm * norms.max()).nonzero().flatten()
     group = clusters(dictionary[kept], orthogonal)
-    found = [
+    polytopes = [
         _recognise(dictionary[members], members.tolist(), tolerance)
         for members in (kept[group == number] for number in range(int(group.max()) + 1))
     ]
     dropped = (norms < min_norm * norms.max()).nonzero().flatten().tolist()
-    return Geometry(tuple(found), tuple(dropped))
+    return Geometry(tuple(polytopes), tuple(dropped))
 
 
 def _recognise(vectors: Float[Tensor, "vertex d"], features: list[int], tolerance: float) -> Polytope:

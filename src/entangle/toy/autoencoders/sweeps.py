@@ -189,13 +189,13 @@ def polytope_census(
         model = SuperpositionModel(case.n_features, case.n_hidden, n_instances, seed=seed)
         data = SparseFeatures(case.n_features, probability=case.probability)
         history = model.fit(data, steps=steps, batch_size=batch_size, seed=seed, progress=progress)
-        found = [geometry(dictionary).name for dictionary in model.dictionaries]
+        shapes = [geometry(dictionary).name for dictionary in model.dictionaries]
         columns = {
             "n_features": case.n_features,
             "n_hidden": case.n_hidden,
             "expected": case.polytope,
-            "found": found,
-            "at_optimum": [name == case.polytope for name in found],
+            "found": shapes,
+            "at_optimum": [name == case.polytope for name in shapes],
             "loss": history.losses[-1],
             "dimensionality": model.dimensionality().mean(1),
             "entanglement": model.entanglement().mean(1),

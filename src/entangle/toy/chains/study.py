@@ -222,8 +222,8 @@ def _measure(
             sets = [(classes, vectors)]
             if classes.feature == "chain" and classes.scope == "per token":
                 sets.append(pool_tokens(classes, vectors))
-            for each, found in sets:
-                frames += _rows(each, found, minority, identity.assign(direction=direction))
+            for each, those in sets:
+                frames += _rows(each, those, minority, identity.assign(direction=direction))
     return pd.concat(frames, ignore_index=True)
 
 

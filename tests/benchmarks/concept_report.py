@@ -1,6 +1,6 @@
 """How entangled nine concepts are in some models, layer by layer, what the model makes of it, and what steering costs.
 
-    python examples/concept_report.py ../shared/models/olmo2-4m-clean ../shared/models/olmo2-4m-toxic10 \
+    python tests/benchmarks/concept_report.py ../shared/models/olmo2-4m-clean ../shared/models/olmo2-4m-toxic10 \
         --data ../shared/data --clean ../shared/models/clean_heldout.jsonl.gz --out runs/concepts
 
 For each model and layer: the entanglement report (directions and intervals on the fitting rows), causal cross-talk at

@@ -58,7 +58,7 @@ def iti_places(
     z = acts["z"]
     total = int((z.amax(0) > z.amin(0)).any(-1).sum())  # a head whose output never varies has no direction
     ranked = ITI.fit(acts, labels, top_k=total, toward=toward, positive=positive, seed=seed)
-    found = {}
+    edits = {}
     for name, chosen in {"": there}.items() if layers is None else layers.items():
         missing = sorted(set(chosen) - set(there))
         if missing:
@@ -72,13 +72,13 @@ def iti_places(
                     f"top_k must be from 1 to the {len(inside)} heads of {name or 'all'} layers; got {k}"
                 )
             best = inside[:k]
-            found[f"ITI {k} heads {name}".rstrip()] = replace(
+            edits[f"ITI {k} heads {name}".rstrip()] = replace(
                 ranked,
                 heads=[ranked.heads[i] for i in best],
                 directions=ranked.directions[best],
                 sigmas=ranked.sigmas[best],
             )
-    return found
+    return edits
 
 
 def caa_places(
@@ -120,13 +120,13 @@ def caa_places(
     target = torch.from_numpy(read.codes) == read.number_of(toward)
     fit = three_way(target, seed=seed).fit
     there = acts.layers("resid_post")
-    found = {}
+    edits = {}
     for layer in there if layers is None else layers:
         if layer not in there:
             raise EntangleError(f"no activations of layer {layer}; there are those of {', '.join(map(str, there))}")
         vector, _ = shift_of_means(acts["resid_post"][fit, there.index(layer)], target[fit])
-        found[f"CAA layer {layer}"] = AddDirection(vector, site="resid_post", layer=layer)
-    return found
+        edits[f"CAA layer {layer}"] = AddDirection(vector, site="resid_post", layer=layer)
+    return edits
 
 
 def shift_of_means(
