@@ -1,5 +1,6 @@
 """Sampling: the right distribution, the same randomness in every batch and condition, no harm from padding."""
 
+import contextlib
 import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Top
 import zoo
 from entangle.errors import EntangleError
 from entangle.evaluation import continuations, cross_entropy
+from entangle.evaluation.language import generation
 from entangle.evaluation.language.generation import Sampling, nucleus_choice, prompt_rows, sample, stop_tokens
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.methods import SelfDebias
@@ -349,3 +351,27 @@ def test_prompts_of_a_table_are_prompts(tiny_model, tiny_tokenizer):
     for nothing in (pd.Series([], dtype=object), np.array([], dtype=str)):
         with pytest.raises(EntangleError, match="need at least one prompt; got none"):
             continuations(tiny_model("llama"), tiny_tokenizer, nothing, **few)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 8192])
+def test_progress_counts_tokens_to_the_last_one_also_of_texts_that_end_early(
+    batch_tokens, tiny_model, tiny_tokenizer, monkeypatch
+):
+    bars = []
+
+    class Bar(contextlib.nullcontext):
+        def __init__(self, *, total, **_):
+            super().__init__(self)
+            self.total, self.steps = total, []
+            bars.append(self)
+
+        def update(self, n):
+            self.steps.append(n)
+
+    monkeypatch.setattr(generation, "progress_bar", Bar)
+    model = copy.deepcopy(tiny_model("llama"))
+    for ends in (None, list(range(0, model.config.vocab_size, 2))):  # half of all tokens end a text
+        model.generation_config.eos_token_id = ends
+        continuations(model, tiny_tokenizer, ["one", "two"], samples=2, max_new_tokens=6, batch_tokens=batch_tokens)
+        assert sum(bars[-1].steps) == bars[-1].total == 24
+    assert max(bars[0].steps) <= 4  # a step at a time, never a text at a time

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,8 +152,9 @@ def sample(
     uniforms = _uniforms(prompts, sampling)
     texts = [[""] * sampling.samples for _ in prompts]
     ends = stop_tokens(model, tokenizer)
-    n_texts = len(prompts) * sampling.samples
-    with progress_bar(total=n_texts, desc="generating", unit="text", disable=not progress) as bar:
+    n_tokens = len(prompts) * sampling.samples * sampling.max_new_tokens
+    # By token: of a large model the first batch of texts alone takes minutes, and all its texts end together.
+    with progress_bar(total=n_tokens, desc="generating", unit="token", disable=not progress) as bar:
         # Strings and conversations end by other tokens, so that they are not in one batch.
         for chat in (False, True):
             own = [i for i, prompt in enumerate(prompts) if isinstance(prompt, str) != chat]
@@ -161,9 +162,8 @@ def sample(
             stops = list(
                 dict.fromkeys([*ends, *(answer_ends(tokenizer, sampling.chat_template_kwargs) if chat else [])])
             )
-            for job, text in _sampled(subject, rows, uniforms, jobs, stops, sampling):
+            for job, text in _sampled(subject, rows, uniforms, jobs, stops, sampling, bar.update):
                 texts[job // sampling.samples][job % sampling.samples] = text
-                bar.update()
     return texts
 
 
@@ -174,8 +174,9 @@ def _sampled(
     jobs: Sequence[int],
     ends: list[int],
     sampling: Sampling,
+    advance: Callable[[int], object],
 ) -> Iterator[tuple[int, str]]:
-    """The text of each job, which is one sample of one prompt, batch by batch."""
+    """The text of each job, which is one sample of one prompt, batch by batch; `advance` hears of every token."""
     model, tokenizer = subject.model, subject.tokenizer
     config = _Settings.of(ends, pad_id(tokenizer, model), sampling.max_new_tokens)
     config.use_cache = not is_bridged(model)
@@ -190,7 +191,7 @@ def _sampled(
         if not first_position(model):  # else generate() would count from 0
             inputs.pop("position_ids", None)
         start = inputs["input_ids"].shape[1]
-        sampler = _NucleusSampler(uniforms[[jobs[j] for j in batch]].to(model.device), start, sampling)
+        sampler = _NucleusSampler(uniforms[[jobs[j] for j in batch]].to(model.device), start, sampling, advance)
         before = [] if subject.decoding is None else [subject.decoding.processor(subject, prompt_ids)]
         with evaluating(model):
             output = model.generate(
@@ -198,6 +199,7 @@ def _sampled(
                 generation_config=config,
                 logits_processor=LogitsProcessorList([*before, sampler]),
             )
+        advance(len(batch) * (sampling.max_new_tokens - (output.shape[1] - start)))  # ended early
         new = [_until(row, ends) for row in output[:, start:].tolist()]
         yield from zip((jobs[j] for j in batch), tokenizer.batch_decode(new, skip_special_tokens=True), strict=True)
 
@@ -269,8 +271,14 @@ def _descending(values: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vo
 class _NucleusSampler(LogitsProcessor):  # type: ignore[misc]
     """Leaves one token possible: the one that this row's random number draws at this step."""
 
-    def __init__(self, uniforms: Float[Tensor, "row step"], start: int, sampling: Sampling) -> None:
-        self.uniforms, self.start, self.sampling = uniforms, start, sampling
+    def __init__(
+        self,
+        uniforms: Float[Tensor, "row step"],
+        start: int,
+        sampling: Sampling,
+        advance: Callable[[int], object],
+    ) -> None:
+        self.uniforms, self.start, self.sampling, self.advance = uniforms, start, sampling, advance
 
     def __call__(
         self, input_ids: Int[Tensor, "row pos"], scores: Float[Tensor, "row vocab"]
@@ -278,6 +286,7 @@ class _NucleusSampler(LogitsProcessor):  # type: ignore[misc]
         check_finite(scores)
         uniform = self.uniforms[:, input_ids.shape[1] - self.start]
         chosen = nucleus_choice(scores.float() / self.sampling.temperature, uniform, self.sampling.top_p)
+        self.advance(len(chosen))
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
 
 
