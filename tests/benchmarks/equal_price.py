@@ -1,7 +1,9 @@
-"""Ways to steer toxicity out of a model, all at the same price: what does each remove?
+"""Does a shift that is fitted to what the model says itself remove more, at the same price, than one fitted to posts?
 
     python tests/benchmarks/equal_price.py MODEL --data ../shared/data --clean ../shared/models/clean_heldout.jsonl.gz \
         --out runs/equal-price/NAME
+
+(`methods.py` beside it compares all that `baseline_methods` hands out, where their selection rows put them.)
 
 Every method is fitted on the same posts (`probe_toxicity`, training part), its layer chosen by what its shift is
 foretold to gain, per root nat, of the contrast of the model's own polite and rude continuations of other prompts (the

@@ -76,7 +76,7 @@ FEATURES, ACTIVE = 768, 16
 def steer(options: argparse.Namespace) -> None:
     began = time.process_time()
     torch.set_grad_enabled(False)
-    model, tokenizer = load(options.model)
+    model, tokenizer = load(options.model, dtype=options.dtype)
     home, *judges = scorers(options)
     prompts = load_texts(options.data / "prompts_rtp_challenging.jsonl.gz")
     reported = [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))[: options.prompts]]
@@ -135,7 +135,7 @@ def fitted(options, model, tokenizer, metric, fitting, solving) -> dict[str, Any
     if options.beside:
         is_clean = "clean" in Path(options.model).name
         output["DExperts"] = DExperts(options.beside) if is_clean else DExperts(expert=options.beside)
-    if "ITI" in known:
+    if "ITI" in known and asked(options, BAKED):
         output[BAKED] = DExperts(anti_expert=known["ITI"].bake(model, alpha=-4))
     every = {**known, **output}
     kept = {name: method for name, method in every.items() if asked(options, name) or "CAA of" in name}
@@ -555,6 +555,7 @@ def arguments() -> argparse.Namespace:
             one.add_argument("--top", type=int, default=9, help="candidates: the best readers")
         elif name == "steer":
             one.add_argument("--scorers", type=Path, required=True, help="folder that keeps the fitted scorers")
+            one.add_argument("--dtype", choices=("float32", "bfloat16"), help="in which the model computes")
             one.add_argument("--beside", type=Path, help="the other model, for DExperts")
             one.add_argument("--prompts", type=int, default=150)
             one.add_argument("--new-tokens", type=int, default=20)

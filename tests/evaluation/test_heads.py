@@ -8,7 +8,8 @@ import torch
 
 from entangle.activations import collect
 from entangle.errors import EntangleError
-from entangle.evaluation import baseline_methods, causal_heads, kl
+from entangle.evaluation import RECIPES, baseline_methods, causal_heads, kl
+from entangle.evaluation.methods.baselines import IN_MODEL
 from entangle.interventions import ITI
 from entangle.models import Atlas
 
@@ -140,9 +141,15 @@ def test_baselines_hand_it_out_by_name(planted):
     mixed = {"top_k": 6, "names": ["ITI", "ITI, causal heads"], "model": model, "tokenizer": tokenizer, "texts": texts}
     senseless = np.random.default_rng(0).permutation(labels)
     with pytest.raises(EntangleError, match="none of the 6 heads is left"):
-        baseline_methods(acts, senseless, **mixed)
-    left = baseline_methods(acts, senseless, strict=False, **mixed)
+        baseline_methods(acts, senseless, strict=True, **mixed)
+    with pytest.warns(UserWarning, match='"ITI, causal heads" is left out: none of the 6 heads is left'):
+        left = baseline_methods(acts, senseless, **mixed)
     assert list(left) == ["ITI"]
+    with pytest.warns(UserWarning, match="none of the 6 heads is left"):
+        whole = baseline_methods(acts, senseless, **{**mixed, "names": "all"})
+    assert set(whole) == {name for name, recipe in RECIPES.items() if set(recipe.needs) <= {*IN_MODEL, "words"}} - {
+        "ITI, causal heads"
+    }
     assert left.missing["ITI, causal heads"].startswith("none of the 6 heads is left")
     with pytest.raises(EntangleError, match='"ITI, causal heads" needs model=; got None'):
         baseline_methods(acts, labels, top_k=6, names=["ITI, causal heads"])

@@ -19,6 +19,7 @@ import entangle as en
 from entangle.data import LabelledTexts, corpus
 from entangle.errors import EntangleError
 from entangle.study import cache, steps
+from entangle.study.steps import shares
 
 FEW: dict[str, Any] = {"n_resamples": 100, "n_permutations": 20, "max_new_tokens": 4, "progress": False}
 
@@ -69,8 +70,35 @@ def test_further_methods_are_asked_for_by_name(
     assert study.tradeoff is not None
     assert study.tradeoff.methods == names
     assert study.missing == {}
-    with pytest.raises(EntangleError, match="got 'natural shift': choose from these"):
-        en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "methods": ["ITI", "natural shift"]})
+    with pytest.raises(EntangleError, match="got 'SAE feature': choose from these"):
+        en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "methods": ["ITI", "SAE feature"]})
+
+
+def test_methods_of_clean_text_and_of_other_models_are_priced_on_documents_that_made_none(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any]
+) -> None:
+    names = ["ITI", "natural shift", "DExperts"]
+    clean = [document.text[:50] for document in corpus.generate(30, rudeness=0.0, seed=9)]
+    few = {**asked, "concepts": None, "forecast": False, "clean": clean, "methods": names, "alphas": None}
+    other = deepcopy(model)
+    with torch.no_grad():
+        other.get_output_embeddings().weight.mul_(1.5)
+    few |= {"costs": [0.05], "anti_expert": other}
+    study = en.study(model, tokenizer, *texts_of("rudeness"), **few)
+    assert study.missing == {}
+    assert any("Of the 30 clean documents, natural shift was fitted on 10" in note for note in study.notes)
+    assert study.tradeoff is not None
+    assert study.tradeoff.methods == names
+    question = study.question
+    fitting, solving, reported = shares(clean, question)
+    assert len(study.tradeoff.plain.shift.kl) == len(reported) == 10
+    assert len({*fitting, *solving, *reported}) == 30
+    # Without such a method the same documents are dealt to two purposes.
+    assert [len(share) for share in shares(clean, dataclasses.replace(question, methods=("ITI", "CAA")))] == [15, 15]
+    with pytest.raises(EntangleError, match='"natural shift" is fitted on a share of the clean documents, 10 at least'):
+        en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "clean": clean[:20]})
+    with pytest.raises(EntangleError, match='"DExperts" needs another model, but none is here: give expert='):
+        en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "anti_expert": None})
 
 
 def test_everything_is_there_as_what_the_library_makes_of_it(whole: en.Study) -> None:

@@ -51,6 +51,9 @@ def study(
     seed: int = 0,
     cache: str | PathLike[str] | None = None,
     progress: bool = True,
+    expert: Any = None,
+    anti_expert: Any = None,
+    amateur: Any = None,
 ) -> Study:
     """Measure one concept in one model, end to end: where it can be read, how entangled it is, what steering it out
     wins and costs.
@@ -78,7 +81,9 @@ def study(
         positive: The label that counts as 1, all others as 0; by default the rules of `entangle.data` decide.
         name: The concept's name: what label 1 says.
         label: What tables call the model; by default the last part of its path, or its class.
-        methods: Interventions to measure, with "ITI" among them (see `entangle.evaluation.baseline_methods`).
+        methods: Interventions to measure, with "ITI" among them (see `entangle.evaluation.baseline_methods`). Where one
+            is fitted on clean text ("natural shift", "learned, ..."), it takes an equal share of the documents of
+            `clean`, and prices are read on the rest.
         direction: The estimator of the concepts' directions: "mean_difference", "logistic", "lda", "ridge" or "svm".
         layers: After which layers entanglement is measured: "all", or the "best" for reading the concept alone.
         forecast: Whether to foretell, where there is clean text, what steering each concept out will cost at every
@@ -96,6 +101,9 @@ def study(
         cache: A folder in which captured activations and finished conditions are kept; they are found again by model,
             texts and settings. Without it, activations are found again while a study that holds them is kept.
         progress: Whether to show bars.
+        expert: A model of what is wanted, or where it lies, for "DExperts" and "expert".
+        anti_expert: A model of what is unwanted, likewise, for "DExperts".
+        amateur: A model for "contrastive decoding" to decode against, likewise.
 
     Returns:
         The study. `print` it for the answer in words; it shows itself in a notebook.
@@ -138,7 +146,8 @@ def study(
     shown = label or _name(model)
     model, tokenizer = _loaded(model, tokenizer)
     folder = None if cache is None else Path(cache)
-    studied = StudiedModel(model, tokenizer, Atlas(model), shown, question, folder, folder, progress)
+    beside = {"expert": expert, "anti_expert": anti_expert, "amateur": amateur}
+    studied = StudiedModel(model, tokenizer, Atlas(model), shown, question, folder, folder, progress, beside)
     return run(studied, given, scorer=scorer)
 
 

@@ -34,6 +34,7 @@ from entangle.study.steps import (
     noise_note,
     probe,
     scorer_of,
+    shares,
     steer_out,
 )
 from entangle.study.texts import StudyTexts, split_notes, split_of
@@ -110,6 +111,12 @@ def run(
             judge = scorer_of(data, split, question.seed) if scorer is None else scorer
             iti, sweep = _steering(captured[question.name], probes, texts, judge, studied, missing, more or {}, own)
             notes += bos_note(texts.clean, studied)
+            if own and question.on_clean:
+                count = len(shares(texts.clean, question)[0])
+                notes.append(
+                    f"Of the {len(texts.clean)} clean documents, {', '.join(question.on_clean)} was fitted on {count}; "
+                    "prices are read on others."
+                )
     table = studied.atlas.table()
     first = judge if callable(judge) else next(iter(judge or ()), None)
     rows_of = {question.name: data, **texts.concepts}
@@ -206,7 +213,7 @@ def _steering(
         if not own:
             return None, *steer_out(dict(more) or {"nothing": NOTHING}, texts, scorer, studied)
         iti = intervention(acts, probes["z"], labels, question)
-        methods, left_out = methods_of(acts, probes["z"], labels, iti, texts.labelled.texts, studied)
+        methods, left_out = methods_of(acts, probes["z"], labels, iti, texts, studied)
         for name, reason in left_out.items():
             missing[name] = reason
         return iti, *steer_out(methods | dict(more), texts, scorer, studied)

@@ -14,8 +14,17 @@ from entangle.probes.estimators import PROBES
 MOST_HEADS = 30  # what Li et al. 2025 take of 384
 METHODS = ("ITI", "random heads", "random directions", "CAA", "ablation", "LEACE", "prompting", "self-debias")
 AT_HAND = {"model", "tokenizer", "texts", "words"}
-# What needs clean text besides, or other models, is made by hand: its price would be read on the text that made it.
-MORE = tuple(name for name, recipe in RECIPES.items() if set(recipe.needs) <= AT_HAND and name not in METHODS)
+ON_CLEAN = {"clean", "metric"}
+OF_MODELS = {"checkpoint", "expert"}
+MORE = tuple(
+    name
+    for name, recipe in RECIPES.items()
+    if set(recipe.needs) <= AT_HAND | ON_CLEAN | OF_MODELS and name not in METHODS
+)
+FROM_ROWS = tuple(
+    name for name in (*METHODS, *MORE) if set(RECIPES[name].needs) <= AT_HAND and name != "contrastive decoding"
+)
+"""Methods that are wholly made of the labelled texts and the model, as ITI is."""
 MOST_ALPHA = 1_000_000  # far beyond what leaves any language, and far below what overflows
 MOST_SEED = 2**32 - 1  # what every generator that is seeded takes
 LEAST = {
@@ -43,7 +52,8 @@ class Question:
         alphas: Strengths of the interventions, in standard deviations; 0, no steering, is always measured.
         costs: Prices to measure at instead of `alphas`, in nats per token of clean text: each method's strength is
             solved for them on every other clean document, and the rest tell what is paid.
-        methods: Which interventions, of `METHODS` and `MORE`; "ITI" is among them.
+        methods: Which interventions, of `METHODS` and `MORE`; "ITI" is among them. Where one is fitted on clean text,
+            it has a share of the documents as large as each of the others.
         forecast: Whether the price of steering is foretold from clean text (see `entangle.forecast.foretell`).
         top_k: Heads that the intervention moves; by default a quarter of them, at most 30.
         samples: Continuations per prompt.
@@ -105,6 +115,16 @@ class Question:
             if value is not None and value < least:
                 raise EntangleError(f"{name} must be at least {least}; got {value}: give more, or leave it out")
         check_seed(self.seed)
+
+    @property
+    def on_clean(self) -> tuple[str, ...]:
+        """Those of the methods that are fitted on clean text, of which their price is then not read."""
+        return tuple(name for name in self.methods if ON_CLEAN & set(RECIPES[name].needs))
+
+    @property
+    def of_models(self) -> tuple[str, ...]:
+        """Those of the methods that need another model."""
+        return tuple(name for name in self.methods if OF_MODELS & set(RECIPES[name].needs))
 
     def heads(self, of: int) -> int:
         """How many heads the intervention moves in a model that has so many.

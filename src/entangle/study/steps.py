@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from entangle.probes import ProbeGrid, Split, fit_probes
 from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
 from entangle.study.cache import captured
-from entangle.study.question import METHODS, MORE, Question
+from entangle.study.question import FROM_ROWS, Question
 from entangle.study.texts import StudyTexts, split_of
 
 BOS_DOCUMENTS = 32
 LEAST_PRICED = 4  # two clean documents to solve a price on, and two to report it on
+LEAST_FITTED = 10  # clean documents for a metric (8) and for learning a vector
 NOISY = 0.5  # a split-half cosine below which a direction is more noise than signal
 
 
@@ -54,6 +55,7 @@ class StudiedModel:
         captures: Folder for captured activations.
         conditions: Folder for the conditions of a sweep.
         progress: Whether to show bars.
+        beside: Other models that methods are made of, or where they lie: "expert", "anti_expert", "amateur".
 
     Example:
         >>> from entangle.study import Question, StudiedModel
@@ -72,6 +74,7 @@ class StudiedModel:
     captures: Path | None = None
     conditions: Path | None = None
     progress: bool = True
+    beside: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self, texts: StudyTexts) -> None:
         """Refuse, before anything is measured, a model without heads, and texts that it cannot take.
@@ -92,10 +95,25 @@ class StudiedModel:
                 f"{self.name} ({type(self.model).__name__}) does not generate text: leave out the prompts"
             )
         question = self.question
+        if question.on_clean and len(shares(texts.clean, question)[0]) < LEAST_FITTED:
+            raise EntangleError(
+                f'"{question.on_clean[0]}" is fitted on a share of the clean documents, {LEAST_FITTED} at least, and '
+                f"priced on others; got {len(texts.clean)} in all: give more, or leave the method out"
+            )
+        without = [name for name in question.of_models if not self._models_for(name)]
+        if without:
+            raise EntangleError(
+                f'"{without[0]}" needs another model, but none is here: give expert=, or for "DExperts" anti_expert=, '
+                "or leave the method out"
+            )
         sampling = Sampling(question.samples, question.max_new_tokens, prepend_bos=question.prepend_bos)
         prompt_rows(Subject(self.model, self.tokenizer), texts.every_prompt, sampling)
         reading: dict[str, Any] = {"max_length": question.max_length, "prepend_bos": question.prepend_bos}
         document_rows(self.model, self.tokenizer, texts.clean, **reading)
+
+    def _models_for(self, method: str) -> bool:
+        kinds = ("expert",) if method == "expert" else ("expert", "anti_expert")
+        return any(self.beside.get(kind) is not None for kind in kinds)
 
     @property
     def can_generate(self) -> bool:
@@ -201,7 +219,7 @@ def intervention(activations: Activations, grid: ProbeGrid, labels: Any, questio
 
 
 def methods_of(
-    activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI, texts: Sequence[str], studied: StudiedModel
+    activations: Activations, grid: ProbeGrid, labels: Any, iti: ITI, texts: StudyTexts, studied: StudiedModel
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The interventions that are asked for, by name, made of the rows that fitted and chose ITI's probes; and why one
     is not among them."""
@@ -217,9 +235,10 @@ def methods_of(
         names=question.methods,
         model=studied.model,
         tokenizer=studied.tokenizer,
-        texts=texts,
-        strict=False,
+        texts=texts.labelled.texts,
+        clean=shares(texts.clean, question)[0] if question.on_clean else None,
         progress=studied.progress,
+        **studied.beside,
     )
     return dict(methods), methods.missing
 
@@ -237,6 +256,21 @@ def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicitySco
     return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
 
 
+def shares(clean: Sequence[str], question: Question) -> list[list[str]]:
+    """The clean documents, dealt out: to fit on, where a method is; to solve prices on, where there are any; to report.
+
+    Example:
+        >>> from entangle.study import Question
+        >>> from entangle.study.steps import shares
+        >>> [len(share) for share in shares(clean, Question(costs=(0.1,), methods=("ITI", "natural shift")))]
+        [100, 100, 100]
+        >>> [len(share) for share in shares(clean, Question())]
+        [300]
+    """
+    count = 1 + bool(question.costs) + bool(question.on_clean)
+    return [list(clean[i::count]) for i in range(count)]
+
+
 def steer_out(
     methods: Mapping[str, Any], texts: StudyTexts, scorer: Scorer | Sequence[Scorer], studied: StudiedModel
 ) -> tuple[Tradeoff | None, str]:
@@ -246,9 +280,10 @@ def steer_out(
         What was measured, and why it is not all, if it is not.
     """
     question = studied.question
+    *_, reported = documents = shares(texts.clean, question)
     settings: dict[str, Any] = {
         "prompts": texts.every_prompt,
-        "texts": texts.clean,
+        "texts": reported,
         "samples": question.samples,
         "max_new_tokens": question.max_new_tokens,
         "max_length": question.max_length,
@@ -258,16 +293,16 @@ def steer_out(
     if question.costs:
         if len(texts.clean) < LEAST_PRICED:
             raise EntangleError(
-                "prices are solved on half of the clean documents and reported on the other half; got "
+                "prices are solved on some of the clean documents and reported on as many others; got "
                 f"{len(texts.clean)} of at least {LEAST_PRICED}: give more, or alphas"
             )
-        settings |= {"costs": list(question.costs), "cost_texts": texts.clean[::2], "texts": texts.clean[1::2]}
+        settings |= {"costs": list(question.costs), "cost_texts": documents[-2]}
     else:
         settings["alphas"] = list(question.alphas)
     folder = None
     if studied.conditions is not None and not is_hooked(studied.model):
         # Methods of one ITI come of the same activations, so that more of them are added to what is there.
-        own = {name: method for name, method in methods.items() if name == "ITI" or name not in (*METHODS, *MORE)}
+        own = {name: method for name, method in methods.items() if name == "ITI" or name not in FROM_ROWS}
         key = digest([fingerprint(studied.model), own, {k: v for k, v in settings.items() if k != "alphas"}])
         folder = studied.conditions / f"sweep-{key}"
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -159,7 +160,7 @@ class Methods(dict[str, Any]):
 
     Attributes:
         made_of: The ingredients: directions with their table, the test of heads, the metric.
-        missing: Why a method that was asked for could not be made, where `strict=False` left it out.
+        missing: Why a method that was asked for could not be made and is left out.
 
     Example:
         >>> methods = en.evaluation.baseline_methods(acts, labels, top_k=2, grid=grid)
@@ -201,7 +202,7 @@ def baseline_methods(
     expert: Any = None,
     anti_expert: Any = None,
     amateur: Any = None,
-    strict: bool = True,
+    strict: bool = False,
     progress: bool = False,
 ) -> Methods:
     """ITI and what it must beat, ready for `tradeoff`.
@@ -264,8 +265,8 @@ def baseline_methods(
         expert: A model of what is wanted, or where it lies.
         anti_expert: A model of what is unwanted, likewise.
         amateur: A model to decode against, likewise.
-        strict: Whether a method that comes to nothing (no head passes its test, a vector does not converge) raises;
-            else it is left out, and `.missing` says why.
+        strict: Whether a method that comes to nothing (no head passes its test, a vector does not converge) raises; by
+            default it is left out, a warning says which and why, and `.missing` keeps the reason.
         progress: Show progress bars.
 
     Returns:
@@ -337,6 +338,7 @@ def baseline_methods(
             if strict:
                 raise
             missing[name] = str(error)
+            warnings.warn(f'"{name}" is left out: {error}', stacklevel=2)
             continue
         made |= method if isinstance(method, Mapping) else {name: method}
     return Methods(made, given, missing)
