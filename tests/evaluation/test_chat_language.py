@@ -9,7 +9,19 @@ import torch
 import entangle as en
 from chatting import ANSWERED, FEW_SHOT, SYSTEM, TEMPLATES, TOLD, chat_model, chat_tokenizer
 from entangle.errors import EntangleError
-from entangle.evaluation import Prompt, cross_entropy, kl, language_shift, score, tradeoff
+from entangle.evaluation import (
+    Language,
+    Prompt,
+    Witness,
+    applied,
+    behaviours,
+    cross_entropy,
+    kl,
+    language_shift,
+    score,
+    strength_for,
+    tradeoff,
+)
 
 QUIET = {"progress": False}
 LATER = [{"role": "user", "content": "an old house"}, {"role": "assistant", "content": "by the river at the moon"}]
@@ -81,6 +93,27 @@ def test_kl_counts_the_same_tokens_and_is_nothing_without_a_change():
     cut = cross_entropy(model, tokenizer, [ANSWERED], turns="assistant", max_length=places[3] + 1, **QUIET)
     assert cut.tokens[0] == 4
     assert cut.values[0] == pytest.approx(nats(ids, places[:4]), rel=1e-4)
+
+
+def test_what_else_moved_and_what_it_costs_are_read_on_the_same_tokens():
+    tokenizer, model, kind = chat_tokenizer("chatml"), chat_model(), Prompt("Be kind. ")
+    documents, prices = [ANSWERED, LATER], [TOLD + LATER[1:], FEW_SHOT[:2]]
+    shift = language_shift(model, tokenizer, documents, kind, turns="assistant", **QUIET)
+    with applied(kind, model, tokenizer, 1) as subject:
+        witness = Witness(subject, progress=False)
+        read = Language(documents, turns="assistant").measure(witness)
+        with pytest.raises(EntangleError, match="changes tokens that are measured"):
+            Language([TOLD]).measure(witness)
+    np.testing.assert_allclose(read, shift.nats / shift.tokens)
+    assert not np.allclose(read, shift.plain_nats / shift.tokens)
+    tasks = {"language": Language(documents, turns="assistant")}
+    at = {"turns": "assistant", **QUIET}
+    moved = behaviours(model, tokenizer, {"kind": kind}, tasks, alpha=1, null=0, texts=prices, **at)
+    assert moved.changed[0].kl == pytest.approx(kl(model, tokenizer, prices, kind, **at).mean)
+    edit = en.AddDirection(torch.ones(32), "resid_post", 0)
+    alpha = strength_for(model, tokenizer, edit, prices, kl=0.01, turns="assistant")
+    assert kl(model, tokenizer, prices, edit, alpha=alpha, **at).mean == pytest.approx(0.01, rel=0.04)
+    assert kl(model, tokenizer, prices, edit, alpha=alpha, **QUIET).mean != pytest.approx(0.01, rel=0.04)
 
 
 def test_what_cannot_be_measured_is_one_line():

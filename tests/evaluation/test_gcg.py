@@ -162,6 +162,7 @@ def test_a_vanishing_nucleus_is_greedy(build, tokenizer):
         ({"width": 0}, "width of an attack"),
         ({"prompt": " "}, "is empty"),
         ({"target": ""}, "is empty"),
+        ({"prompt": [{"role": "user", "content": "the quick"}]}, "needs its prompt as a string, but got list"),
         ({"length": 60}, r"make \d+ tokens, but the context holds 64"),
     ],
 )

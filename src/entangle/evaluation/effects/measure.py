@@ -19,7 +19,7 @@ from entangle.evaluation.effects.kept import Kept
 from entangle.evaluation.effects.null import random_like
 from entangle.evaluation.effects.result import Behaviours, Measured
 from entangle.evaluation.effects.tasks import Task, Witness
-from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.documents import read_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import applied
 from entangle.evaluation.methods.given import Scoped
@@ -65,6 +65,8 @@ def behaviours(
     null: int = 20,
     null_at: Change | None = None,
     max_length: int | None = None,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
     seed: int = 0,
     save_to: str | Path | None = None,
@@ -94,6 +96,9 @@ def behaviours(
         null: Random directions; the p-value is at least 1 / (null + 1).
         null_at: An edit at whose places they are drawn, for methods that act nowhere in the model, such as a prompt.
         max_length: Keep at most this many tokens of a document of `texts`.
+        turns: Where these are conversations, the price per token of what this role says, such as "assistant"; a prompt,
+            which becomes their system turn, has its price there alone.
+        chat_template_kwargs: For the chat template that writes them.
         batch_tokens: Tokens in one batch of reading.
         seed: Of the random directions.
         save_to: A directory that keeps every number as soon as it is measured; a run that was stopped goes on there.
@@ -127,7 +132,8 @@ def behaviours(
     methods = _named(edit)
     counted = _off_target(off_target, methods, tasks)
     _check_strength(alpha, kl, null)
-    reading = _reading(model, tokenizer, texts, tasks, kl, null, max_length, batch_tokens)
+    read_as: dict[str, Any] = {"max_length": max_length, "turns": turns, "chat_template_kwargs": chat_template_kwargs}
+    reading = _reading(model, tokenizer, texts, tasks, kl, null, batch_tokens=batch_tokens, **read_as)
     settings = {
         "model": fingerprint(model),
         "tokenizer": tokenizer_fingerprint(tokenizer),
@@ -135,7 +141,7 @@ def behaviours(
     }
     kept = Kept(save_to, settings)
     marks = {name: _mark(task, needed=save_to is not None) for name, task in tasks.items()}
-    on = "" if reading is None else digest([list(row) for row in reading.rows])
+    on = "" if reading is None else digest([[list(row) for row in reading.rows], *([] if turns is None else [turns])])
     # What would fail hours into a run fails before it.
     random: dict[str, list[Any]] = {
         name: [
@@ -252,8 +258,7 @@ def _reading(
     tasks: Mapping[str, Task],
     kl: float | None,
     null: int,
-    max_length: int | None,
-    batch_tokens: int,
+    **settings: Any,
 ) -> PlainReading | None:
     """The plain model's reading of the documents that prices are read on."""
     documents = [] if texts is None else prompts_of(texts, "document")
@@ -271,8 +276,7 @@ def _reading(
                 f"texts must be other documents than those of behaviour {name!r}; {len(shared)} are in both: take them "
                 "out of one"
             )
-    rows = document_rows(model, tokenizer, documents, max_length=max_length)
-    return PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens)
+    return read_rows(model, tokenizer, documents, **settings)
 
 
 def _own_strength(change: Change) -> float | None:

@@ -6,7 +6,7 @@ A task is anything with `measure(witness)`; it may say `items` (tasks of the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from entangle.data import read_labels, texts_of
+from entangle.data import AnyPrompt, read_labels, texts_of
 from entangle.errors import EntangleError
-from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.documents import read_rows
 from entangle.evaluation.language.generation import Sampling, sample
-from entangle.evaluation.language.reading import batches, row_nats
+from entangle.evaluation.language.reading import batches, token_nats
 from entangle.evaluation.language.subject import Subject
 from entangle.evaluation.language.tasks import question_scores, task_manager
 from entangle.evaluation.scoring.calibrating import apart
@@ -229,9 +229,11 @@ class Language:
     """Cross-entropy of clean text: nats per token of each document.
 
     Args:
-        texts: Documents.
+        texts: Documents; or conversations, which the chat template writes and an instruction is a system turn of.
         max_length: Keep at most this many tokens of a document.
         unit: How many nats per token count as much as a change of a score from 0 to 1.
+        turns: Count only what this role says in conversations, such as "assistant", as in `cross_entropy`.
+        chat_template_kwargs: For the chat template.
 
     Example:
         >>> witness = en.evaluation.Witness(en.evaluation.Subject(model, tokenizer), progress=False)
@@ -239,9 +241,11 @@ class Language:
         (8,)
     """
 
-    texts: Sequence[str]
+    texts: Sequence[AnyPrompt]
     max_length: int | None = None
     unit: float = 1.0
+    turns: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
 
     @property
     def items(self) -> str:
@@ -251,12 +255,16 @@ class Language:
     def measure(self, witness: Witness) -> Float[np.ndarray, " document"]:
         """Nats per token of each document."""
         subject = witness.subject
-        rows = document_rows(subject.model, subject.tokenizer, self.texts, max_length=self.max_length)
-        nats = np.zeros(len(rows))
-        for batch in batches(rows, subject.model, witness.batch_tokens, LOGITS, witness.progress):
-            placed, start = subject.put_before([rows[i] for i in batch])
-            nats[batch] = row_nats(subject, placed, start)
-        per_token: np.ndarray[Any, Any] = nats / np.array([len(row) - 1 for row in rows])
+        reading = read_rows(
+            *(subject.model, subject.tokenizer, self.texts),
+            max_length=self.max_length,
+            turns=self.turns,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+        per_token = np.zeros(len(reading.rows))
+        for batch in batches(reading.rows, subject.model, witness.batch_tokens, LOGITS, witness.progress):
+            nats = token_nats(subject, *reading.placed(subject, batch))
+            per_token[batch] = [values[reading.measured(i)].mean() for i, values in zip(batch, nats, strict=True)]
         return per_token
 
 

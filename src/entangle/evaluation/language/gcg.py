@@ -84,8 +84,9 @@ def gcg(
         The best suffix of all steps.
 
     Raises:
-        EntangleError: An empty prompt or target, numbers out of range, more tokens than the context holds, a model
-            without input embeddings, no suffix that can be read back, or logits that are not finite.
+        EntangleError: A prompt or target that is empty or no string, such as a conversation; numbers out of range, more
+            tokens than the context holds, a model without input embeddings, no suffix that can be read back, or logits
+            that are not finite.
 
     Example:
         >>> few = {"length": 3, "steps": 2, "width": 4, "top_k": 8}
@@ -97,6 +98,12 @@ def gcg(
     for name, value, least in (("length", length, 1), ("steps", steps, 0), ("width", width, 1), ("top_k", top_k, 1)):
         if value < least:
             raise EntangleError(f"{name} of an attack is at least {least}, not {value}")
+    for name, text in (("prompt", prompt), ("target", target)):
+        if not isinstance(text, str):
+            raise EntangleError(
+                f"an attack needs its {name} as a string, but got {type(text).__name__}: write a conversation with the "
+                "tokenizer's apply_chat_template(messages, tokenize=False) up to where the suffix goes"
+            )
     search = _Search(model, tokenizer, prompt, target, prepend_bos)
     search.check_room(length)
     key = hashlib.sha256(f"{seed} {prompt} {target}".encode(errors="surrogatepass")).digest()

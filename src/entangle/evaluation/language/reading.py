@@ -111,7 +111,7 @@ class PlainReading:
             plain = self._plain(batch)
             owners = np.concatenate([self._owners[i] for i in batch])
             with applied(edit, self.subject.model, self.subject.tokenizer, alpha) as changed:
-                placed, start = self._placed(changed, batch)
+                placed, start = self.placed(changed, batch)
                 # At strength 0 the changed model is the plain one, which has read them.
                 read = changed.predictions(placed, start) if alpha else plain
                 for part, p, q in _beside(plain, read, self.logits):
@@ -124,8 +124,8 @@ class PlainReading:
         measured: np.ndarray = self._owners[i] != NOBODY
         return measured
 
-    def _placed(self, changed: Subject, batch: Sequence[int]) -> tuple[list[list[int]], Sequence[int] | int]:
-        """The rows as the changed model reads them, and by how many positions that moves what is measured."""
+    def placed(self, changed: Subject, batch: Sequence[int]) -> tuple[list[list[int]], Sequence[int] | int]:
+        """Some rows as a changed model reads them, and by how many positions that moves what is measured."""
         rows = [self.rows[i] for i in batch]
         if not changed.prefix or self._chats is None:
             return changed.put_before(rows)

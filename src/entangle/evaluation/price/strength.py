@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
-from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.documents import read_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError
 from entangle.forecast import ShiftMetric
@@ -26,7 +27,7 @@ def strength_for(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     edit: Method | Edit | Sequence[Edit],
-    texts: Sequence[str],
+    texts: Sequence[AnyPrompt],
     *,
     kl: float,
     metric: ShiftMetric | None = None,
@@ -34,6 +35,8 @@ def strength_for(
     readings: int = 12,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_tokens: int = 8192,
 ) -> float:
     """The alpha at which an edit costs `kl` nats per token on some texts.
@@ -45,13 +48,15 @@ def strength_for(
         model: The plain causal language model.
         tokenizer: Its tokenizer.
         edit: An edit, several, or a `Method` that has a strength.
-        texts: Documents to solve it on; report on others.
+        texts: Documents to solve it on, or conversations; report on others.
         kl: The price, KL(plain || changed) per token, in nats.
         metric: Where to start from, for edits that are affine.
         tolerance: Relative error of the price that is good enough.
         readings: How often the texts may be read with the edit.
         max_length: Keep at most this many tokens of a document.
         prepend_bos: Begin every document with the beginning-of-sequence token.
+        turns: Count only what this role says in conversations, such as "assistant".
+        chat_template_kwargs: For the chat template.
         batch_tokens: Tokens in one batch, padding included.
 
     Returns:
@@ -67,8 +72,16 @@ def strength_for(
         0.05
     """
     model, tokenizer = underlying(model), own_tokenizer(model, tokenizer)
-    rows = document_rows(model, tokenizer, texts, max_length=max_length, prepend_bos=prepend_bos)
-    plain = PlainReading(model, tokenizer, rows, batch_tokens=batch_tokens)
+    plain = read_rows(
+        model,
+        tokenizer,
+        texts,
+        max_length=max_length,
+        prepend_bos=prepend_bos,
+        turns=turns,
+        chat_template_kwargs=chat_template_kwargs,
+        batch_tokens=batch_tokens,
+    )
     return solved(plain, edit, kl=kl, metric=metric, tolerance=tolerance, readings=readings)
 
 
