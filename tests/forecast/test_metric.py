@@ -283,3 +283,22 @@ def test_half_precision_reads_the_edit_and_not_its_own_rounding(
     monkeypatch.setattr("entangle.forecast.departure.NEAR_IN_HALF", (0.1,))
     monkeypatch.setattr("entangle.forecast.departure.ROUNDED", 0.0)
     assert min(off(alpha) for alpha in alphas) < -0.4
+
+
+def test_places_go_by_their_full_names_too(tiny_model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("llama")
+    metric = ShiftMetric.fit(model, tiny_tokenizer, TEXTS, layers=[0, 2], samples=4, progress=False)
+    vector = torch.linspace(-1, 1, model.config.hidden_size)
+    short = en.AddDirection(vector, "resid_post", 2)
+    price = metric.price(short, 0.3)
+    for name in ("blocks.2.hook_resid_post", "blocks.2.hook_out"):
+        full = en.AddDirection(vector, name, None)
+        assert metric.price(full, 0.3) == price
+        both = metric.price(en.Compose([full, short]), 0.3)
+        assert both.value == pytest.approx(4 * price.value, rel=1e-5)
+    elsewhere = en.AddDirection(vector, "blocks.0.hook_resid_post", None)
+    assert metric.price(elsewhere, 0.3) != price
+    with pytest.raises(en.EntangleError, match="metric knows resid_post of layer 0"):
+        metric.price(en.AddDirection(vector, "blocks.1.hook_resid_post", None), 0.3)
+    with pytest.raises(en.EntangleError, match="give it site= and layer=, or a name that is one tensor"):
+        metric.price(en.AddDirection(vector, "model.layers.2", None), 0.3)

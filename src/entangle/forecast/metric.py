@@ -27,7 +27,7 @@ from entangle.forecast.reading import some_rows
 from entangle.forecast.rows import Scope, rows_of
 from entangle.forecast.samples import PER_PLACE, PER_TEXT, Samples
 from entangle.forecast.scores import Row, row_scores
-from entangle.forecast.span import Key, Span, forms_by_place
+from entangle.forecast.span import Key, Span, forms_by_place, key_of
 from entangle.interventions import Edit
 from entangle.interventions.forms import AffineForm
 from entangle.models import Atlas, check_fingerprint, check_made_with, fingerprint, own_tokenizer, underlying
@@ -198,6 +198,17 @@ class ShiftMetric(Samples):
             level=level,
             seed=seed,
         )
+
+    def knows(self, edit: Edit) -> bool:
+        """Whether this is an affine edit of places that the metric has, so that `price` can foretell it.
+
+        Example:
+            >>> metric = en.ShiftMetric.fit(model, tokenizer, clean, layers=[1], samples=2, progress=False)
+            >>> at = [en.AddDirection(torch.ones(64), "resid_post", layer) for layer in (0, 1)]
+            >>> [metric.knows(edit) for edit in at]
+            [False, True]
+        """
+        return all(isinstance(form, AffineForm) and key_of(form) in self.keys for form in edit.forms(1.0))
 
     def shift(self, edit: Edit, alpha: float | str = 1.0) -> Float[Tensor, " d"]:
         """A constant edit's shift of all places, end to end.

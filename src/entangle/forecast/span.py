@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.interventions import Edit
-from entangle.interventions.forms import AffineForm, merged
-from entangle.models import Atlas, Place
+from entangle.interventions.forms import AffineForm, Form, merged
+from entangle.models import Atlas, Place, hook_name, place_named
 
 Key = tuple[str, int]
 
@@ -95,6 +95,19 @@ def slices(sizes: Sequence[int]) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
+def key_of(form: Form) -> Key | None:
+    """Site and layer at which a form acts, also where it has TransformerLens's full name; `None` where only the model
+    tells what its name means.
+
+    Example:
+        >>> from entangle.forecast.span import key_of
+        >>> [form] = en.AddDirection(torch.ones(64), "blocks.1.hook_resid_post", None).forms(1.0)
+        >>> key_of(form)
+        ('resid_post', 1)
+    """
+    return place_named(form.site) if form.layer is None else (form.site, form.layer)
+
+
 def forms_by_place(
     edit: Edit, alpha: float | str, sizes: Mapping[Key, int], heads: Mapping[Key, tuple[int, int]]
 ) -> dict[Key, AffineForm]:
@@ -111,19 +124,20 @@ def forms_by_place(
     """
     gathered: dict[Key, list[Any]] = {}
     for each in edit.affine(alpha):
-        if each.layer is None:
+        key = key_of(each)
+        if key is None:
             raise EntangleError(
                 f"a forecast needs the site and layer of an edit, but this {type(edit).__name__} names {each.site!r} "
-                "alone: give it site= and layer="
+                "alone: give it site= and layer=, or a name that is one tensor in every model, such as "
+                f"{hook_name('resid_post', 0)}"
             )
-        key = (each.site, each.layer)
         if key not in sizes:
             known = ", ".join(f"{site} of layer {layer}" for site, layer in sizes)
             raise EntangleError(
                 f"this {type(edit).__name__} acts at {each.site} of layer {each.layer}, but the metric knows {known}: "
                 "fit it with that site and layer"
             )
-        gathered.setdefault(key, []).append(each)
+        gathered.setdefault(key, []).append(replace(each, site=key[0], layer=key[1]))
     maps: dict[Key, AffineForm] = {}
     for key, forms in gathered.items():
         n_heads, d_head = heads.get(key, (None, None))

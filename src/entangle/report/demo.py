@@ -21,7 +21,7 @@ from entangle.study import Settings, Study, measure
 
 CONCEPT = "rudeness"
 LABELS = {0.0: "model A (rude at any time)", 1.0: "model B (rude only in the past)"}
-COSTS = (0.05, 0.1, 0.25)  # nats per token: at one strength the two models would pay different prices
+COSTS = (0.05, 0.1, 0.2)  # nats per token: at one strength the two models would pay different prices
 DATA = Kind("the demo's data", "data.json", "entangle-demo-data")
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
 LABELLED_SEED, PROMPT_SEED = 4000, 5000
@@ -39,7 +39,7 @@ class Size:
         resamples: Of every interval.
     """
 
-    documents: int = 20_000
+    documents: int = 13_000
     texts: int = 1200
     prompts: int = 200
     clean: int = 300

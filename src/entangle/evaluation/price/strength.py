@@ -15,7 +15,7 @@ from entangle.evaluation.language.documents import read_rows
 from entangle.evaluation.language.reading import PlainReading
 from entangle.evaluation.language.subject import Method, NotFiniteError
 from entangle.forecast import ShiftMetric
-from entangle.interventions import AffineForm, Edit
+from entangle.interventions import Edit
 from entangle.models import own_tokenizer, underlying
 from entangle.storage.digest import digest
 
@@ -134,9 +134,7 @@ def _strongest(edit: Method | Edit | Sequence[Edit]) -> float:
 def _first(edit: Method | Edit | Sequence[Edit], metric: ShiftMetric | None, kl: float) -> float:
     """Where the forecast puts it; 1 without one, or where it is asked of an edit that is no affine map or acts at a
     place that the metric does not know."""
-    if metric is None or not isinstance(edit, Edit):
-        return 1.0
-    if not all(isinstance(form, AffineForm) and (form.site, form.layer) in metric.keys for form in edit.forms(1.0)):
+    if metric is None or not isinstance(edit, Edit) or not metric.knows(edit):
         return 1.0
     foretold = metric.price(edit).value
     return math.sqrt(kl / foretold) if foretold > 0 else 1.0
