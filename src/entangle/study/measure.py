@@ -214,8 +214,7 @@ def _steering(
             return None, *steer_out(dict(more) or {"nothing": NOTHING}, texts, scorer, studied)
         iti = intervention(acts, probes["z"], labels, question)
         methods, left_out = methods_of(acts, probes["z"], labels, iti, texts, studied)
-        for name, reason in left_out.items():
-            missing[name] = reason
+        missing.update(left_out)
         return iti, *steer_out(methods | dict(more), texts, scorer, studied)
 
     iti, sweep, why = missing.unless("steering", measured) or (None, None, "")

@@ -7,7 +7,7 @@ A task is anything with `measure(witness)`; it may say `items` (tasks of the sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -197,12 +197,11 @@ class Read:
             probe=probe,
             seed=seed,
         )
-        chosen, place = [texts[i] for i in asked], (reader.probe, site, reader.layer)
+        asked_texts = [texts[i] for i in asked]
+        task = cls(asked_texts, reader.probe, site, reader.layer, y[asked].tolist(), max_length)
         plain = Witness(Subject(model, tokenizer), progress=False)
-        made = cls(chosen, *place, y[asked].tolist(), max_length)
-        accuracy = float(made.measure(plain).mean())
-        report = {"accuracy": accuracy, "n_fit": len(fitted), "n_asked": len(asked)}
-        return cls(chosen, *place, y[asked].tolist() if right else None, max_length, 1.0, report)
+        task.report.update(accuracy=float(task.measure(plain).mean()), n_fit=len(fitted), n_asked=len(asked))
+        return task if right else replace(task, labels=None)
 
     @property
     def items(self) -> str:
