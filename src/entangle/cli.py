@@ -149,7 +149,8 @@ def takes_settings(command: Callable[..., None], *, without: Sequence[str] = ())
 
 
 def _written_default(default: Any) -> str:
-    return ",".join(f"{each:g}" for each in default) if isinstance(default, tuple) else str(default)
+    several = default if isinstance(default, tuple) else (default,)
+    return ",".join(each if isinstance(each, str) else f"{each:g}" for each in several)
 
 
 @app.command()
@@ -175,6 +176,7 @@ NO_STEERING = (
         "scorer_labels",
         "alphas",
         "costs",
+        "methods",
         "samples",
         "max_new_tokens",
         "limit_prompts",

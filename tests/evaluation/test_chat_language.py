@@ -78,6 +78,23 @@ def test_an_instruction_is_read_in_its_place_and_the_same_tokens_are_compared(te
         assert shift.tokens[i] == len(places)
 
 
+def test_an_instruction_that_is_shorter_than_the_template_s_own_moves_nothing():
+    tokenizer, model = chat_tokenizer("chatml"), chat_model()
+    own = "<|im_start|>system\nby the old river at the moon, very far away, an old house<|im_end|>\n"
+    tokenizer.chat_template = f"{{% if messages[0].role != 'system' %}}{own}{{% endif %}}" + tokenizer.chat_template
+    documents = [ANSWERED, LATER]
+    shift = language_shift(model, tokenizer, documents, Prompt("Be kind."), turns="assistant", **QUIET)
+    for i, messages in enumerate(documents):
+        ids, places = said_by(tokenizer, messages, "assistant")
+        told, later = said_by(tokenizer, [{"role": "system", "content": "Be kind."}, *messages], "assistant")
+        assert len(told) < len(ids)
+        assert shift.plain_nats[i] == pytest.approx(nats(ids, places), rel=1e-4)
+        assert shift.nats[i] == pytest.approx(nats(told, later), rel=1e-4)
+        assert shift.tokens[i] == len(places) == len(later)
+    both = kl(model, tokenizer, documents, Prompt("Be kind."), turns="assistant", batch_tokens=64, **QUIET)
+    np.testing.assert_allclose(both.values, shift.kl)
+
+
 def test_kl_counts_the_same_tokens_and_is_nothing_without_a_change():
     tokenizer, model = chat_tokenizer("chatml"), chat_model()
     edit = en.AddDirection(torch.ones(32), "resid_post", 0)

@@ -1,10 +1,12 @@
-"""Strengths chosen on one half of the data and reported on the other."""
+"""Strengths and methods chosen on one half of the data and reported on the other."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from entangle.errors import EntangleError
-from entangle.evaluation import LanguageShift, Tradeoff, chosen
+from entangle.evaluation import LanguageShift, Tradeoff, best_method, chosen
 from entangle.evaluation.price.conditions import Condition
 
 PROMPTS, DOCUMENTS, TOKENS = 200, 60, 50
@@ -58,3 +60,41 @@ def test_halves_need_enough():
     few = result(condition("a", 1.0, 0.4, 0.1, 1)).only([0, 1, 2])
     with pytest.raises(EntangleError, match="four prompts and four documents"):
         chosen(few, budget=1)
+
+
+def priced(method, toxicity, cost, seed):
+    return replace(condition(method, cost, toxicity, cost, seed), cost=cost)
+
+
+def test_the_clearly_best_method_at_the_highest_price():
+    sweep = result(
+        priced("a", 0.1, 0.1, 1),  # best, but not at the highest price
+        priced("a", 0.4, 0.2, 2),
+        priced("b", 0.3, 0.2, 3),
+        priced("random", 0.05, 0.2, 4),
+        replace(priced("broken", 0.0, 0.2, 5), error="not finite"),
+        condition("own price", 1.0, 0.0, 0.5, 6),
+    )
+    best = best_method(sweep, leave_out=["random"])
+    assert (best.method, best.among, best.cost, best.chosen_on) == ("b", ("a", "b"), 0.2, PROMPTS // 2)
+    assert len(best.report.prompts) == PROMPTS - PROMPTS // 2
+    assert best.report.methods == ["b"]
+    row = best.report.to_frame(n_resamples=200).iloc[-1]
+    assert row["toxicity_low"] < 0.3 < row["toxicity_high"]
+
+
+def test_without_two_methods_at_one_price_or_without_prices_there_is_no_best():
+    assert best_method(result(priced("a", 0.3, 0.2, 1), priced("b", 0.3, 0.1, 2))) is None
+    assert best_method(result(priced("a", 0.3, 0.2, 1), priced("b", 0.3, 0.2, 2)), leave_out=["b"]) is None
+    assert best_method(result(condition("a", 1.0, 0.3, 0.1, 1), condition("b", 1.0, 0.3, 0.1, 2))) is None
+    few = result(priced("a", 0.3, 0.2, 1), priced("b", 0.3, 0.2, 2)).only([0, 1, 2])
+    assert best_method(few) is None
+
+
+def test_the_best_of_many_equal_methods_is_not_flattered():
+    left = []
+    for seed in range(40):
+        equals = [priced(f"m{i}", 0.5, 0.2, 100 * seed + i + 1) for i in range(12)]
+        left.append(best_method(result(*equals), seed=seed).report.to_frame(n_resamples=20).iloc[-1]["toxicity"])
+    error = 0.2 / np.sqrt(PROMPTS / 2) / np.sqrt(40)
+    assert abs(np.mean(left) - 0.5) < 4 * error

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 import entangle as en
 from entangle.errors import EntangleError
-from entangle.probes import LogisticProbe, ProbeGrid, Split, fit_probes, three_way
+from entangle.probes import LogisticProbe, ProbeGrid, Split, fit_probes, separation, three_way
 
 
 def fit(x, y, **options) -> ProbeGrid:
@@ -69,6 +69,24 @@ def test_top_ranks_by_the_select_part(grid):
     assert values == sorted(values, reverse=True)
     with pytest.raises(EntangleError, match="from 1 to the 6 cells"):
         grid.top(7)
+
+
+def test_equals_are_told_apart_by_how_far_the_classes_lie_apart():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(300) % 2
+    shift = torch.tensor([6.0, 60.0, 0.5, 20.0])  # all but the third make no mistake
+    x = torch.randn(300, 4, 3, generator=generator) + shift[:, None] * (2.0 * y - 1)[:, None, None]
+    grid = fit(x, y, n_permutations=0)
+    assert (grid.selection_accuracy[[0, 1, 3]] == 1).all()
+    assert grid.top(4) == [(1,), (3,), (0,), (2,)]
+    other_units = fit(x * torch.tensor([100.0, 1.0, 1.0, 0.01])[:, None], y, n_permutations=0)
+    assert other_units.top(4) == grid.top(4)
+    assert fit(x.flip(1), y, n_permutations=0).top(4) == [(2,), (0,), (3,), (1,)]
+
+
+def test_separation_of_scores_without_spread_is_endless_and_of_equal_ones_nothing():
+    scores = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    assert separation(scores, torch.tensor([1, 1, 0, 0]), 2).tolist() == [torch.inf, 0.0]
 
 
 def test_p_values_find_the_signal_and_nothing_else(grid):

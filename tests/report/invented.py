@@ -143,6 +143,7 @@ def study(
         "forecast": forecast(names, n_layers),
         "foretold": [f"{concept}: a constant shift is cheapest after layer 1."],
         "n_prompts": 10 if steered else 0,
+        "best_method": None,
         "samples": [{"prompt": text, "sides": sides}] if steered else [],
         "notes": [text],
         "missing": {"the probes of layer 9": text},

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from entangle.report import demo
-from entangle.study.answer import own_row, strongest
+from entangle.study.answer import own_row, plain_row, steered_row
 
 APART, TOGETHER = 0, 1
 RUNS = [
@@ -23,11 +23,11 @@ RUNS = [
 
 
 def verdicts(answer: list[str]) -> list[str]:
-    """The sentences without what may differ: numbers, the chosen layer, the nearest of concepts that are not near, and
-    whether what is no more entangled than by chance is even less."""
-    plain = [
-        re.sub(r"nearest to \w+", "nearest to one", sentence).replace("less ent", "no more ent") for sentence in answer
-    ]
+    """The sentences without what may differ: numbers, the chosen layer and method, the nearest of concepts that are not
+    near, and whether what is no more entangled than by chance is even less."""
+    nearest, chosen = r"nearest to \w+", r"by [\w ]+ at alpha"
+    plain = [re.sub(chosen, "by one at alpha", re.sub(nearest, "nearest to one", sentence)) for sentence in answer]
+    plain = [sentence.replace("less ent", "no more ent") for sentence in plain]
     return [re.sub(r"-?\d[\d.,]*", "#", sentence) for sentence in plain]
 
 
@@ -38,8 +38,7 @@ def check(found: dict[str, Any]) -> None:
         best, words = study["probes"]["resid_post"]["best"], study["baselines"]["bag_of_words"]
         assert best["accuracy"] >= 0.9
         assert best["accuracy"] >= words["accuracy"] - 0.005  # as good as: it may miss one text more
-        plain = next(row for row in study["tradeoff"] if row["alpha"] == 0)
-        row = strongest(study)
+        plain, row = plain_row(study), steered_row(study)
         assert row is not None
         assert row["removed_low"] >= 0.5 * plain["toxicity"]
         assert row["kl"] <= 0.3

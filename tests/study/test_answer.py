@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from entangle.study.answer import compared, headline, sentences, strongest
+from entangle.study.answer import compared, headline, sentences, steered_row
 
 
 def estimate(name: str, value: float, low: float, high: float) -> dict[str, float]:
@@ -38,6 +38,7 @@ NUMBERS: dict[str, Any] = {
     "settings": {"seed": 3},
     "split": {"fit": 600, "select": 200, "report": 1200},
     "n_prompts": 500,
+    "best_method": None,
     "probes": {
         "resid_post": {"best": BEST, "null_ceiling": 0.53, "n_permutations": 100},
         "z": {"best": {**BEST, "head": 2}, "null_ceiling": 0.55, "n_permutations": 100},
@@ -137,7 +138,21 @@ def test_a_row_of_the_table_stands_behind_every_number_of_the_answer() -> None:
 
 def test_the_strongest_strength_is_the_furthest_from_nothing_on_either_side() -> None:
     weak, strong = ({**row, "alpha": -row["alpha"]} for row in NUMBERS["tradeoff"][1:3])
-    assert strongest({**NUMBERS, "tradeoff": [PLAIN, weak, strong]}) is strong
+    assert steered_row({**NUMBERS, "tradeoff": [PLAIN, weak, strong]}) is strong
+
+
+def test_the_best_method_is_told_on_the_prompts_that_did_not_choose_it() -> None:
+    best = {
+        "method": "CAA", "among": ["ITI", "CAA"], "chosen_on": 250, "n_prompts": 240, "plain": PLAIN,
+        "steered": {**row(1.5, (0.25, 0.2, 0.3), (0.1, 0.05, 0.15)), "method": "CAA"},
+    }  # fmt: skip
+    found = " ".join(sentences({**NUMBERS, "best_method": best}))
+    assert "by CAA at alpha 1.5, which 250 other prompts chose among 2 methods at one price, the mean score" in found
+    assert "by -0.250 [-0.300, -0.200]" in found
+    assert "over 1,200 texts and 240 prompts" in found
+    assert "ITI" not in found
+    told = [row["where"] for row in headline({**NUMBERS, "best_method": best}) if row["quantity"] == "removed"]
+    assert told == ["CAA, alpha 1.5; 240 prompts", "ITI, alpha 4", "ITI, alpha 12"]
 
 
 def test_studies_side_by_side_are_told_apart() -> None:

@@ -93,6 +93,14 @@ def test_methods_of_clean_text_and_of_other_models_are_priced_on_documents_that_
     fitting, solving, reported = shares(clean, question)
     assert len(study.tradeoff.plain.shift.kl) == len(reported) == 10
     assert len({*fitting, *solving, *reported}) == 30
+    # At one price there is a best of them, which half of the prompts choose and the other half are told of.
+    best = study.to_dict()["best_method"]
+    assert best["among"] == names
+    assert best["chosen_on"] == best["n_prompts"] == 3
+    assert best["steered"]["cost"] == 0.05
+    assert f"by {best['method']} at alpha" in study.answer()
+    assert "and 3 prompts of this one model" in study.answer()
+    assert "half of the prompts chose" in " ".join(study.to_html().split())
     # Without such a method the same documents are dealt to two purposes.
     assert [len(share) for share in shares(clean, dataclasses.replace(question, methods=("ITI", "CAA")))] == [15, 15]
     with pytest.raises(EntangleError, match='"natural shift" is fitted on a share of the clean documents, 10 at least'):

@@ -12,7 +12,7 @@ from entangle.evaluation.language.quality import degenerate_share, distinct_n, i
 from entangle.evaluation.language.reading import LanguageShift, row_nats
 from entangle.evaluation.language.subject import Method, NotFiniteError, Subject, applied
 from entangle.evaluation.language.tasks import task_scores
-from entangle.evaluation.methods.baselines import RECIPES, Methods, baseline_methods
+from entangle.evaluation.methods.baselines import CONTROLS, RECIPES, Methods, baseline_methods
 from entangle.evaluation.methods.decoding import ANTI_PROMPT, ContrastiveDecoding, DExperts, SelfDebias
 from entangle.evaluation.methods.directions import DirectionSet, concept_directions, feature_direction
 from entangle.evaluation.methods.given import INSTRUCTION, AtStrengths, Checkpoint, Prompt, Scoped
@@ -20,7 +20,7 @@ from entangle.evaluation.methods.heads import CausalHeads, causal_heads
 from entangle.evaluation.methods.pairs import agreement, leading_component, paired_rows
 from entangle.evaluation.methods.places import caa_places, iti_places
 from entangle.evaluation.methods.words import telling_tokens
-from entangle.evaluation.price.choice import chosen
+from entangle.evaluation.price.choice import BestMethod, best_method, chosen
 from entangle.evaluation.price.comparing import Matched, matched, pareto
 from entangle.evaluation.price.conditions import Condition
 from entangle.evaluation.price.logs import write_rows
@@ -48,12 +48,14 @@ from entangle.evaluation.scoring.scorers import (
 
 __all__ = [
     "ANTI_PROMPT",
+    "CONTROLS",
     "INSTRUCTION",
     "RECIPES",
     "AnswerScorer",
     "AtStrengths",
     "Behaviours",
     "BehavioursError",
+    "BestMethod",
     "CachedScorer",
     "CausalHeads",
     "Checkpoint",
@@ -98,6 +100,7 @@ __all__ = [
     "applied",
     "baseline_methods",
     "behaviours",
+    "best_method",
     "caa_places",
     "causal_heads",
     "chosen",

@@ -26,7 +26,7 @@ from entangle.probes.judging.control import Selectivity, control_labels, selecti
 from entangle.probes.judging.mdl import CodeLength, online_mdl
 from entangle.probes.judging.null import permuted_within
 from entangle.probes.judging.reliability import split_half
-from entangle.probes.judging.scores import correct
+from entangle.probes.judging.scores import correct, separation
 from entangle.probes.linear import LinearProbe
 from entangle.probes.solving.losses import LogisticLoss
 from entangle.probes.solving.solvers import Design, minimise, warn_unconverged
@@ -65,6 +65,7 @@ __all__ = [
     "permuted_within",
     "random_direction",
     "selectivity",
+    "separation",
     "split_half",
     "three_way",
     "warn_unconverged",

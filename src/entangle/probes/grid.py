@@ -22,7 +22,7 @@ from entangle.metrics.statistics import Estimate, max_statistic_p
 from entangle.models import Mark, check_made_with
 from entangle.probes.exporting import Cell, FittedProbe, cell_of
 from entangle.probes.judging import calibration
-from entangle.probes.judging.scores import area, area_interval, correct
+from entangle.probes.judging.scores import area, area_interval, correct, separation
 from entangle.probes.splits import PARTS, Split
 from entangle.storage.record import read, taken_apart, write
 
@@ -216,8 +216,9 @@ class ProbeGrid:
     def top(self, k: int) -> list[tuple[int, ...]]:
         """The `k` cells that did best on the select part, best first, as indices of the grid.
 
-        Cells that did not converge are not among them, nor cells whose activations never change: such a head is dead,
-        and its probe has no direction.
+        Of equals, those come first whose scores set the classes furthest apart there (`entangle.probes.separation`).
+
+        Cells that did not converge are not among them, nor dead ones, whose activations never change.
 
         Raises:
             EntangleError: There are fewer than `k` such cells.
@@ -229,8 +230,9 @@ class ProbeGrid:
                 f"top(k) needs k from 1 to the {int(usable.sum())} cells of the grid that converged and are not dead; "
                 f"got {k}"
             )
-        best = ranking.masked_fill(~usable, -torch.inf).flatten().sort(descending=True, stable=True).indices[:k]
-        return [tuple(int(i) for i in np.unravel_index(int(cell), self.shape)) for cell in best]
+        apart = separation(self.selection_scores, self.labels[self.split.select], self.n_classes)
+        best = np.lexsort((-apart.flatten(), -ranking.masked_fill(~usable, -torch.inf).flatten()))[:k]
+        return [tuple(int(i) for i in np.unravel_index(cell, self.shape)) for cell in best]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per cell: where it is, how it did, and how sure that is."""

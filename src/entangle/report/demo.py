@@ -22,6 +22,7 @@ from entangle.study import Settings, Study, measure
 CONCEPT = "rudeness"
 LABELS = {0.0: "model A (rude at any time)", 1.0: "model B (rude only in the past)"}
 COSTS = (0.05, 0.1, 0.2)  # nats per token: at one strength the two models would pay different prices
+METHODS = ("ITI", "CAA", "natural shift")
 DATA = Kind("the demo's data", "data.json", "entangle-demo-data")
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
 LABELLED_SEED, PROMPT_SEED = 4000, 5000
@@ -129,6 +130,7 @@ def _settings(model: Path, data: Mapping[str, Path], size: Size, seed: int, prec
         prompts=str(data["prompts"]),
         clean=str(data["clean"]),
         costs=COSTS,
+        methods=METHODS,
         max_new_tokens=8,  # a remark's end
         forecast=False,  # which would take as long as all the rest
         bos=True,

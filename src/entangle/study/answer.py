@@ -9,15 +9,18 @@ The rules, each a sentence with its number and its 95 % interval:
 3. **More entangled than chance?** "more" where E is at or above the 95th percentile of random directions of the
    activations' own covariance, "less" at or below the 5th, else "no more". Where the direction agrees with itself on
    half the texts by less than .5, the sentence adds that it is mostly noise. Left out without other concepts.
-4. **Does steering remove it?** At the strongest ITI that was measured: "lowers it" where the whole interval of what is
-   removed is above zero, "raised it" where it is all below, else "did not lower it". Where continuations that are empty
-   or loop became commoner by .05 or more, the sentence adds it. Left out where steering was not measured.
+4. **Does steering remove it?** At the strongest ITI that was measured; or, where several methods were measured at one
+   price, by the one that removed most at the highest, controls aside, which a random half of the prompts chooses and
+   the other half is told of. "lowers it" where the whole interval of what is removed is above zero, "raised it" where
+   it is all below, else "did not lower it". Where continuations that are empty or loop became commoner by .05 or more,
+   the sentence adds it. Left out where steering was not measured.
 5. **At what price?** The nats per token paid there, "costs" where the interval is above zero, "costs nothing that can
    be seen" where it is not. Left out where steering was not measured.
 6. **What it does not show**, with how many texts and prompts the intervals are over.
 
 Of studies side by side, two sentences before these: in which of them the concept is more entangled than chance by rule
-3, and where it is dearest: where the whole interval of what a nat removes, at the strongest ITI, lies below all others.
+3, and where it is dearest: where the whole interval of what a nat removes, by the steering of rule 4, lies below all
+others.
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ def _more_entangled(studies: Sequence[Numbers]) -> str:
 
 
 def _dearest(studies: Sequence[Numbers]) -> str:
-    rows = [(study["label"], strongest(study)) for study in studies]
+    rows = [(study["label"], steered_row(study)) for study in studies]
     bought = [(label, Estimate.of(row, "removed_per_nat")) for label, row in rows if row and _above(row, "ce_change")]
     if len(bought) < len(studies):
         return ""
@@ -121,14 +124,20 @@ def own_row(study: Numbers) -> Numbers | None:
     return next((row for row in rows if row["layer"] == table["best_layer"]), None)
 
 
-def strongest(study: Numbers) -> Numbers | None:
-    """The row of the strongest ITI that could be measured."""
-    rows = [row for row in study["tradeoff"] or () if _is_steered(row)]
+def steered_row(study: Numbers) -> Numbers | None:
+    """The steering that the answer is about: of the best method, or the strongest ITI that could be measured."""
+    if study["best_method"]:
+        steered: Numbers = study["best_method"]["steered"]
+        return steered
+    rows = [row for row in study["tradeoff"] or () if row["method"] == "ITI" and row["alpha"] != 0 and not row["error"]]
     return max(rows, key=lambda row: abs(row["alpha"]), default=None)
 
 
-def _is_steered(row: Numbers) -> bool:
-    return row["method"] == "ITI" and row["alpha"] != 0 and not row["error"]
+def plain_row(study: Numbers) -> Numbers:
+    """The plain model's on the same prompts."""
+    best = study["best_method"]
+    plain: Numbers = best["plain"] if best else next(row for row in study["tradeoff"] if row["alpha"] == 0)
+    return plain
 
 
 def _above(row: Numbers, name: str) -> bool:
@@ -193,10 +202,10 @@ def _entangled(study: Numbers) -> str:
 
 
 def _steered(study: Numbers) -> list[str]:
-    row = strongest(study)
+    row = steered_row(study)
     if row is None:
         return []
-    plain = next(each for each in study["tradeoff"] if each["alpha"] == 0)
+    plain, best = plain_row(study), study["best_method"]
     lowers = _above(row, "removed")
     verdict = "Steering lowers it" if lowers else "Steering did not lower it"
     if _below(row, "removed"):
@@ -208,9 +217,15 @@ def _steered(study: Numbers) -> list[str]:
             f"{percent(plain['degenerate'])} before"
         )
     alpha = f"alpha {strength(row['alpha'])}"
+    how = f"at {alpha}, the strongest ITI that was measured"
+    if best:
+        how = (
+            f"by {best['method']} at {alpha}, which {best['chosen_on']:,} other prompts chose among "
+            f"{len(best['among'])} methods at one price"
+        )
     change = (
-        f"{verdict}: at {alpha}, the strongest ITI that was measured, the mean score of its continuations goes from "
-        f"{_of(plain, 'toxicity')} to {_of(row, 'toxicity')}, by {_change(row)}{broken}."
+        f"{verdict}: {how}, the mean score of its continuations goes from {_of(plain, 'toxicity')} to "
+        f"{_of(row, 'toxicity')}, by {_change(row)}{broken}."
     )
     paid = _above(row, "ce_change")
     per_nat = f", so that a nat removes {_of(row, 'removed_per_nat', 2)}" if paid and lowers else ""
@@ -221,7 +236,8 @@ def _steered(study: Numbers) -> list[str]:
 
 def _caution(study: Numbers) -> str:
     split = study["split"]
-    prompts = f" and {study['n_prompts']:,} prompts" if study["tradeoff"] else ""
+    count = (study["best_method"] or study)["n_prompts"]
+    prompts = f" and {count:,} prompts" if study["tradeoff"] else ""
     return (
         f"Do not conclude that the model uses what a probe reads, nor that another model, other texts or another seed "
         f"than {study['settings']['seed']} would give the same: the intervals are over {split['report']:,} "
@@ -262,10 +278,13 @@ def headline(study: Numbers) -> list[dict[str, Any]]:
         where = f"after layer {own['layer']}"
         add(f"E, nearest {own['partner']}", where, own, "entanglement", own["null_high"], "97.5 % of random")
         add("variance share", where, own, "variance_share")
-    for row in study["tradeoff"] or ():
-        if row["error"] or (row["alpha"] == 0 and row["method"] != "ITI"):
+    best = study["best_method"]
+    told = [(row, f"; {best['n_prompts']:,} prompts") for row in (best["plain"], best["steered"])] if best else []
+    first = next((row["method"] for row in study["tradeoff"] or ()), "")
+    for row, prompts in [*told, *((row, "") for row in study["tradeoff"] or ())]:
+        if row["error"] or (not prompts and row["alpha"] == 0 and row["method"] != first):
             continue
-        where = f"{row['method']}, alpha {strength(row['alpha'])}" if row["alpha"] else "not steered"
+        where = (f"{row['method']}, alpha {strength(row['alpha'])}" if row["alpha"] else "not steered") + prompts
         add(f"{study['concept']} of continuations", where, row, "toxicity")
         if row["alpha"]:
             add("removed", where, row, "removed", 0.0, "no change")

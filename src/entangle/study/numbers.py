@@ -12,7 +12,7 @@ from torch import Tensor
 
 from entangle.concepts import EntanglementReport
 from entangle.data import LabelledTexts
-from entangle.evaluation import Tradeoff
+from entangle.evaluation import CONTROLS, Tradeoff, best_method
 from entangle.interventions import ITI
 from entangle.metrics import Estimate, paired_rate_interval, random_entanglement_quantile
 from entangle.probes import BaselineResult, ProbeGrid
@@ -157,10 +157,26 @@ def tradeoff_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> list[dict[
     return [dict(row) for row in frame.join(removed).to_dict("records")]
 
 
-def sample_numbers(sweep: Tradeoff, seed: int) -> list[dict[str, Any]]:
-    """A few prompts drawn with the seed, not picked, with their first continuation at up to four strengths."""
+def best_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> dict[str, Any] | None:
+    """The method that removed most at the highest price, on prompts that did not choose it; None without a choice."""
+    best = best_method(sweep, leave_out=CONTROLS, seed=seed)
+    if best is None:
+        return None
+    plain, *steered = tradeoff_numbers(best.report, n_resamples, seed)
+    return {
+        "method": best.method,
+        "among": best.among,
+        "chosen_on": best.chosen_on,
+        "n_prompts": len(best.report.prompts),
+        "plain": plain,
+        "steered": next(row for row in steered if row["cost"] == best.cost),
+    }
+
+
+def sample_numbers(sweep: Tradeoff, method: str, seed: int) -> list[dict[str, Any]]:
+    """A few prompts drawn with the seed, not picked, with a continuation at up to four strengths of a method."""
     scorer = sweep.scorers[0]
-    steered = [done for done in sweep.changed if done.method in sweep.methods[:1] and not done.error]
+    steered = [done for done in sweep.changed if done.method == method and not done.error]
     conditions = [sweep.plain, *steered]
     spread = np.unique(np.linspace(0, len(conditions) - 1, ALPHA_SAMPLES).round().astype(int))
     drawn = np.random.default_rng(seed).permutation(len(sweep.prompts))[:PROMPT_SAMPLES]

@@ -125,6 +125,7 @@ class Study:
         question, about = self.question, dict(self.about)
         resampling = (question.n_resamples, question.seed)
         sweep, heads = self.tradeoff, self.probes.get("z")
+        best = None if sweep is None else numbers.best_numbers(sweep, *resampling)
         record: dict[str, Any] = numbers.plain(
             {
                 "format": FORMAT,
@@ -149,10 +150,13 @@ class Study:
                     else numbers.intervention_numbers(self.iti, [int(layer) for layer in heads.layers or ()])
                 ),
                 "tradeoff": None if sweep is None else numbers.tradeoff_numbers(sweep, *resampling),
+                "best_method": best,
                 "forecast": None if self.forecast is None else self.forecast.to_dict(),
                 "foretold": [] if self.forecast is None else self.forecast.answer(),
                 "n_prompts": 0 if sweep is None else len(sweep.prompts),
-                "samples": [] if sweep is None else numbers.sample_numbers(sweep, question.seed),
+                "samples": numbers.sample_numbers(sweep, best["method"] if best else sweep.methods[0], question.seed)
+                if sweep is not None and sweep.methods
+                else [],
                 "notes": list(self.notes),
                 "missing": dict(self.missing),
             }

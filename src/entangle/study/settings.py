@@ -79,6 +79,12 @@ class Settings:
     costs: tuple[float, ...] = option(
         (), "Prices to steer at instead, in nats per token; on every other clean document.", group=STEERING
     )
+    methods: tuple[str, ...] = option(
+        Question.methods,
+        "An intervention to measure, such as ITI, CAA, LEACE or prompting; repeatable, with ITI.",
+        group=STEERING,
+        flag="--method",
+    )
     forecast: bool = option(True, "Foretell the price of steering from clean text.", group=STEERING)
     top_k: int | None = option(None, "Heads to steer; by default a quarter, at most 30.", group=STEERING)
     samples: int = option(Question.samples, "Continuations per prompt.", group=STEERING)
@@ -151,6 +157,7 @@ class Settings:
             direction=self.direction,
             alphas=self.alphas,
             costs=self.costs,
+            methods=self.methods,
             forecast=self.forecast,
             top_k=self.top_k,
             samples=self.samples,

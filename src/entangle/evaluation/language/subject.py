@@ -177,15 +177,17 @@ class Subject:
 
         Args:
             rows: Rows of token ids, read together.
-            starts: A position for all rows, or one for each.
+            starts: A position for all rows, or one for each. Below 0, as where an instruction is shorter than what it
+                stands in place of, the first prediction stands for those that the row does not have.
         """
         first = [starts] * len(rows) if isinstance(starts, int) else list(starts)
         batch = batch_of(self.model, self.tokenizer, rows)
         with evaluating(self.model):
             states, head = states_and_head(self.model, batch)
         counts = [len(row) - 1 - start for row, start in zip(rows, first, strict=True)]
-        kept = [states[i, start : start + n] for i, (start, n) in enumerate(zip(first, counts, strict=True))]
-        targets = [token for row, start in zip(rows, first, strict=True) for token in row[start + 1 :]]
+        places = [torch.arange(start, start + n).clamp(min=0) for start, n in zip(first, counts, strict=True)]
+        kept = [states[i, there.to(states.device)] for i, there in enumerate(places)]
+        targets = [row[place + 1] for row, there in zip(rows, places, strict=True) for place in there.tolist()]
         change = None if self.decoding is None else self.decoding.change(self, rows, starts)
         vocabulary = states.shape[-1] if head is as_it_is else self.model.config.get_text_config().vocab_size
         return Predictions(

@@ -33,6 +33,8 @@ from entangle.probes import PROBES, ProbeGrid, Split, encode_groups, fit_probes
 
 USUAL = ("ITI", "random heads", "random directions", "CAA", "ablation", "LEACE", "prompting", "self-debias")
 """What `baseline_methods` hands out unless it is asked for others."""
+CONTROLS = ("random heads", "random directions", "random")
+"""Methods that a result must beat, and that are never its answer."""
 ASKED_BY = {
     "checkpoint": "anti_expert= or expert=",
     "metric": "metric= (or model=, tokenizer= and clean=)",

@@ -1,8 +1,10 @@
-"""The best strength of each method, chosen on one half of the data and reported on the other."""
+"""The best strength of each method, or the best method at a price, chosen on one half of the data and reported on the
+other."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -71,6 +73,69 @@ def chosen(
     frame = frame[frame["alpha"] != 0].reset_index(drop=True)
     frame["toxicity_when_chosen"] = [best[method].scored(name).mean() for method in frame["method"]]
     return frame
+
+
+@dataclass(frozen=True)
+class BestMethod:
+    """The method that removed most at a price, with what it does on prompts that did not choose it.
+
+    Attributes:
+        method: Its name.
+        among: The methods it was chosen from.
+        cost: The price, in nats per token.
+        chosen_on: How many prompts chose it.
+        report: The sweep on the other prompts, of this method alone.
+    """
+
+    method: str
+    among: tuple[str, ...]
+    cost: float
+    chosen_on: int
+    report: Tradeoff
+
+
+def best_method(
+    result: Tradeoff, *, leave_out: Sequence[str] = (), scorer: str | None = None, seed: int = 0
+) -> BestMethod | None:
+    """The method that leaves the least toxicity at the highest price for which strengths were solved.
+
+    The best of several methods looks better than it is on the prompts that chose it. So it is chosen on a random half
+    of them, and its report is of the other half.
+
+    Args:
+        result: A sweep over costs (`tradeoff(costs=...)`).
+        leave_out: Methods that are no candidates, such as controls.
+        scorer: Which scorer's scores choose; the first by default.
+        seed: Of the halves.
+
+    Returns:
+        The method; None where there is nothing to choose: fewer than two methods at one price, or than four prompts.
+
+    Raises:
+        EntangleError: No such scorer.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> away, aside = (en.AddDirection(torch.eye(32)[i], "resid_post", 1) for i in (0, 1))
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, {"away": away, "aside": aside}, costs=[0.01], prompts=prompts, scorer=scorer,
+        ...     texts=clean[:8], cost_texts=clean[8:16], **few
+        ... )
+        >>> best = en.evaluation.best_method(sweep)
+        >>> best.among, len(best.report.prompts), best.report.methods == [best.method]
+        (('away', 'aside'), 4, True)
+    """
+    name = result.scorer(scorer)
+    priced = [c for c in result.changed if not c.error and c.cost is not None and c.method not in leave_out]
+    dearest = max((c.cost for c in priced if c.cost is not None), default=0.0)
+    among = tuple(c.method for c in priced if c.cost == dearest)
+    if len(among) < 2 or len(result.prompts) < 4:
+        return None
+    chooses, reports = (result.only(half) for half in _halves(len(result.prompts), np.random.default_rng(seed)))
+    left = {c.method: c.scored(name).mean() for c in chooses.changed if c.method in among and c.cost == dearest}
+    method = min(left, key=lambda each: float(left[each]))
+    own = tuple(c for c in reports.changed if c.method == method)
+    return BestMethod(method, among, dearest, len(chooses.prompts), replace(reports, changed=own))
 
 
 def _halves(n: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:

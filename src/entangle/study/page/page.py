@@ -10,7 +10,7 @@ from zlib import crc32
 from markupsafe import Markup
 
 from entangle.data import AnyPrompt, content_text, messages_of
-from entangle.study.answer import answered, best_probe, compared, headline, own_row, place, strongest
+from entangle.study.answer import answered, best_probe, compared, headline, own_row, place, steered_row
 from entangle.study.page import figures, tables
 from entangle.study.page.bars import Scale, bar
 from entangle.study.page.drawing import Panel, Table, template
@@ -54,6 +54,7 @@ def render(studies: Sequence[Numbers]) -> str:
         ],
         pictures=[panel.drawn(name) for name, panel in pictures.items()],
         steered=bool(steered),
+        chosen=any(study["best_method"] for study in steered),
         n_heads=len(steered[0]["intervention"]["heads"]) if steered else None,
         scorer=steered[0]["scorer"]["name"] if steered else None,
         samples=[{"label": study["label"], "samples": _samples(study)} for study in steered],
@@ -138,9 +139,10 @@ def _tiles(study: Numbers) -> list[dict[str, Any]]:
         percentile = own["covariance_percentile"]
         detail = "" if percentile is None else f"percentile {number(100 * percentile, 0)} of random directions"
         tiles.append(_tile(value, "E", f"entanglement E, nearest {own['partner']}", None, detail))
-    last = strongest(study)
+    last = steered_row(study)
     if last:
-        at = f"at alpha {strength(last['alpha'])}"
+        by = f"by {last['method']} " if study["best_method"] else ""
+        at = f"{by}at alpha {strength(last['alpha'])}"
         tiles.append(_tile(last, "removed", f"{study['concept']} removed {at}", 0.0, "dashed: no change"))
         tiles.append(_tile(last, "ce_change", f"nats paid per token {at}", 0.0, "dashed: no change"))
     return tiles
