@@ -34,7 +34,7 @@ from beside import Parser
 import entangle as en
 from entangle.activations import Turn
 from entangle.data import load_labelled, load_texts
-from entangle.evaluation import Behaviours, Prompt, RefusalScorer, Said, Sampling, behaviours
+from entangle.evaluation import Behaviours, Prompt, RefusalScorer, Said, Sampling, behaviours, continuations
 from entangle.models import load
 
 Message = dict[str, str]
@@ -290,7 +290,7 @@ def fitted(model: Any, tokenizer: Any, openings: list[str], options: argparse.Na
 def answered(model: Any, tokenizer: Any, system: str, openings: list[str], tokens: int) -> list[list[Message]]:
     """What the model answers to each opening under a system turn, empty answers left out."""
     asked = [[{"role": "system", "content": system}, *user(text)] for text in openings]
-    answers = en.continuations(model, tokenizer, asked, max_new_tokens=tokens, progress=False)
+    answers = continuations(model, tokenizer, asked, max_new_tokens=tokens, progress=False)
     pairs = zip(asked, answers, strict=True)
     return [[*each, {"role": "assistant", "content": a}] for each, (a, *_) in pairs if a.strip()]
 
