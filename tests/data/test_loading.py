@@ -136,6 +136,10 @@ def test_conflicting_labels_are_named_and_never_dropped(tmp_path: Path, drop_dup
         ([{"text": "a", "label": 1}, {"text": "b", "label": 1}], "only the label '1' (2 rows)"),
         ([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}], "only the label 'x' (2 rows)"),
         ([{"text": "a", "label": 0}, {"text": "b", "label": 2}, {"text": "c", "label": 1}], "have 3 values"),
+        (
+            [{"messages": [{"role": "user", "content": "a"}], "label": 1}],
+            "conversations go where prompts are asked for",
+        ),
         ([[1, 2]], "line 1 is a JSON list"),
         ([], "holds no rows"),
     ],

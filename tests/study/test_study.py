@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from html import unescape
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import entangle as en
 from entangle.data import LabelledTexts, corpus
 from entangle.errors import EntangleError
+from entangle.evaluation import RECIPES
 from entangle.study import cache, steps
 from entangle.study.steps import shares
 
@@ -107,6 +109,22 @@ def test_methods_of_clean_text_and_of_other_models_are_priced_on_documents_that_
         en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "clean": clean[:20]})
     with pytest.raises(EntangleError, match='"DExperts" needs another model, but none is here: give expert='):
         en.study(model, tokenizer, *texts_of("rudeness"), **{**few, "anti_expert": None})
+
+
+def test_a_method_that_comes_to_nothing_is_told_once(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comes_to_nothing(given: Any) -> Any:
+        raise EntangleError("nothing came of it")
+
+    monkeypatch.setitem(RECIPES, "LAT", dataclasses.replace(RECIPES["LAT"], make=comes_to_nothing))
+    few = {**asked, "concepts": None, "forecast": False, "methods": ["ITI", "LAT"]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*left out")
+        study = en.study(model, tokenizer, *texts_of("rudeness"), **few)
+    assert study.missing == {"LAT": "nothing came of it"}
+    assert study.tradeoff is not None
+    assert study.tradeoff.methods == ["ITI"]
 
 
 def test_everything_is_there_as_what_the_library_makes_of_it(whole: en.Study) -> None:

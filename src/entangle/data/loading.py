@@ -249,6 +249,8 @@ def _column(fields: Mapping[str, Any], name: str, place: str) -> Any:
         advice = f"; name the column {near[0]!r} instead" if near else ""
         if not near and name in (TEXT, LABEL):
             advice = f"; rename the one that is meant to {name!r}"
+        if not near and name == TEXT and "messages" in fields:
+            advice = "; conversations go where prompts are asked for: write them as texts, say by apply_chat_template"
         raise EntangleError(f"{place} has no {name!r}: its columns are {', '.join(map(repr, fields))}{advice}")
     return fields[name]
 

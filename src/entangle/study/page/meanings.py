@@ -89,7 +89,8 @@ MEANINGS = (
         "Steering, ITI and alpha",
         "Inference-time intervention adds a constant to the output of the attention heads that read the concept "
         "best, away from it, at every token: alpha standard deviations of each head. Alpha 0 is the model as it "
-        "is. The heads are chosen on the selection texts. What is removed is the fall of the mean score of "
+        "is. The heads are chosen on the selection texts. Of several methods at one price, half of the prompts choose "
+        "the one that the answer speaks of, on the other half. What is removed is the fall of the mean score of "
         "continuations, paired by prompt.",
         ("alpha", "method", "removed", "heads moved"),
     ),
