@@ -165,9 +165,11 @@ def test_studies_side_by_side_are_told_apart() -> None:
     assert "and more than by chance in a model (E 0.40, nearest to tense, percentile 97)." in entangled
     assert price.startswith("It is dearest to steer out in a model: ")
     assert "2.00 [1.50, 2.50] in another and 0.50 [0.40, 0.60] in a model" in price
-    # An interval that reaches into the other's says nothing; neither does a price that cannot be seen, or one study.
-    cheap["tradeoff"][-1] |= estimate("removed_per_nat", 2.0, 0.55, 2.5)
-    assert "no dearer" in compared([cheap, dear])[1]
+    # Intervals less than a quarter apart say nothing; neither does a price that cannot be seen, or one study.
+    cheap["tradeoff"][-1] |= estimate("removed_per_nat", 2.0, 0.751, 2.5)
+    assert compared([cheap, dear])[1].startswith("It is dearest to steer out in a model: ")
+    cheap["tradeoff"][-1] |= estimate("removed_per_nat", 2.0, 0.749, 2.5)
+    assert compared([cheap, dear])[1].startswith("It is not shown to be dearer by a quarter to steer out in one")
     cheap["tradeoff"][-1] |= estimate("ce_change", 0.1, -0.1, 0.2)
     assert compared([cheap, dear]) == [entangled]
     assert compared([dear]) == []

@@ -21,7 +21,7 @@ from entangle.study import Settings, Study, measure
 
 CONCEPT = "rudeness"
 LABELS = {0.0: "model A (rude at any time)", 1.0: "model B (rude only in the past)"}
-COSTS = (0.05, 0.1, 0.2)  # nats per token: at one strength the two models would pay different prices
+COSTS = (0.06, 0.12, 0.24)  # nats per token: at one strength the two models would pay different prices
 METHODS = ("ITI", "CAA", "natural shift")
 DATA = Kind("the demo's data", "data.json", "entangle-demo-data")
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
