@@ -85,6 +85,19 @@ class BestMethod:
         cost: The price, in nats per token.
         chosen_on: How many prompts chose it.
         report: The sweep on the other prompts, of this method alone.
+
+    Example:
+        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
+        >>> away, aside = (en.AddDirection(torch.eye(32)[i], "resid_post", 1) for i in (0, 1))
+        >>> sweep = en.tradeoff(
+        ...     model, tokenizer, {"away": away, "aside": aside}, costs=[0.01], prompts=prompts, scorer=scorer,
+        ...     texts=clean[:8], cost_texts=clean[8:16], **few
+        ... )
+        >>> best = en.evaluation.best_method(sweep, leave_out=["aside"])
+        >>> best is None  # one method alone is no choice
+        True
+        >>> en.evaluation.best_method(sweep).cost
+        0.01
     """
 
     method: str

@@ -44,7 +44,7 @@ def separation(scores: Shaped[Tensor, "example ..."], labels: Labels, n_classes:
 
     Example:
         >>> en.probes.separation(torch.tensor([[1.0], [3.0], [-1.0], [-3.0]]), torch.tensor([1, 1, 0, 0]), 2)
-        tensor(2.8284)
+        tensor([2.8284])
     """
     if n_classes > 2:
         each = [separation(scores[..., k], (labels == k).long(), 2) for k in range(n_classes)]
