@@ -43,10 +43,15 @@ def check(found: dict[str, Any]) -> None:
         assert row["removed_low"] >= 0.5 * plain["toxicity"]
         assert row["kl"] <= 0.3
         assert not study["missing"]
+        told = " ".join(study["answer"])
+        for words in ("can be read", "no better than from the words alone", "Steering lowers it: by", "a nat removes"):
+            assert words in told
     assert own_row(together)["partner"] == "tense"
     assert own_row(together)["covariance_percentile"] >= 0.95 > own_row(apart)["covariance_percentile"]
     assert "more than by chance in model B" in found["answer"][0]
     assert "no more than by chance in model A" in found["answer"][0]
+    assert len(found["answer"]) == 2
+    assert found["answer"][1].startswith("It is not shown to be dearer by a quarter to steer out in one")
 
 
 def run(out: Path, seed: int, precision: str, threads: int, **more: Any) -> dict[str, Any]:
