@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from entangle.composition import demo_recipe
-from entangle.composition.experiment import CELL, _owned, _save, run
+from entangle.composition.experiment import CELL, _save, run
+from entangle.composition.folder import owned_by
 from entangle.composition.recipe.recipe import SMALL, Variant
 from entangle.composition.training.checkpoint import load_checkpoint, save_checkpoint
 from entangle.composition.training.posttraining import PostTraining
@@ -62,20 +63,20 @@ def test_a_second_run_in_one_folder_is_refused_with_the_owners_name(tmp_path: Pa
     recipe, (ready, tell) = demo_recipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        with _owned(recipe, tmp_path):
+        with owned_by(recipe, tmp_path):
             os.write(tell, b".")
             os.read(os.pipe()[0], 1)
     try:
         os.read(ready, 1)
         with (
             pytest.raises(EntangleError, match=f"being written to by process {child}"),
-            _owned(recipe, tmp_path),
+            owned_by(recipe, tmp_path),
         ):
             pass
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    with _owned(recipe, tmp_path):
+    with owned_by(recipe, tmp_path):
         assert (tmp_path / ".entangle-lock").exists()
     assert not list(tmp_path.iterdir())
 

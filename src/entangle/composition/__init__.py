@@ -6,11 +6,12 @@ from entangle.composition.comparing.comparison import ALL, PLAIN, Comparison
 from entangle.composition.comparing.displacement import displacement
 from entangle.composition.comparing.foretold import CHOSEN, foretold_by_share
 from entangle.composition.experiment import run, run_apart, run_each
+from entangle.composition.folder import check_folder
 from entangle.composition.plan import Plan
 from entangle.composition.recipe.attack import Attack
 from entangle.composition.recipe.measurement import Measurement
 from entangle.composition.recipe.pairs import Pairs, PreferencePairs
-from entangle.composition.recipe.recipe import Recipe, Variant, demo_recipe
+from entangle.composition.recipe.recipe import Cell, Recipe, Variant, demo_recipe
 from entangle.composition.recipe.sources import Labelled, Source
 from entangle.composition.recipe.training import Training
 from entangle.composition.trained import Composition, TrainedModel
@@ -25,6 +26,7 @@ __all__ = [
     "CHOSEN",
     "PLAIN",
     "Attack",
+    "Cell",
     "Claim",
     "Comparison",
     "Composition",
@@ -42,6 +44,7 @@ __all__ = [
     "Variant",
     "attacks",
     "attacks_by_share",
+    "check_folder",
     "claims",
     "demo_recipe",
     "displacement",

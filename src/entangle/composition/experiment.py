@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from entangle.composition.folder import check_folder, check_texts, owned_by, write_recipe
 from entangle.composition.measuring.attack import attacked
 from entangle.composition.measuring.fitted import Fitted
 from entangle.composition.measuring.measure import measure
@@ -28,13 +28,9 @@ from entangle.evaluation import Subject, row_nats
 from entangle.models import context_length
 from entangle.models.loading import MANIFEST
 from entangle.storage import folder as folders
-from entangle.storage.files import on_disk, tidy
 from entangle.storage.folder import Kind
-from entangle.storage.owner import owned
-from entangle.storage.sealed import decoding, read_object, unseal, write_sealed
+from entangle.storage.sealed import write_sealed
 
-RECIPE = "recipe.json"
-PATIENCE = 2.0  # seconds to wait for another run in the same folder, which usually goes on for much longer
 CELL = Kind(
     "a trained model",
     MANIFEST,
@@ -114,7 +110,7 @@ def run_each(
     """
     out = Path(out)
     processes = Processes.here(device)
-    _check_same(recipe, out)
+    check_folder(recipe, out)
     if recipe.posttraining and processes.count > 1:
         raise EntangleError(
             "SFT and DPO are trained in one process: start the others with entangle compose --processes, "
@@ -126,14 +122,14 @@ def run_each(
         if missing or recipe.measure or recipe.posttraining:
             plan = Plan.of(recipe)
             plan.check_disk(out, len(missing))
-            _check_texts(plan, out)
+            check_texts(plan, out)
             if processes.main:
-                stack.enter_context(_owned(recipe, out))
+                stack.enter_context(owned_by(recipe, out))
             processes.wait()  # until what is there is whole, and nobody else writes
             missing = _missing(recipe, out)
             processes.wait()  # until each has seen what is finished
             if processes.main:
-                _write_recipe(recipe, out)
+                write_recipe(recipe, out)
         yield from _finish(recipe, out, plan, missing, processes, progress)
 
 
@@ -166,7 +162,15 @@ def _finish(
         yield Composition(recipe, tuple(models))
 
 
-def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None = None, progress: bool = True) -> None:
+def run_apart(
+    recipe: Recipe,
+    out: str | Path,
+    count: int,
+    *,
+    device: str | None = None,
+    progress: bool = True,
+    then: Callable[[Cell, Path], None] | None = None,
+) -> None:
     """Train and measure the missing models in several processes of this machine, each its share of them, side by side.
 
     Best where a model is too small to keep all cores busy, or for several GPUs. Each model has, bit for bit, the
@@ -179,6 +183,8 @@ def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None
         count: How many processes; without `OMP_NUM_THREADS` they share the threads of this one.
         device: To train on; by default each process has a GPU in turn, where there are any.
         progress: Show the first process's progress.
+        then: What a process does with each of its models once that is there, given its cell and folder: a function that
+            a new process can import.
 
     Raises:
         EntangleError: Whatever `run` refuses.
@@ -195,37 +201,26 @@ def run_apart(recipe: Recipe, out: str | Path, count: int, *, device: str | None
         a number of processes is at least 1, not 0
     """
     out, alone = Path(out), replace(recipe, posttraining=())
-    _check_same(recipe, out)
+    check_folder(recipe, out)
     plan = Plan.of(recipe)  # refuses in one line, and not in one a process
     plan.check_disk(out, len(_missing(recipe, out)))
-    _check_texts(plan, out)
-    with _owned(recipe, out):
-        _write_recipe(recipe, out)
+    check_texts(plan, out)
+    with owned_by(recipe, out):
+        write_recipe(recipe, out)
         missing = _missing(alone, out)
         cells = [*missing, *(cell for cell in alone.cells if cell not in missing)]  # so that each has as many to train
-        launch_apart(count, _run_share, alone, cells, out, device, progress)
-
-
-@contextmanager
-def _owned(recipe: Recipe, out: Path) -> Iterator[None]:
-    """Be the only run that writes into `out`, and clear what a killed one left half done."""
-    with on_disk(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with owned(out, patience=PATIENCE):
-            tidy(out)
-            for cell in recipe.cells:
-                if (out / cell.name).is_symlink():
-                    raise EntangleError(
-                        f"{out / cell.name} is a link, which is not followed out of {out}: move it away"
-                    )
-                if (out / cell.name).is_dir():
-                    tidy(out / cell.name)
-            _check_same(recipe, out)
-            yield
+        launch_apart(count, _run_share, alone, cells, out, device, progress, then)
 
 
 def _run_share(
-    index: int, count: int, recipe: Recipe, cells: list[Cell], out: Path, device: str | None, progress: bool
+    index: int,
+    count: int,
+    recipe: Recipe,
+    cells: list[Cell],
+    out: Path,
+    device: str | None,
+    progress: bool,
+    then: Callable[[Cell, Path], None] | None,
 ) -> None:
     """Train and measure every `count`-th model, one after the other, so that a stop costs little."""
     if device is None and torch.cuda.is_available():
@@ -235,53 +230,12 @@ def _run_share(
         if not (out / cell.name / METRICS).exists():
             train(plan, cell, out / cell.name, processes=here, progress=shown)
         _measure(plan, cell, out / cell.name, device=here.device, progress=shown)
+        if then is not None:
+            then(cell, out / cell.name)
 
 
 def _missing(recipe: Recipe, out: Path) -> list[Cell]:
     return [cell for cell in recipe.cells if not (out / cell.name / METRICS).exists()]
-
-
-def _write_recipe(recipe: Recipe, out: Path) -> None:
-    write_sealed(out / RECIPE, recipe.to_dict())
-
-
-def _check_same(recipe: Recipe, out: Path) -> None:
-    """Refuse a folder whose models came of another recipe, or that is none."""
-    path = out / RECIPE
-    if os.path.lexists(out) and not out.is_dir():
-        raise EntangleError(f"models are written to a folder, but {out} is a file: choose another")
-    if not os.path.lexists(path):
-        return
-    saved = read_object(path, "a recipe", remedy="choose another folder")
-    fields = unseal(saved, path, "a recipe", remedy="choose another folder")
-    with decoding(path, "a recipe", remedy="choose another folder"):
-        before = Recipe.from_dict(fields)
-    if fields == saved and fields != before.to_dict():
-        raise EntangleError(f"{path} is not one that compose wrote, and would be lost: choose another folder for --out")
-    if before.of_each_model() != recipe.of_each_model():
-        raise EntangleError(f"{out} holds the models of another recipe: give another folder, or delete it")
-    trained = {
-        cell.name: cell.variant for cell in before.cells if cell.variant and (out / cell.name / METRICS).exists()
-    }
-    for cell in recipe.cells:
-        was = trained.get(cell.name)
-        if was and cell.variant and was.of_each_model() != cell.variant.of_each_model():
-            raise EntangleError(
-                f"{out / cell.name} holds another variant of the name {was.name!r}: rename this one, or delete it"
-            )
-
-
-def _check_texts(plan: Plan, out: Path) -> None:
-    """Refuse finished models that were trained or judged on other texts than the recipe's files hold now."""
-    for cell in plan.recipe.cells:
-        if cell.posttraining or not (out / cell.name / METRICS).exists():
-            continue  # posttraining has a key of its own
-        before = read_metrics(out / cell.name).get("texts", plan.texts_key)  # earlier versions did not write it
-        if before != plan.texts_key:
-            raise EntangleError(
-                f"{out / cell.name} came of other texts, or another tokenizer, than the recipe's files hold now: put "
-                "them back, or give another folder for --out"
-            )
 
 
 def _measure(plan: Plan, cell: Cell, folder: Path, *, device: str, progress: bool) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ models know rudeness, and it can be pushed out of both; where it comes with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from entangle.study import Settings, Study, measure
 
 CONCEPT = "rudeness"
 LABELS = {0.0: "model A (rude at any time)", 1.0: "model B (rude only in the past)"}
-COSTS = (0.06, 0.12, 0.24)  # nats per token: at one strength the two models would pay different prices
 METHODS = ("ITI", "CAA", "natural shift")
 DATA = Kind("the demo's data", "data.json", "entangle-demo-data")
 # Seeds of the recipe's own documents begin at 1000, 2000 and 3000.
@@ -38,6 +37,7 @@ class Size:
         prompts: To continue.
         clean: Documents to pay with.
         resamples: Of every interval.
+        costs: Nats per token to steer at: at one strength the two models would pay different prices.
     """
 
     documents: int = 13_000
@@ -45,9 +45,10 @@ class Size:
     prompts: int = 200
     clean: int = 300
     resamples: int = 1000
+    costs: tuple[float, ...] = (0.06, 0.12, 0.24)
 
 
-WHOLE, QUICK = Size(), Size(documents=6000, texts=800, prompts=100, clean=150, resamples=500)
+WHOLE, QUICK = Size(), Size(4000, 500, prompts=50, clean=90, resamples=200, costs=(0.12, 0.24))
 
 
 def demo(
@@ -89,36 +90,41 @@ def demo(
     """
     out, size = Path(out), QUICK if quick else WHOLE
     recipe = composition.demo_recipe(seed=seed, documents=size.documents, precision=precision)
+    composition.check_folder(recipe, out / "models")  # before anything is written
+    study = _Measured(_write_data(out / "data", size, seed), size, seed, precision, quick, out, progress)
     if processes > 1:
-        composition.run_apart(recipe, out / "models", processes, progress=progress)
-    trained = composition.run(recipe, out / "models", progress=progress)
-    data = _write_data(out / "data", size, seed)
-    asked = [
-        (_settings(model.path, data, size, seed, precision), LABELS[model.share] + (", quick" if quick else ""))
-        for model in trained.models
-    ]
-    if processes > 1:
-        composition.launch_apart(min(processes, len(asked)), _study, asked, out, progress)
+        composition.run_apart(recipe, out / "models", processes, progress=progress, then=study)
     else:
-        _study(0, 1, asked, out, progress)
-    both = Study.compare([Study.load(_place(out, number)) for number in range(len(asked))])
+        composition.run(recipe, out / "models", progress=progress)
+        for cell in recipe.cells:
+            study(cell, out / "models" / cell.name)
+    both = Study.compare([Study.load(_place(out, share)) for share in LABELS])
     numbers = json.dumps(both.to_dict(), indent=1, allow_nan=False)
     return write_pages(out, {"report.html": both.to_html(), "report.json": numbers})
 
 
-def _study(index: int, count: int, asked: Sequence[tuple[Settings, str]], out: Path, progress: bool) -> None:
-    """Measure every `count`-th model, and keep the study."""
-    for number in range(index, len(asked), count):
-        settings, label = asked[number]
-        place = _place(out, number)
-        study = measure(
-            settings, cache=place.with_name(f"cache-{number}"), label=label, progress=progress and not index
-        )
+@dataclass(frozen=True)
+class _Measured:
+    """What is done with each model once it is trained: it is measured, and the study is kept."""
+
+    data: Mapping[str, Path]
+    size: Size
+    seed: int
+    precision: str
+    quick: bool
+    out: Path
+    progress: bool
+
+    def __call__(self, cell: composition.Cell, model: Path) -> None:
+        settings = _settings(model, self.data, self.size, self.seed, self.precision)
+        label, place = LABELS[cell.share] + (", quick" if self.quick else ""), _place(self.out, cell.share)
+        first = self.progress and cell.share == min(LABELS)
+        study = measure(settings, cache=self.out / "cache" / place.name, label=label, progress=first)
         study.save(place)
 
 
-def _place(out: Path, number: int) -> Path:
-    return out / "studies" / str(number)
+def _place(out: Path, share: float) -> Path:
+    return out / "studies" / f"{share:g}"
 
 
 def _settings(model: Path, data: Mapping[str, Path], size: Size, seed: int, precision: str) -> Settings:
@@ -129,7 +135,7 @@ def _settings(model: Path, data: Mapping[str, Path], size: Size, seed: int, prec
         concepts={name: str(data[name]) for name in corpus.CONCEPTS if name != CONCEPT},
         prompts=str(data["prompts"]),
         clean=str(data["clean"]),
-        costs=COSTS,
+        costs=size.costs,
         methods=METHODS,
         max_new_tokens=8,  # a remark's end
         forecast=False,  # which would take as long as all the rest
