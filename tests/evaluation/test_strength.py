@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -14,8 +13,6 @@ from transformers import PreTrainedTokenizerFast
 
 import entangle as en
 from entangle.evaluation import Prompt, kl, strength_for
-from entangle.evaluation.language.reading import PlainReading
-from entangle.evaluation.price import strength
 from entangle.evaluation.price.strength import _secant
 from entangle.forecast import ShiftMetric
 
@@ -112,33 +109,6 @@ def test_the_strength_found_costs_the_price(tiny_model, tiny_tokenizer: PreTrain
         strength_for(model, tiny_tokenizer, Prompt(), TEXTS, kl=0.05)
     with pytest.raises(en.EntangleError, match="positive number of nats"):
         strength_for(model, tiny_tokenizer, edit, TEXTS, kl=-1.0)
-
-
-def test_of_many_documents_a_part_tells_where_to_look(
-    tiny_model, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tiny_model("llama")
-    words = ("quick", "brown", "cat", "lazy", "moon", "old", "mat", "river")
-    texts = [f"the {a} fox {b} over the {a} {b} dog" for a in words for b in words]
-    edit = en.AddDirection(0.01 * torch.randn(32, generator=torch.Generator().manual_seed(0)), "resid_post", 1)
-    read: list[int] = []
-    whole = PlainReading.shift
-
-    def counted_shift(reading: PlainReading, *given: Any, **options: Any) -> Any:
-        read.append(len(reading.rows))
-        return whole(reading, *given, **options)
-
-    monkeypatch.setattr(PlainReading, "shift", counted_shift)
-    alpha = strength_for(model, tiny_tokenizer, edit, texts, kl=0.1)
-    assert read.count(64) <= 3 < read.count(8)  # the strength is some hundred times the first that is tried
-    assert kl(model, tiny_tokenizer, texts, edit, alpha=alpha, progress=False).mean == pytest.approx(0.1, rel=0.03)
-    few = texts[:31]  # too few to tell anything by a part
-    read.clear()
-    strength_for(model, tiny_tokenizer, edit, few, kl=0.1)
-    assert set(read) == {31}
-    # What no strength of a part reaches is looked for on all.
-    monkeypatch.setattr(strength, "_price", lambda plain, edit, alpha: alpha**2 if len(plain.rows) == 64 else 0.0)
-    assert strength_for(model, tiny_tokenizer, edit, texts, kl=0.25) == pytest.approx(0.5, rel=0.02)
 
 
 CLEAN = [f"a {a} {b} on the mat" for a in ("dog", "moon", "lazy", "fox") for b in ("sat", "looked", "jumps")]

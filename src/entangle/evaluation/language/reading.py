@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +20,6 @@ from entangle.metrics import compared, nats_of
 from entangle.models.readout import LOGITS, batch_budget, check_logits
 from entangle.models.rows import token_batches
 from entangle.progress import progress_bar
-
-PART, FEWEST = 8, 8
-"""What part of the documents tells about where a price is, and how many of them at least."""
 
 
 class LanguageShift(NamedTuple):
@@ -123,18 +118,6 @@ class PlainReading:
                     for number, values in enumerate(compared(p, q, plain.targets[part])):
                         np.add.at(sums[number], owners[part], values.cpu().numpy())
         return LanguageShift(tokens, *sums[:, :-1])
-
-    @cached_property
-    def part(self) -> PlainReading | None:
-        """An eighth of the rows, to look about on before all are read; None where there are too few."""
-        if len(self.rows) < PART * FEWEST // 2:
-            return None
-        rows = range(0, len(self.rows), min(PART, len(self.rows) // FEWEST))
-        part = copy(self)
-        part.rows, part._owners, part._kept = [self.rows[i] for i in rows], [self._owners[i] for i in rows], {}
-        if self._chats is not None:
-            part._chats = self._chats._replace(conversations=[self._chats.conversations[i] for i in rows])
-        return part
 
     def measured(self, i: int) -> Bool[np.ndarray, " token"]:
         """Which predicted tokens of a row count."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -115,22 +113,16 @@ def solved(
             f"{type(edit).__name__} has strengths of its own, so none can be solved for a price: give alphas="
         )
 
-    foretold = start if start is not None else _foretold(edit, metric, kl)
-    first, most = foretold or 1.0, _strongest(edit)
-    if foretold is None and plain.part is not None:  # nobody knows yet where it is: look for it on a few documents
-        with suppress(EntangleError):
-            first = _secant(partial(_price, plain.part, edit), kl, first, tolerance, readings, most)
-    return _secant(partial(_price, plain, edit), kl, first, tolerance, readings, most)
+    def price(alpha: float) -> float:
+        try:
+            shift = plain.shift(edit, alpha=alpha, progress=False)
+        except NotFiniteError:
+            return math.inf
+        value = float(shift.kl.sum() / shift.tokens.sum())
+        return value if math.isfinite(value) else math.inf
 
-
-def _price(plain: PlainReading, edit: Method | Edit | Sequence[Edit], alpha: float) -> float:
-    """Nats per token; endless where they are not finite."""
-    try:
-        shift = plain.shift(edit, alpha=alpha, progress=False)
-    except NotFiniteError:
-        return math.inf
-    value = float(shift.kl.sum() / shift.tokens.sum())
-    return value if math.isfinite(value) else math.inf
+    first = start if start is not None else _first(edit, metric, kl)
+    return _secant(price, kl, first, tolerance, readings, _strongest(edit))
 
 
 def _strongest(edit: Method | Edit | Sequence[Edit]) -> float:
@@ -139,13 +131,13 @@ def _strongest(edit: Method | Edit | Sequence[Edit]) -> float:
     return min((float(getattr(each, "strongest", math.inf)) for each in edits), default=math.inf)
 
 
-def _foretold(edit: Method | Edit | Sequence[Edit], metric: ShiftMetric | None, kl: float) -> float | None:
-    """Where the forecast puts it; None without one, or where it is asked of an edit that is no affine map or acts at a
+def _first(edit: Method | Edit | Sequence[Edit], metric: ShiftMetric | None, kl: float) -> float:
+    """Where the forecast puts it; 1 without one, or where it is asked of an edit that is no affine map or acts at a
     place that the metric does not know."""
     if metric is None or not isinstance(edit, Edit) or not metric.knows(edit):
-        return None
-    price = metric.price(edit).value
-    return math.sqrt(kl / price) if price > 0 else None
+        return 1.0
+    foretold = metric.price(edit).value
+    return math.sqrt(kl / foretold) if foretold > 0 else 1.0
 
 
 def _secant(
@@ -203,16 +195,14 @@ class Solver:
     def __init__(self, plain: PlainReading, metric: ShiftMetric | None = None) -> None:
         self.texts = digest([list(row) for row in plain.rows])
         self._plain, self._metric = plain, metric
-        self._met: dict[str, list[tuple[float, float]]] = {}  # strengths and what they cost
+        self._met: dict[str, tuple[float, float]] = {}
 
     def strength(self, name: str, edit: Method | Edit | Sequence[Edit], cost: float) -> float:
         """The strength at which a method costs so much; see `strength_for`."""
-        start, met = None, self._met.setdefault(name, [])
-        if met:
-            (alpha, before), power = met[-1], 2.0
-            if len(met) > 1 and met[-2][0] != alpha:  # as it rose between the last two
-                power = math.log(before / met[-2][1]) / math.log(alpha / met[-2][0])
-            start = alpha * (cost / before) ** (1 / min(max(power, 1.0), 4.0))
+        start = None
+        if name in self._met:
+            alpha, before = self._met[name]
+            start = alpha * math.sqrt(cost / before)
         alpha = solved(self._plain, edit, kl=cost, metric=self._metric, start=start)
-        met.append((alpha, cost))
+        self._met[name] = alpha, cost
         return alpha
