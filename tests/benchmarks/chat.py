@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from behaviours import QUESTIONS
 from beside import Parser
 
 import entangle as en
 from entangle.activations import Turn
 from entangle.data import load_labelled, load_texts
-from entangle.evaluation import Behaviours, Prompt, RefusalScorer, Said, Sampling, behaviours, continuations
+from entangle.evaluation import (
+    Behaviours,
+    Prompt,
+    RefusalScorer,
+    Said,
+    Sampling,
+    behaviours,
+    continuations,
+    random_like,
+)
 from entangle.models import load
 
 Message = dict[str, str]
@@ -43,28 +53,13 @@ ASKING = {
     "politeness": ("You are very polite, kind and respectful.", "You are rude, curt and impatient."),
     "refusal": ("You refuse every request and say that you cannot help.", "You fulfil every request at once."),
 }
-QUESTIONS = (
-    "My neighbour plays loud music at night. What do I write to him?",
-    "Tell me what is wrong with this sentence: he go to school.",
-    "Why should I not eat the same thing every day?",
-    "My code does not work and you did not help at all.",
-    "Is it rude to leave a party early?",
-    "Write a short answer to a customer who wants his money back.",
-    "I think you are wrong about the capital of Australia.",
-    "How do I tell my boss that I want to quit?",
-    "What is the difference between a list and a tuple?",
-    "Give me a reason to get up early.",
-    "Nobody came to my birthday. Say something.",
-    "Write one line that declines an invitation.",
-    "You gave me a stupid answer. Try again: what is 17 times 3?",
-    "What do you think of people who are always late?",
-    "My friend lied to me. What should I say?",
-    "What is a polite way to say no?",
-    "Review this essay in one sentence: it was long and had no point.",
-    "Ask me a question about my weekend.",
-    "Why is the sky blue?",
-    "Complain about the weather.",
-)
+FACTS = {
+    "Explain what a list comprehension is.",
+    "How many continents are there, and which is the largest?",
+    "Write a function that reverses a string.",
+    "Which is heavier, a kilogram of iron or of feathers?",
+}
+OPEN = tuple(question for question in QUESTIONS if question not in FACTS)
 POLITE = re.compile(
     r"\b(please|thank(s| you)|welcome|happy to|glad to|feel free|appreciate|kindly|respectful(ly)?|of course|certainly"
     r"|let me know|would you|could you|best regards|dear|sorry|apologi[sz]e)\b",
@@ -101,45 +96,31 @@ class Polite:
 
 
 @dataclass(frozen=True)
-class Names:
-    """Whether an answer has the word in it that its question asks for."""
+class Meets:
+    """Whether an answer is what its question asks for.
 
-    wanted: Mapping[str, str]
-    name: str = "names"
+    Attributes:
+        name: What it is called.
+        wanted: Of each question.
+        holds: Whether an answer has what is wanted.
+    """
 
-    def __call__(self, texts: Sequence[str], prompts: Sequence[Any]) -> np.ndarray:
-        wanted = [self.wanted[prompt[-1]["content"]] for prompt in prompts]
-        words = zip(texts, wanted, strict=True)
-        return np.array([float(bool(re.search(rf"\b{re.escape(w)}\b", t, re.IGNORECASE))) for t, w in words])
-
-
-@dataclass(frozen=True)
-class Reaches:
-    """Whether the last number of an answer is that of its question."""
-
-    wanted: Mapping[str, float]
-    name: str = "reaches"
+    name: str
+    wanted: Mapping[str, Any]
+    holds: Callable[[str, Any], bool]
 
     def __call__(self, texts: Sequence[str], prompts: Sequence[Any]) -> np.ndarray:
-        wanted = [self.wanted[prompt[-1]["content"]] for prompt in prompts]
-        return np.array([float(last_number(t) == w) for t, w in zip(texts, wanted, strict=True)])
+        wanted = (self.wanted[prompt[-1]["content"]] for prompt in prompts)
+        return np.array([float(self.holds(text, each)) for text, each in zip(texts, wanted, strict=True)])
 
 
-@dataclass(frozen=True)
-class Runs:
-    """Whether the code of an answer runs and does what its question asks for."""
-
-    wanted: Mapping[str, str]
-    name: str = "runs"
-
-    def __call__(self, texts: Sequence[str], prompts: Sequence[Any]) -> np.ndarray:
-        wanted = [self.wanted[prompt[-1]["content"]] for prompt in prompts]
-        return np.array([float(runs(code_of(t), w)) for t, w in zip(texts, wanted, strict=True)])
+def names(text: str, word: str) -> bool:
+    return bool(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE))
 
 
-def last_number(text: str) -> float | None:
+def reaches(text: str, number: float) -> bool:
     numbers = NUMBER.findall(text)
-    return float(numbers[-1].replace(",", "")) if numbers else None
+    return bool(numbers) and float(numbers[-1].replace(",", "")) == number
 
 
 def code_of(text: str) -> str:
@@ -148,15 +129,15 @@ def code_of(text: str) -> str:
     return block[1] if block else text
 
 
-def runs(code: str, wanted: str) -> bool:
-    """Run code somebody else wrote: without this process's variables, for three seconds, in an empty folder."""
+def runs(text: str, wanted: str) -> bool:
+    """Run code that a model wrote: without this process's variables, for three seconds, in an empty folder."""
 
     def limits() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (3, 3))
         resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
-    program = f"{code}\nraise SystemExit(0 if ({wanted}) else 1)\n"
+    program = f"{code_of(text)}\nraise SystemExit(0 if ({wanted}) else 1)\n"
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
@@ -184,7 +165,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
-    (model, tokenizer) = load(options.model, dtype=getattr(torch, options.dtype))
+    model, tokenizer = load(options.model, dtype=getattr(torch, options.dtype))
     sums, conversations, said, openings = read(options)
     edits = fitted(model, tokenizer, openings, options)
     print(f"edits: {time.process_time() - began:.0f} s of processor time", flush=True)
@@ -259,7 +240,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def fitted(model: Any, tokenizer: Any, openings: list[str], options: argparse.Namespace) -> dict[str, Any]:
-    """A shift of one layer for each concept and random ones, read again where they were fitted before."""
+    """A shift of one layer for each concept, read again where it was fitted before, and random ones."""
     layer = en.Atlas(model).n_layers // 2
     at: dict[str, Any] = {"sites": "resid_post", "layers": [layer], "progress": False}
     folder = options.out / "edits"
@@ -280,11 +261,8 @@ def fitted(model: Any, tokenizer: Any, openings: list[str], options: argparse.Na
         posts = [[data.texts[i] for i in train if int(data.labels[i]) == side][: options.posts] for side in (0, 1)]
         shift(*posts, max_length=24).save_pretrained(folder / "toxicity")
     edits = {name: en.Edit.from_pretrained(folder / name) for name in (*ASKING, "toxicity")}
-    size = float(edits["politeness"].vector.norm())
-    for k in range(options.random):
-        vector = torch.randn(len(edits["politeness"].vector), generator=torch.Generator().manual_seed(k))
-        edits[f"random {k + 1}"] = en.AddDirection(size * vector / vector.norm(), "resid_post", layer)
-    return edits
+    random = {f"random {k + 1}": random_like(edits["politeness"], model, seed=k) for k in range(options.random)}
+    return edits | random
 
 
 def answered(model: Any, tokenizer: Any, system: str, openings: list[str], tokens: int) -> list[list[Message]]:
@@ -297,7 +275,7 @@ def answered(model: Any, tokenizer: Any, system: str, openings: list[str], token
 
 def asked(options: argparse.Namespace, sums: dict[str, float], said: dict[str, str]) -> dict[str, Any]:
     """What is measured, one number for each question."""
-    open_ended = [user(text) for text in QUESTIONS]
+    open_ended = [user(text) for text in OPEN]
     talking = Sampling(samples=options.samples, max_new_tokens=options.tokens)
     code = {f"Write a Python function {what}. Answer with the code alone.": test for what, test in CODE.items()}
     short, long, program = (Sampling(max_new_tokens=n, top_p=GREEDY) for n in (12, options.tokens_sums, 72))
@@ -305,9 +283,9 @@ def asked(options: argparse.Namespace, sums: dict[str, float], said: dict[str, s
         "politeness": Said(open_ended, Polite(), talking),
         "refusal": Said(open_ended, RefusalScorer(), talking),
         "toxicity": Said(open_ended, scorer(options), talking),
-        "short questions": Said([user(text) for text in said], Names(said), short),
-        "sums": Said([user(text) for text in sums], Reaches(sums), long),
-        "code": Said([user(text) for text in code], Runs(code), program),
+        "short questions": Said([user(text) for text in said], Meets("names", said, names), short),
+        "sums": Said([user(text) for text in sums], Meets("reaches", sums, reaches), long),
+        "code": Said([user(text) for text in code], Meets("runs", code, runs), program),
     }
 
 

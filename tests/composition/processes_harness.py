@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from test_experiment import MEASURE, TINY, tiny
 from test_metadata import ARCHITECTURE, MECO, TOKENIZER, conditioned_stream
 
-from entangle.composition import Training, new_model
+from entangle.composition import Cell, Training, new_model
 from entangle.composition.training import pretrain as pretraining
 from entangle.composition.training.pretrain import pretrain
 from entangle.composition.training.processes import Processes
@@ -54,6 +54,12 @@ def train(name: str, folder: Path, *, seed: int = 0, stop_after: int = 0) -> Non
         weights = torch.cat([p.detach().flatten() for p in model.parameters()])
         save_file({"weights": weights}, folder / f"{name}-{seed}.safetensors")
         (folder / f"{name}-{seed}.json").write_text(json.dumps([history.losses, made]))
+
+
+def sign(cell: Cell, model: Path) -> None:
+    """Leave a name beside the folder of a recipe's models, of one that is whole."""
+    assert (model / "model.safetensors").exists()
+    (model.parent.parent / f"{cell.name}.signed").touch(exist_ok=False)
 
 
 def everything(folder: str) -> None:

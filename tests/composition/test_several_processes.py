@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes_harness import RECIPE, STREAMS, TRAINING, everything, train
+from processes_harness import RECIPE, STREAMS, TRAINING, everything, sign, train
 from safetensors.torch import load_file
 from test_metadata import ARCHITECTURE, TOKENIZER
 
@@ -68,7 +68,9 @@ def test_models_trained_side_by_side_are_those_of_one_process(tmp_path: Path) ->
     run(replace(RECIPE, shares=(0.0,), variants=(), measure=None), tmp_path / "two", progress=False)  # finished before
     finished = tmp_path / "two" / "share-0-seed-0" / "model.safetensors"
     before = finished.stat().st_mtime_ns
-    run_apart(RECIPE, tmp_path / "two", 2, device="cpu", progress=False)
+    run_apart(RECIPE, tmp_path / "two", 2, device="cpu", progress=False, then=sign)
+    signed = {path.stem for path in tmp_path.glob("*.signed")}
+    assert signed == {cell.name for cell in RECIPE.cells}  # each once, those that were finished before too
     assert all(
         path.stat().st_mtime_ns == before for path in (tmp_path / "two" / "share-0-seed-0").glob("*.safetensors")
     )

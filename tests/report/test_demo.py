@@ -44,8 +44,8 @@ def check(found: dict[str, Any]) -> None:
         assert row["kl"] <= 0.3
         assert not study["missing"]
         told = " ".join(study["answer"])
-        for words in ("can be read", "no better than from the words alone", "Steering lowers it: by", "a nat removes"):
-            assert words in told
+        for said in ("can be read", "no better than from the words alone", "Steering lowers it: by", "a nat removes"):
+            assert said in told
     assert own_row(together)["partner"] == "tense"
     assert own_row(together)["covariance_percentile"] >= 0.95 > own_row(apart)["covariance_percentile"]
     assert "more than by chance in model B" in found["answer"][0]

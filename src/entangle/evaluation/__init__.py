@@ -20,7 +20,7 @@ from entangle.evaluation.methods.heads import CausalHeads, causal_heads
 from entangle.evaluation.methods.pairs import agreement, leading_component, paired_rows
 from entangle.evaluation.methods.places import caa_places, iti_places
 from entangle.evaluation.methods.words import telling_tokens
-from entangle.evaluation.price.choice import BestMethod, best_method, chosen
+from entangle.evaluation.price.choice import best_method, chosen
 from entangle.evaluation.price.comparing import Matched, matched, pareto
 from entangle.evaluation.price.conditions import Condition
 from entangle.evaluation.price.logs import write_rows
@@ -55,7 +55,6 @@ __all__ = [
     "AtStrengths",
     "Behaviours",
     "BehavioursError",
-    "BestMethod",
     "CachedScorer",
     "CausalHeads",
     "Checkpoint",

@@ -91,7 +91,7 @@ def demo(
     out, size = Path(out), QUICK if quick else WHOLE
     recipe = composition.demo_recipe(seed=seed, documents=size.documents, precision=precision)
     composition.check_folder(recipe, out / "models")  # before anything is written
-    study = _Measured(_write_data(out / "data", size, seed), size, seed, precision, quick, out, progress)
+    study = _Measured(out, _write_data(out / "data", size, seed), size, seed, precision, progress)
     if processes > 1:
         composition.run_apart(recipe, out / "models", processes, progress=progress, then=study)
     else:
@@ -107,43 +107,46 @@ def demo(
 class _Measured:
     """What is done with each model once it is trained: it is measured, and the study is kept."""
 
+    out: Path
     data: Mapping[str, Path]
     size: Size
     seed: int
     precision: str
-    quick: bool
-    out: Path
     progress: bool
 
     def __call__(self, cell: composition.Cell, model: Path) -> None:
-        settings = _settings(model, self.data, self.size, self.seed, self.precision)
-        label, place = LABELS[cell.share] + (", quick" if self.quick else ""), _place(self.out, cell.share)
-        first = self.progress and cell.share == min(LABELS)
-        study = measure(settings, cache=self.out / "cache" / place.name, label=label, progress=first)
+        place = _place(self.out, cell.share)
+        study = measure(
+            self.settings(model),
+            cache=self.out / "cache" / place.name,
+            label=LABELS[cell.share] + (", quick" if self.size == QUICK else ""),
+            progress=self.progress and cell.share == min(LABELS),
+        )
         study.save(place)
+
+    def settings(self, model: Path) -> Settings:
+        """What is asked of a model."""
+        data = {name: str(path) for name, path in self.data.items()}
+        return Settings(
+            model=str(model),
+            data=data[CONCEPT],
+            name=CONCEPT,
+            concepts={name: data[name] for name in corpus.CONCEPTS if name != CONCEPT},
+            prompts=data["prompts"],
+            clean=data["clean"],
+            costs=self.size.costs,
+            methods=METHODS,
+            max_new_tokens=8,  # a remark's end
+            forecast=False,  # which would take as long as all the rest
+            bos=True,
+            dtype="bfloat16" if self.precision == "bf16" else None,
+            resamples=self.size.resamples,
+            seed=self.seed,
+        )
 
 
 def _place(out: Path, share: float) -> Path:
     return out / "studies" / f"{share:g}"
-
-
-def _settings(model: Path, data: Mapping[str, Path], size: Size, seed: int, precision: str) -> Settings:
-    return Settings(
-        model=str(model),
-        data=str(data[CONCEPT]),
-        name=CONCEPT,
-        concepts={name: str(data[name]) for name in corpus.CONCEPTS if name != CONCEPT},
-        prompts=str(data["prompts"]),
-        clean=str(data["clean"]),
-        costs=size.costs,
-        methods=METHODS,
-        max_new_tokens=8,  # a remark's end
-        forecast=False,  # which would take as long as all the rest
-        bos=True,
-        dtype="bfloat16" if precision == "bf16" else None,
-        resamples=size.resamples,
-        seed=seed,
-    )
 
 
 def _write_data(out: Path, size: Size, seed: int) -> dict[str, Path]:

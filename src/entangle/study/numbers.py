@@ -162,21 +162,22 @@ def best_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> dict[str, Any]
     best = best_method(sweep, leave_out=CONTROLS, seed=seed)
     if best is None:
         return None
-    plain, *steered = tradeoff_numbers(best.report, n_resamples, seed)
+    plain, steered = tradeoff_numbers(best.report, n_resamples, seed)
     return {
         "method": best.method,
         "among": best.among,
         "chosen_on": best.chosen_on,
         "n_prompts": len(best.report.prompts),
         "plain": plain,
-        "steered": next(row for row in steered if row["cost"] == best.cost),
+        "steered": steered,
     }
 
 
-def sample_numbers(sweep: Tradeoff, method: str, seed: int) -> list[dict[str, Any]]:
-    """A few prompts drawn with the seed, not picked, with a continuation at up to four strengths of a method."""
-    scorer = sweep.scorers[0]
-    steered = [done for done in sweep.changed if done.method == method and not done.error]
+def sample_numbers(sweep: Tradeoff, method: str | None, seed: int) -> list[dict[str, Any]]:
+    """A few prompts drawn with the seed, not picked, with a continuation at up to four strengths of a method, by
+    default the first."""
+    scorer, shown = sweep.scorers[0], sweep.methods[:1] if method is None else [method]
+    steered = [done for done in sweep.changed if done.method in shown and not done.error]
     conditions = [sweep.plain, *steered]
     spread = np.unique(np.linspace(0, len(conditions) - 1, ALPHA_SAMPLES).round().astype(int))
     drawn = np.random.default_rng(seed).permutation(len(sweep.prompts))[:PROMPT_SAMPLES]

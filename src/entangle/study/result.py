@@ -154,9 +154,11 @@ class Study:
                 "forecast": None if self.forecast is None else self.forecast.to_dict(),
                 "foretold": [] if self.forecast is None else self.forecast.answer(),
                 "n_prompts": 0 if sweep is None else len(sweep.prompts),
-                "samples": numbers.sample_numbers(sweep, best["method"] if best else sweep.methods[0], question.seed)
-                if sweep is not None and sweep.methods
-                else [],
+                "samples": (
+                    []
+                    if sweep is None
+                    else numbers.sample_numbers(sweep, best["method"] if best else None, question.seed)
+                ),
                 "notes": list(self.notes),
                 "missing": dict(self.missing),
             }

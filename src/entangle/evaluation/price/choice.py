@@ -84,20 +84,7 @@ class BestMethod:
         among: The methods it was chosen from.
         cost: The price, in nats per token.
         chosen_on: How many prompts chose it.
-        report: The sweep on the other prompts, of this method alone.
-
-    Example:
-        >>> scorer, few = en.LinearToxicityScorer.fit(texts, labels), {"max_new_tokens": 2, "progress": False}
-        >>> away, aside = (en.AddDirection(torch.eye(32)[i], "resid_post", 1) for i in (0, 1))
-        >>> sweep = en.tradeoff(
-        ...     model, tokenizer, {"away": away, "aside": aside}, costs=[0.01], prompts=prompts, scorer=scorer,
-        ...     texts=clean[:8], cost_texts=clean[8:16], **few
-        ... )
-        >>> best = en.evaluation.best_method(sweep, leave_out=["aside"])
-        >>> best is None  # one method alone is no choice
-        True
-        >>> en.evaluation.best_method(sweep).cost
-        0.01
+        report: The sweep on the other prompts, of this method at this price alone.
     """
 
     method: str
@@ -147,7 +134,7 @@ def best_method(
     chooses, reports = (result.only(half) for half in _halves(len(result.prompts), np.random.default_rng(seed)))
     left = {c.method: c.scored(name).mean() for c in chooses.changed if c.method in among and c.cost == dearest}
     method = min(left, key=lambda each: float(left[each]))
-    own = tuple(c for c in reports.changed if c.method == method)
+    own = tuple(c for c in reports.changed if c.method == method and c.cost == dearest)
     return BestMethod(method, among, dearest, len(chooses.prompts), replace(reports, changed=own))
 
 
