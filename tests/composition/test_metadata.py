@@ -244,3 +244,15 @@ def test_variants_that_cannot_be(fields: dict[str, object], message: str) -> Non
 def test_recipes_that_cannot_be(fields: dict[str, object], message: str) -> None:
     with pytest.raises(EntangleError, match=message):
         Plan.of(tiny(variants=[{**MECO, **fields}], measure=MEASURE))
+
+
+def test_a_variant_added_later_leaves_alone_what_is_finished(tmp_path: Path) -> None:
+    quick = {**TINY["training"], "epochs": 1}
+    first = run(tiny(shares=[0.0], training=quick), tmp_path, progress=False)
+    weights = first.models[0].path / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    both = run(tiny(shares=[0.0], variants=[MECO], training=quick), tmp_path, progress=False)
+    assert [model.variant for model in both.models] == ["", MECO["name"]]
+    assert weights.stat().st_mtime_ns == before
+    marks = [json.loads((model.path / "metrics.json").read_text())["texts"] for model in both.models]
+    assert marks[0] != marks[1]  # what is known of a text is part of it only where a variant says it

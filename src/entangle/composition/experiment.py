@@ -276,7 +276,7 @@ def train(plan: Plan, cell: Cell, folder: Path, *, processes: Processes, progres
     metrics = {
         "share": mixture.share,
         "seed": cell.seed,
-        "texts": plan.texts_key,
+        "texts": plan.texts_key(cell),
         "clean_tokens": mixture.clean_tokens,
         "added_tokens": mixture.added_tokens,
         **stream.counts(),

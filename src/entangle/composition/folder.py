@@ -86,8 +86,8 @@ def check_texts(plan: Plan, out: Path) -> None:
     for cell in plan.recipe.cells:
         if cell.posttraining or not (out / cell.name / METRICS).exists():
             continue  # posttraining has a key of its own
-        before = read_metrics(out / cell.name).get("texts", plan.texts_key)  # earlier versions did not write it
-        if before != plan.texts_key:
+        before = read_metrics(out / cell.name).get("texts")
+        if before not in (None, plan.texts_key(cell), plan.earlier_texts_key):  # the earliest versions did not write it
             raise EntangleError(
                 f"{out / cell.name} came of other texts, or another tokenizer, than the recipe's files hold now: put "
                 "them back, or give another folder for --out"

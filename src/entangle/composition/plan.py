@@ -135,9 +135,28 @@ class Plan:
         """The clean texts and those to add from, as they are."""
         return tokenise(self.tokenizer, self.clean), tokenise(self.tokenizer, self.added)
 
+    def texts_key(self, cell: Cell) -> str:
+        """A hash of all texts that a model is trained and judged on, of what its variant says of them and of the
+        tokenizer."""
+        return self._texts_keys[cell.variant]
+
     @cached_property
-    def texts_key(self) -> str:
-        """A hash of all texts that models are trained and judged on, of what is known of them and of the tokenizer."""
+    def _texts_keys(self) -> dict[Variant | None, str]:
+        texts = [repr(each) for each in (self.clean, self.added, self.held_out)]
+        mark = tokenizer_fingerprint(self.tokenizer)
+        keys = {}
+        for variant in (None, *self.recipe.variants):
+            prefixes = (variant.clean_prefix, variant.added_prefix) if variant else ("", "")
+            said = [
+                [{name: about[name] for name in Prefix(prefix).columns} for about in rows]
+                for prefix, rows in zip(prefixes, self.known, strict=True)
+            ]
+            keys[variant] = digest([*texts, *map(repr, said), mark])
+        return keys
+
+    @cached_property
+    def earlier_texts_key(self) -> str:
+        """What earlier versions marked all models of a recipe with: what any variant says is in it."""
         parts = [self.clean, self.added, self.held_out, *self.known]
         return digest([*map(repr, parts), tokenizer_fingerprint(self.tokenizer)])
 
