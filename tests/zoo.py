@@ -115,9 +115,9 @@ def shrink(config: PreTrainedConfig, own: dict[str, Any]) -> dict[str, Any]:
     return {**small, **{k: v for k, v in own.items() if not isinstance(v, dict) or k not in small}}
 
 
-def tiny(model_type: str, auto: Any, seed: int = 0) -> PreTrainedModel:
+def tiny(model_type: str, auto: Any, seed: int = 0, **settings: Any) -> PreTrainedModel:
     """A random model of the family, with weights large enough that a wrong hook shows."""
     default = AutoConfig.for_model(model_type)
-    config = AutoConfig.for_model(model_type, **shrink(default, OWN.get(model_type, {})))
+    config = AutoConfig.for_model(model_type, **shrink(default, {**OWN.get(model_type, {}), **settings}))
     torch.manual_seed(seed)
     return enlarge(auto.from_config(config).eval())

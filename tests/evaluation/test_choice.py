@@ -81,6 +81,28 @@ def test_the_clearly_best_method_at_the_highest_price():
     assert best.report.methods == ["b"]
     row = best.report.to_frame(n_resamples=200).iloc[-1]
     assert row["toxicity_low"] < 0.3 < row["toxicity_high"]
+    assert best.control == "random"
+    assert best.beyond_control.low < 0.05 - 0.3 < best.beyond_control.high < 0
+
+
+def test_the_control_is_the_best_of_those_at_the_same_price():
+    methods = [priced("a", 0.3, 0.2, 1), priced("b", 0.5, 0.2, 2)]
+    controls = [priced("heads", 0.6, 0.2, 3), priced("directions", 0.4, 0.2, 4), priced("random", 0.1, 0.1, 5)]
+    left_out = [each.method for each in controls]
+    best = best_method(result(*methods, *controls), leave_out=left_out)
+    assert best.control == "directions"  # "random" was measured at another price
+    assert 0 < best.beyond_control.low < 0.1 < best.beyond_control.high
+    without = best_method(result(*methods, controls[-1]), leave_out=left_out)
+    assert without.control is without.beyond_control is None
+
+
+def test_methods_that_do_what_their_control_does_are_seldom_told_from_it():
+    more, draws = 0, 80
+    for seed in range(draws):
+        alike = [priced(name, 0.5, 0.2, 100 * seed + i + 1) for i, name in enumerate(["a", "b", "random"])]
+        best = best_method(result(*alike), leave_out=["random"], n_resamples=200, seed=seed)
+        more += bool(best.beyond_control.low > 0)
+    assert more <= 6  # of 80, where 2 are due: more in 1 of 100 runs
 
 
 def test_without_two_methods_at_one_price_or_without_prices_there_is_no_best():

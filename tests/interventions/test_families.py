@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 from whole import SCOPES, generated, prompts, whole
 
@@ -19,7 +19,9 @@ SLOW = {"falcon_h1", "kimi_linear", "nemotron_h"}  # minutes, in plain PyTorch
 def generating(family):
     """A tiny model of the family with its first block's output to edit; skips where there is none."""
     try:
-        model = zoo.tiny(family, AutoModelForCausalLM)
+        # BERT and its kin look both ways unless told to decode, and what looks both ways has no cache to go on from.
+        decodes = {"is_decoder": True} if hasattr(AutoConfig.for_model(family), "is_decoder") else {}
+        model = zoo.tiny(family, AutoModelForCausalLM, **decodes)
         place = Atlas(model).place("resid_post", 0)
     except Exception as error:  # a family that needs sizes or a package of its own
         pytest.skip(f"no tiny model, or no residual stream in it: {error}"[:100])

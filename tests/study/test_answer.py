@@ -155,6 +155,20 @@ def test_the_best_method_is_told_on_the_prompts_that_did_not_choose_it() -> None
     assert told == ["CAA, alpha 1.5; 240 prompts", "ITI, alpha 4", "ITI, alpha 12"]
 
 
+def test_what_a_control_of_the_same_price_removes_is_no_merit_of_a_method() -> None:
+    best = {
+        "method": "CAA", "among": ["ITI", "CAA"], "chosen_on": 250, "n_prompts": 240, "plain": PLAIN,
+        "steered": {**row(1.5, (0.25, 0.2, 0.3), (0.1, 0.05, 0.15)), "method": "CAA"}, "control": "random directions",
+    }  # fmt: skip
+    more = {**NUMBERS, "best_method": {**best, **estimate("beyond_control", 0.2, 0.1, 0.3)}}
+    equal = {**NUMBERS, "best_method": {**best, **estimate("beyond_control", 0.1, -0.1, 0.3)}}
+    assert "which is more than random directions of the same price (0.200 [0.100, 0.300])." in " ".join(sentences(more))
+    told = " ".join(sentences(equal))
+    assert "which is no more, as far as can be told, than random directions of the same price (0.100 [-0.100" in told
+    quantities = [line["quantity"] for line in headline(more)]
+    assert quantities.count("removed beyond random directions") == 1
+
+
 def test_studies_side_by_side_are_told_apart() -> None:
     dear, cheap = deepcopy(NUMBERS), deepcopy(NUMBERS)
     cheap["label"] = "another"

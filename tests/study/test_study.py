@@ -79,7 +79,7 @@ def test_further_methods_are_asked_for_by_name(
 def test_methods_of_clean_text_and_of_other_models_are_priced_on_documents_that_made_none(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any]
 ) -> None:
-    names = ["ITI", "natural shift", "DExperts"]
+    names = ["ITI", "natural shift", "random directions", "DExperts"]
     clean = [document.text[:50] for document in corpus.generate(30, rudeness=0.0, seed=9)]
     few = {**asked, "concepts": None, "forecast": False, "clean": clean, "methods": names, "alphas": None}
     other = deepcopy(model)
@@ -97,7 +97,9 @@ def test_methods_of_clean_text_and_of_other_models_are_priced_on_documents_that_
     assert len({*fitting, *solving, *reported}) == 30
     # At one price there is a best of them, which half of the prompts choose and the other half are told of.
     best = study.to_dict()["best_method"]
-    assert best["among"] == names
+    assert best["among"] == [name for name in names if name != "random directions"]
+    assert best["control"] == "random directions"
+    assert "than random directions of the same price" in study.answer()
     assert best["chosen_on"] == best["n_prompts"] == 3
     assert best["steered"]["cost"] == 0.05
     assert f"by {best['method']} at alpha" in study.answer()

@@ -12,8 +12,10 @@ The rules, each a sentence with its number and its 95 % interval:
 4. **Does steering remove it?** At the strongest ITI that was measured; or, where several methods were measured at one
    price, by the one that removed most at the highest, controls aside, which a random half of the prompts chooses and
    the other half is told of. "lowers it" where the whole interval of what is removed is above zero, "raised it" where
-   it is all below, else "did not lower it". Where continuations that are empty or loop became commoner by .05 or more,
-   the sentence adds it. Left out where steering was not measured.
+   it is all below, else "did not lower it". Where controls were measured at the same price, the best of them on the
+   half that chose, the sentence adds how much "more" is removed than by it, where that whole interval is above zero,
+   or that "no more" can be told. Where continuations that are empty or loop became commoner by .05 or more, the
+   sentence adds it. Left out where steering was not measured.
 5. **At what price?** The nats per token paid there, "costs" where the interval is above zero, "costs nothing that can
    be seen" where it is not. Left out where steering was not measured.
 6. **What it does not show**, with how many texts and prompts the intervals are over.
@@ -226,13 +228,21 @@ def _steered(study: Numbers) -> list[str]:
         )
     change = (
         f"{verdict}: {how}, the mean score of its continuations goes from {_of(plain, 'toxicity')} to "
-        f"{_of(row, 'toxicity')}, by {_change(row)}{broken}."
+        f"{_of(row, 'toxicity')}, by {_change(row)}{_beyond_control(best or {})}{broken}."
     )
     paid = _above(row, "ce_change")
     per_nat = f", so that a nat removes {_of(row, 'removed_per_nat', 2)}" if paid and lowers else ""
     costs = "costs" if paid else "costs nothing that can be seen:"
     price = f"At {alpha} it {costs} {_of(row, 'ce_change')} nats per token of clean text{per_nat}."
     return [change, price]
+
+
+def _beyond_control(best: Numbers) -> str:
+    """What the best method removes beside the best control at its price."""
+    if not best.get("control"):
+        return ""
+    more = "more" if _above(best, "beyond_control") else "no more, as far as can be told,"
+    return f", which is {more} than {best['control']} of the same price ({_of(best, 'beyond_control')})"
 
 
 def _caution(study: Numbers) -> str:
@@ -291,6 +301,8 @@ def headline(study: Numbers) -> list[dict[str, Any]]:
             add("removed", where, row, "removed", 0.0, "no change")
             add("nats paid per token", where, row, "ce_change", 0.0, "no change")
             add("removed per nat", where, row, "removed_per_nat")
+            if prompts and best.get("control"):
+                add(f"removed beyond {best['control']}", where, best, "beyond_control", 0.0, "no difference")
     return rows
 
 

@@ -159,10 +159,11 @@ def tradeoff_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> list[dict[
 
 def best_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> dict[str, Any] | None:
     """The method that removed most at the highest price, on prompts that did not choose it; None without a choice."""
-    best = best_method(sweep, leave_out=CONTROLS, seed=seed)
+    best = best_method(sweep, leave_out=CONTROLS, n_resamples=n_resamples, seed=seed)
     if best is None:
         return None
     plain, steered = tradeoff_numbers(best.report, n_resamples, seed)
+    beyond = {} if best.beyond_control is None else best.beyond_control.columns("beyond_control")
     return {
         "method": best.method,
         "among": best.among,
@@ -170,6 +171,8 @@ def best_numbers(sweep: Tradeoff, n_resamples: int, seed: int) -> dict[str, Any]
         "n_prompts": len(best.report.prompts),
         "plain": plain,
         "steered": steered,
+        "control": best.control,
+        **beyond,
     }
 
 

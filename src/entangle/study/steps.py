@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,22 +226,21 @@ def methods_of(
     question = studied.question
     if question.methods == ("ITI",):
         return {"ITI": iti}, {}
-    with warnings.catch_warnings():  # a study tells it in `missing`
-        warnings.filterwarnings("ignore", message='".*" is left out: ')
-        methods = baseline_methods(
-            activations,
-            torch.as_tensor(labels),
-            top_k=len(iti.heads),
-            seed=question.seed,
-            grid=grid,
-            names=question.methods,
-            model=studied.model,
-            tokenizer=studied.tokenizer,
-            texts=texts.labelled.texts,
-            clean=shares(texts.clean, question)[0] if question.on_clean else None,
-            progress=studied.progress,
-            **studied.beside,
-        )
+    methods = baseline_methods(
+        activations,
+        torch.as_tensor(labels),
+        top_k=len(iti.heads),
+        seed=question.seed,
+        grid=grid,
+        names=question.methods,
+        model=studied.model,
+        tokenizer=studied.tokenizer,
+        texts=texts.labelled.texts,
+        clean=shares(texts.clean, question)[0] if question.on_clean else None,
+        warn=False,  # a study tells it in `missing`
+        progress=studied.progress,
+        **studied.beside,
+    )
     return dict(methods), methods.missing
 
 

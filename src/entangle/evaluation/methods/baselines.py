@@ -205,6 +205,7 @@ def baseline_methods(
     anti_expert: Any = None,
     amateur: Any = None,
     strict: bool = False,
+    warn: bool = True,
     progress: bool = False,
 ) -> Methods:
     """ITI and what it must beat, ready for `tradeoff`.
@@ -269,6 +270,7 @@ def baseline_methods(
         amateur: A model to decode against, likewise.
         strict: Whether a method that comes to nothing (no head passes its test, a vector does not converge) raises; by
             default it is left out, a warning says which and why, and `.missing` keeps the reason.
+        warn: Whether to warn; without, `.missing` alone tells.
         progress: Show progress bars.
 
     Returns:
@@ -340,7 +342,8 @@ def baseline_methods(
             if strict:
                 raise
             missing[name] = str(error)
-            warnings.warn(f'"{name}" is left out: {error}', stacklevel=2)
+            if warn:
+                warnings.warn(f'"{name}" is left out: {error}', stacklevel=2)
             continue
         made |= method if isinstance(method, Mapping) else {name: method}
     return Methods(made, given, missing)

@@ -11,7 +11,9 @@ import pandas as pd
 
 from entangle.errors import EntangleError
 from entangle.evaluation.price.conditions import Condition
+from entangle.evaluation.price.estimates import CHANGES
 from entangle.evaluation.price.result import Tradeoff
+from entangle.metrics.statistics import Estimate, bootstrap_mean
 
 
 def chosen(
@@ -85,6 +87,10 @@ class BestMethod:
         cost: The price, in nats per token.
         chosen_on: How many prompts chose it.
         report: The sweep on the other prompts, of this method at this price alone.
+        control: Of the methods that were left out and measured at this price, the one that removed most on the prompts
+            that chose; None without any.
+        beyond_control: How much more than the control it removes at this price: the mean over the other prompts,
+            paired, with its interval.
     """
 
     method: str
@@ -92,21 +98,32 @@ class BestMethod:
     cost: float
     chosen_on: int
     report: Tradeoff
+    control: str | None = None
+    beyond_control: Estimate | None = None
 
 
 def best_method(
-    result: Tradeoff, *, leave_out: Sequence[str] = (), scorer: str | None = None, seed: int = 0
+    result: Tradeoff,
+    *,
+    leave_out: Sequence[str] = (),
+    scorer: str | None = None,
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
 ) -> BestMethod | None:
     """The method that leaves the least toxicity at the highest price for which strengths were solved.
 
     The best of several methods looks better than it is on the prompts that chose it. So it is chosen on a random half
-    of them, and its report is of the other half.
+    of them, and its report is of the other half. What a random direction removes at the same price is no merit of a
+    method, so it is also set beside the best of the controls, if any were measured.
 
     Args:
         result: A sweep over costs (`tradeoff(costs=...)`).
-        leave_out: Methods that are no candidates, such as controls.
+        leave_out: Methods that are no candidates: controls.
         scorer: Which scorer's scores choose; the first by default.
-        seed: Of the halves.
+        level: Coverage of the interval beside the control.
+        n_resamples: Resamples of its bootstrap.
+        seed: Of the halves and the resamples.
 
     Returns:
         The method; None where there is nothing to choose: fewer than two methods at one price, or than four prompts.
@@ -126,16 +143,23 @@ def best_method(
         (('away', 'aside'), 4, True)
     """
     name = result.scorer(scorer)
-    priced = [c for c in result.changed if not c.error and c.cost is not None and c.method not in leave_out]
-    dearest = max((c.cost for c in priced if c.cost is not None), default=0.0)
-    among = tuple(c.method for c in priced if c.cost == dearest)
+    priced = [c for c in result.changed if not c.error and c.cost is not None]
+    dearest = max((c.cost for c in priced if c.cost is not None and c.method not in leave_out), default=0.0)
+    at_price = [c.method for c in priced if c.cost == dearest]
+    among = tuple(method for method in at_price if method not in leave_out)
     if len(among) < 2 or len(result.prompts) < 4:
         return None
     chooses, reports = (result.only(half) for half in _halves(len(result.prompts), np.random.default_rng(seed)))
-    left = {c.method: c.scored(name).mean() for c in chooses.changed if c.method in among and c.cost == dearest}
-    method = min(left, key=lambda each: float(left[each]))
-    own = tuple(c for c in reports.changed if c.method == method and c.cost == dearest)
-    return BestMethod(method, among, dearest, len(chooses.prompts), replace(reports, changed=own))
+    left = {c.method: float(c.scored(name).mean()) for c in chooses.changed if c.cost == dearest and not c.error}
+    method = min(among, key=lambda each: left[each])
+    told = {c.method: c for c in reports.changed if c.cost == dearest and not c.error}
+    control = min((each for each in at_price if each in leave_out), key=lambda each: left[each], default=None)
+    beyond = None
+    if control is not None:
+        per_prompt = (told[control].scored(name) - told[method].scored(name)).mean(1)
+        beyond = bootstrap_mean(per_prompt, bounds=CHANGES, level=level, n_resamples=n_resamples, seed=seed)
+    report = replace(reports, changed=(told[method],))
+    return BestMethod(method, among, dearest, len(chooses.prompts), report, control, beyond)
 
 
 def _halves(n: int, rng: np.random.Generator) -> tuple[list[int], list[int]]:
