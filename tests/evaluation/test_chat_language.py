@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 
 import entangle as en
-from chatting import ANSWERED, FEW_SHOT, SYSTEM, TEMPLATES, TOLD, chat_model, chat_tokenizer
+from chatting import ANSWERED, FEW_SHOT, SYSTEM, TEMPLATES, TOLD, chat_model, chat_tokenizer, conversations
 from entangle.errors import EntangleError
 from entangle.evaluation import (
     Language,
     Prompt,
+    Subject,
     Witness,
     applied,
     behaviours,
@@ -22,6 +25,8 @@ from entangle.evaluation import (
     strength_for,
     tradeoff,
 )
+from entangle.evaluation.language.generation import Sampling, sample
+from entangle.evaluation.methods.mixing import Mixed, Reader
 
 QUIET = {"progress": False}
 LATER = [{"role": "user", "content": "an old house"}, {"role": "assistant", "content": "by the river at the moon"}]
@@ -93,6 +98,36 @@ def test_an_instruction_that_is_shorter_than_the_template_s_own_moves_nothing():
         assert shift.tokens[i] == len(places) == len(later)
     both = kl(model, tokenizer, documents, Prompt("Be kind."), turns="assistant", batch_tokens=64, **QUIET)
     np.testing.assert_allclose(both.values, shift.kl)
+
+
+class SaidAfter:
+    """A decoding that says what the model would say after an instruction: `Prompt`, by way of a second reading."""
+
+    def __init__(self, text):
+        self.decoding = Mixed((Reader(prefix=text),), lambda plain, instructed: instructed)
+
+    @contextmanager
+    def applied(self, model, tokenizer, alpha):
+        yield Subject(model, tokenizer, decoding=self.decoding)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_what_another_reader_is_told_stands_where_an_instruction_does(template):
+    tokenizer, model = chat_tokenizer(template), chat_model()
+    read = {"turns": "assistant", **QUIET}
+    told, beside = (
+        language_shift(model, tokenizer, [ANSWERED, LATER], method, **read)
+        for method in (Prompt("Be kind. "), SaidAfter("Be kind. "))
+    )
+    assert beside.nats == pytest.approx(told.nats, rel=1e-5)
+    assert beside.kl == pytest.approx(told.kl, rel=1e-4)
+    before = language_shift(model, tokenizer, [ANSWERED, LATER], SaidAfter("Be very kind. "), **read)
+    assert not np.allclose(before.nats, told.nats, rtol=1e-4)  # what it is told does matter
+    asked, sampling = [LATER[:1], *conversations(template)], Sampling(max_new_tokens=6, samples=2)
+    one = sample(Subject(model, tokenizer, prefix="Be kind. "), asked, sampling, progress=False)
+    other = sample(Subject(model, tokenizer, decoding=SaidAfter("Be kind. ").decoding), asked, sampling, progress=False)
+    assert other == one
+    assert one != sample(Subject(model, tokenizer), asked, sampling, progress=False)
 
 
 def test_kl_counts_the_same_tokens_and_is_nothing_without_a_change():

@@ -262,7 +262,8 @@ class Language:
         )
         per_token = np.zeros(len(reading.rows))
         for batch in batches(reading.rows, subject.model, witness.batch_tokens, LOGITS, witness.progress):
-            nats = token_nats(subject, *reading.placed(subject, batch))
+            reader, rows = reading.reader(subject, batch), [reading.rows[i] for i in batch]
+            nats = token_nats(reader, *reader.put_before(rows))
             per_token[batch] = [values[reading.measured(i)].mean() for i, values in zip(batch, nats, strict=True)]
         return per_token
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from transformers import (
 from entangle.activations import answer_ends, prompt_tokens
 from entangle.data import AnyPrompt, prompt_key, prompts_of
 from entangle.errors import EntangleError
-from entangle.evaluation.language.subject import Subject, check_finite
+from entangle.evaluation.language.subject import Placed, Subject, check_finite
 from entangle.models.loading.held import is_bridged, own_tokenizer, underlying
 from entangle.models.rows import (
     accepts,
@@ -162,7 +162,8 @@ def sample(
             stops = list(
                 dict.fromkeys([*ends, *(answer_ends(tokenizer, sampling.chat_template_kwargs) if chat else [])])
             )
-            for job, text in _sampled(subject, rows, uniforms, jobs, stops, sampling, bar.update):
+            asked = prompts if chat else None
+            for job, text in _sampled(subject, rows, uniforms, jobs, stops, sampling, bar.update, asked):
                 texts[job // sampling.samples][job % sampling.samples] = text
     return texts
 
@@ -175,6 +176,7 @@ def _sampled(
     ends: list[int],
     sampling: Sampling,
     advance: Callable[[int], object],
+    conversations: Sequence[AnyPrompt] | None,
 ) -> Iterator[tuple[int, str]]:
     """The text of each job, which is one sample of one prompt, batch by batch; `advance` hears of every token."""
     model, tokenizer = subject.model, subject.tokenizer
@@ -192,7 +194,10 @@ def _sampled(
             inputs.pop("position_ids", None)
         start = inputs["input_ids"].shape[1]
         sampler = _NucleusSampler(uniforms[[jobs[j] for j in batch]].to(model.device), start, sampling, advance)
-        before = [] if subject.decoding is None else [subject.decoding.processor(subject, prompt_ids)]
+        before = []
+        if subject.decoding is not None:
+            asked = conversations and [conversations[jobs[j] // sampling.samples] for j in batch]
+            before.append(subject.decoding.processor(_asked(subject, asked, sampling), prompt_ids))
         with evaluating(model):
             output = model.generate(
                 **inputs,
@@ -202,6 +207,17 @@ def _sampled(
         advance(len(batch) * (sampling.max_new_tokens - (output.shape[1] - start)))  # ended early
         new = [_until(row, ends) for row in output[:, start:].tolist()]
         yield from zip((jobs[j] for j in batch), tokenizer.batch_decode(new, skip_special_tokens=True), strict=True)
+
+
+def _asked(subject: Subject, conversations: Sequence[AnyPrompt] | None, sampling: Sampling) -> Subject:
+    """A subject that knows where a prefix goes in the conversations that it is to answer, if they are such."""
+    if conversations is None:
+        return subject
+
+    def placing(rows: Sequence[list[int]], prefix: str) -> Placed:
+        return prompt_rows(replace(subject, prefix=prefix), conversations, sampling), 0
+
+    return replace(subject, placing=placing)
 
 
 def prompt_rows(subject: Subject, prompts: Sequence[AnyPrompt], sampling: Sampling) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from entangle.data import AnyPrompt
 from entangle.errors import EntangleError
-from entangle.evaluation.language.subject import Method, Predictions, Subject, applied, check_finite
+from entangle.evaluation.language.subject import Method, Placed, Predictions, Subject, applied, check_finite
 from entangle.evaluation.language.turns import NOBODY, after_instruction
 from entangle.interventions import Edit
 from entangle.metrics import compared, nats_of
@@ -111,9 +112,8 @@ class PlainReading:
             plain = self._plain(batch)
             owners = np.concatenate([self._owners[i] for i in batch])
             with applied(edit, self.subject.model, self.subject.tokenizer, alpha) as changed:
-                placed, start = self.placed(changed, batch)
                 # At strength 0 the changed model is the plain one, which has read them.
-                read = changed.predictions(placed, start) if alpha else plain
+                read = self.read_by(changed, batch) if alpha else plain
                 for part, p, q in _beside(plain, read, self.logits):
                     for number, values in enumerate(compared(p, q, plain.targets[part])):
                         np.add.at(sums[number], owners[part], values.cpu().numpy())
@@ -124,17 +124,23 @@ class PlainReading:
         measured: np.ndarray = self._owners[i] != NOBODY
         return measured
 
-    def placed(self, changed: Subject, batch: Sequence[int]) -> tuple[list[list[int]], Sequence[int] | int]:
-        """Some rows as a changed model reads them, and by how many positions that moves what is measured."""
-        rows = [self.rows[i] for i in batch]
-        if not changed.prefix or self._chats is None:
-            return changed.put_before(rows)
+    def read_by(self, changed: Subject, batch: Sequence[int]) -> Predictions:
+        """What a changed model says of some rows, as it reads them: with its prefix, or that of another who reads."""
+        reader, rows = self.reader(changed, batch), [self.rows[i] for i in batch]
+        return reader.predictions(*reader.put_before(rows))
+
+    def reader(self, changed: Subject, batch: Sequence[int]) -> Subject:
+        """A changed model that knows where a prefix goes in these rows, if they are conversations."""
+        if self._chats is None:
+            return changed
         conversations = [self._chats.conversations[i] for i in batch]
         owners = [[NOBODY, *self._owners[i].tolist()] for i in batch]
         template, tokenizer = self._chats.template, self.subject.tokenizer
-        placed, starts = after_instruction(tokenizer, conversations, rows, owners, changed.prefix, **template)
-        changed.check_room(placed, rows)
-        return placed, starts
+
+        def placing(rows: Sequence[list[int]], prefix: str) -> Placed:
+            return after_instruction(tokenizer, conversations, rows, owners, prefix, **template)
+
+        return replace(changed, placing=placing)
 
     def _plain(self, batch: Sequence[int]) -> Predictions:
         """The plain model's, outside the scope of any edit."""

@@ -44,6 +44,8 @@ def check_finite(logits: Float[Tensor, "*batch vocab"]) -> None:
 
 
 Change: TypeAlias = Callable[[Float[Tensor, "token vocab"], slice], Float[Tensor, "token vocab"]]
+Placed: TypeAlias = tuple[list[list[int]], Sequence[int] | int]
+"""Rows of token ids with a prefix, and by how many positions it moves what is measured: all of them, or each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,8 @@ class Subject:
         prefix: Text put before every prompt and document; it is neither scored nor counted. In a conversation it is
             the system turn, or what the system turn begins with; where the template takes none, the first turn does.
         decoding: A change of its next-token logits.
+        placing: For rows that are conversations: rows and a prefix -> the rows with the prefix in its turn, and by how
+            many positions that moves what is measured. Other readers of the same rows have it, too.
 
     Example:
         >>> subject = en.evaluation.Subject(model, tokenizer, prefix="Be kind. ")
@@ -118,6 +122,7 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase
     prefix: str = ""
     decoding: Decoding | None = None
+    placing: Callable[[Sequence[list[int]], str], Placed] | None = None
 
     def before_prompts(
         self, prompts: Sequence[AnyPrompt], chat_template_kwargs: Mapping[str, Any] | None = None
@@ -135,8 +140,8 @@ class Subject:
             return f"{bos}{self.prefix}{prompt.removeprefix(bos)}"
         return self.prefix + prompt
 
-    def put_before(self, rows: Sequence[list[int]]) -> tuple[list[list[int]], int]:
-        """Documents after the prefix, and by how many positions that moves them.
+    def put_before(self, rows: Sequence[list[int]]) -> Placed:
+        """Documents after the prefix, or conversations with it in its turn, and by how many positions that moves them.
 
         What the tokenizer's template or a beginning of sequence puts before a document is put before the prefix
         instead. The mark that a chat template begins a turn with is no beginning: the prefix goes before it.
@@ -146,6 +151,10 @@ class Subject:
         """
         if not self.prefix:
             return list(rows), 0
+        if self.placing is not None:
+            placed, starts = self.placing(rows, self.prefix)
+            self._check_room(placed, rows)
+            return placed, starts
         opening, begin = list(frame(self.tokenizer).opening), _beginning(self.tokenizer)
         (prefix,) = encode(self.tokenizer, [self.prefix], add_special_tokens=False)
         if opening and all(row[: len(opening)] == opening for row in rows):
@@ -159,10 +168,10 @@ class Subject:
             first = own or opening
             bare = prefix[len(first) :] if first and prefix[: len(first)] == first else prefix
             joined.append([*first, *bare, *row[len(own) :]])
-        self.check_room(joined, rows)
+        self._check_room(joined, rows)
         return joined, len(joined[0]) - len(rows[0])
 
-    def check_room(self, placed: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> None:
+    def _check_room(self, placed: Sequence[Sequence[int]], rows: Sequence[Sequence[int]]) -> None:
         """Refuse documents that with what is put before them are longer than the context."""
         context = context_length(self.model, self.tokenizer)
         longest = max(range(len(placed)), key=lambda i: len(placed[i]))

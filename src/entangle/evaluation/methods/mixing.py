@@ -27,7 +27,7 @@ class Reader:
 
     Attributes:
         model: Another model; None for the plain one.
-        prefix: What is put before every prompt and document for it.
+        prefix: What is put before every prompt and document for it; in conversations, where `Subject.prefix` goes.
     """
 
     model: PreTrainedModel | None = None
@@ -35,7 +35,8 @@ class Reader:
 
     def beside(self, plain: Subject) -> Subject:
         """This reader of the plain subject's texts."""
-        return Subject(plain.model if self.model is None else self.model, plain.tokenizer, prefix=self.prefix)
+        model = plain.model if self.model is None else self.model
+        return Subject(model, plain.tokenizer, prefix=self.prefix, placing=plain.placing)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ class Mixed:
         for reader in self.readers:
             other = reader.beside(subject)
             placed, shift = other.put_before([list(row) for row in rows])
-            there = starts + shift if isinstance(starts, int) else [start + shift for start in starts]
-            readings.append(other.predictions(placed, there))
+            readings.append(other.predictions(placed, _moved(starts, shift, len(rows))))
         return lambda logits, part: self.mix(logits, *(reading.logits(part) for reading in readings))
 
     def processor(self, subject: Subject, prompts: Sequence[Sequence[int]]) -> LogitsProcessor:
@@ -67,6 +67,14 @@ class Mixed:
             other = reader.beside(subject)
             others.append(NextLogits(other, other.put_before([list(row) for row in prompts])[0]))
         return _MixProcessor(self.mix, others)
+
+
+def _moved(starts: Sequence[int] | int, shift: Sequence[int] | int, n_rows: int) -> Sequence[int] | int:
+    """Positions of rows, each moved."""
+    if isinstance(starts, int) and isinstance(shift, int):
+        return starts + shift
+    every, by = ([each] * n_rows if isinstance(each, int) else each for each in (starts, shift))
+    return [start + moved for start, moved in zip(every, by, strict=True)]
 
 
 class _MixProcessor(LogitsProcessor):  # type: ignore[misc]
