@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import entangle as en
 from entangle.data import LabelledTexts, corpus
 from entangle.errors import EntangleError
-from entangle.evaluation import RECIPES
+from entangle.evaluation import RECIPES, cross_entropy
 from entangle.study import cache, steps
 from entangle.study.steps import shares
 
@@ -531,3 +531,35 @@ def test_prompts_may_be_conversations_from_a_list_or_a_file(
     # The same words as a text are another prompt.
     texts = en.study(model, chatty, *texts_of("rudeness"), **settings)
     assert texts.tradeoff.plain.continuations != sweeps[0].plain.continuations
+
+
+def test_clean_text_may_be_conversations_of_which_one_role_is_measured(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    chatty = deepcopy(tokenizer)
+    chatty.chat_template = "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}{% endfor %}"
+    spoken = [document.text[:16] for document in corpus.generate(60, rudeness=0.0, seed=9)]
+    clean = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        for question, answer in zip(spoken[::2], spoken[1::2], strict=True)
+    ]
+    file = tmp_path / "clean.jsonl"
+    file.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in clean))
+    settings = {**asked, "concepts": None, "turns": "assistant", "progress": False, "alphas": None, "costs": [0.05]}
+    settings |= {"methods": ["ITI", "natural shift"]}
+    study = en.study(model, chatty, *texts_of("rudeness"), **{**settings, "clean": file})
+    assert study.missing == {}
+    assert study.tradeoff is not None
+    assert study.forecast is not None
+    *_, reported = shares(clean, study.question)
+    read = cross_entropy(model, chatty, reported, turns="assistant", progress=False)
+    assert study.tradeoff.plain.shift.plain_nats == pytest.approx(read.values, rel=1e-5)
+    assert study.tradeoff.plain.shift.tokens.tolist() == read.tokens.tolist()
+    assert "Language is measured on what the assistant says in 30 conversations." in study.notes
+    # All that the template writes is more than what one role says, and is what the forecast reads.
+    whole = en.study(model, chatty, *texts_of("rudeness"), **{**settings, "clean": clean, "turns": None})
+    assert whole.tradeoff is not None
+    assert (whole.tradeoff.plain.shift.tokens > study.tradeoff.plain.shift.tokens).all()
+    assert whole.forecast.frame.equals(study.forecast.frame)
+    with pytest.raises(EntangleError, match="turns='assistant' measures what is said in conversations, but document 0"):
+        en.study(model, chatty, *texts_of("rudeness"), **{**settings, "clean": spoken})

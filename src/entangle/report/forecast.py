@@ -55,7 +55,7 @@ def forecast(settings: Settings, out: Path | str, *, progress: bool = True) -> t
         model,
         tokenizer,
         {name: (data.texts, data.labels.tolist()) for name, data in labelled.items()},
-        texts.clean,
+        texts.clean_texts(tokenizer),
         top_k=settings.top_k,
         max_length=settings.max_length or 128,
         seed=settings.seed,

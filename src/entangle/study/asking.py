@@ -18,7 +18,7 @@ from entangle.study.question import LayerChoice, Question
 from entangle.study.result import Study
 from entangle.study.settings import Settings
 from entangle.study.steps import StudiedModel
-from entangle.study.texts import Concepts, Prompts, StudyTexts, Texts
+from entangle.study.texts import Concepts, Prompted, Prompts, StudyTexts, Texts
 
 
 def study(
@@ -29,7 +29,7 @@ def study(
     *,
     concepts: Concepts | None = None,
     prompts: Prompts | None = None,
-    clean: Texts | None = None,
+    clean: Prompted | None = None,
     scorer: Scorer | Sequence[Scorer] | None = None,
     alphas: Sequence[float] | None = None,
     costs: Sequence[float] | None = None,
@@ -43,6 +43,7 @@ def study(
     top_k: int | None = None,
     samples: int = Question.samples,
     max_new_tokens: int = Question.max_new_tokens,
+    turns: str | None = None,
     max_length: int | None = None,
     prepend_bos: bool = False,
     batch_tokens: int = Question.batch_tokens,
@@ -72,7 +73,7 @@ def study(
         concepts: Further concepts to measure entanglement with: name -> `(texts, labels)`, a file or `LabelledTexts`.
         prompts: Texts to continue, or conversations to answer, with and without steering; several sets by name, or a
             file.
-        clean: Clean text on which the price is measured; needed with `prompts`.
+        clean: Clean text on which the price is measured, or conversations; needed with `prompts`.
         scorer: Scores continuations; by default a linear scorer fitted on the fitting texts. Of several, the first is
             shown.
         alphas: Strengths of the interventions in standard deviations; 0, 4, 8 and 12 by default. 0 is always measured.
@@ -91,6 +92,8 @@ def study(
         top_k: Heads that ITI moves; by default a quarter, at most 30.
         samples: Continuations per prompt.
         max_new_tokens: Tokens per continuation.
+        turns: Where `clean` is conversations: measure language only on what this role says, such as "assistant"; by
+            default on all that the chat template writes.
         max_length: Cut texts to this many tokens; by default longer ones than the context are refused.
         prepend_bos: Put the beginning-of-text token before every text: right for models that were trained with it and
             whose tokenizer does not add it.
@@ -134,6 +137,7 @@ def study(
         top_k=top_k,
         samples=samples,
         max_new_tokens=max_new_tokens,
+        turns=turns,
         max_length=max_length,
         prepend_bos=prepend_bos,
         batch_tokens=batch_tokens,

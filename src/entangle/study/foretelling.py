@@ -45,8 +45,8 @@ def to_foretell(texts: StudyTexts, studied: StudiedModel) -> tuple[Concepts, lis
     return concepts, [note] if small else []
 
 
-def foretold_of(concepts: Concepts, clean: Sequence[str], studied: StudiedModel) -> Forecast:
-    """The forecast.
+def foretold_of(concepts: Concepts, texts: StudyTexts, studied: StudiedModel) -> Forecast:
+    """The forecast; of clean conversations, every token that the chat template writes.
 
     Raises:
         EntangleError: Whatever `foretell` refuses.
@@ -56,7 +56,7 @@ def foretold_of(concepts: Concepts, clean: Sequence[str], studied: StudiedModel)
         studied.model,
         studied.tokenizer,
         concepts,
-        clean,
+        texts.clean_texts(studied.tokenizer),
         top_k=question.top_k,
         max_length=min(question.max_length or LENGTH, LENGTH),
         seed=question.seed,

@@ -104,13 +104,17 @@ def run(
     with clock("foretell"):
         asked, why = to_foretell(texts, studied)
         notes += why
-        foretold = missing.unless("the forecast", partial(foretold_of, asked, texts.clean, studied)) if asked else None
+        foretold = missing.unless("the forecast", partial(foretold_of, asked, texts, studied)) if asked else None
     iti, sweep, judge = None, None, scorer
     if texts.steers:
         with clock("steer"):
             judge = scorer_of(data, split, question.seed) if scorer is None else scorer
             iti, sweep = _steering(captured[question.name], probes, texts, judge, studied, missing, more or {}, own)
             notes += bos_note(texts.clean, studied)
+            if question.turns is not None:
+                notes.append(
+                    f"Language is measured on what the {question.turns} says in {len(texts.clean)} conversations."
+                )
             if own and question.on_clean:
                 count = len(shares(texts.clean, question)[0])
                 notes.append(

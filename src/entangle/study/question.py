@@ -58,6 +58,8 @@ class Question:
         top_k: Heads that the intervention moves; by default a quarter of them, at most 30.
         samples: Continuations per prompt.
         max_new_tokens: Tokens per continuation.
+        turns: Where clean text is conversations: the role whose turns language is measured on, such as "assistant"; by
+            default all that the chat template writes.
         max_length: Cut texts and documents to this many tokens; by default longer ones than the context are refused.
         prepend_bos: Put the beginning-of-text token before every text.
         batch_tokens: Tokens per batch, padding included.
@@ -85,6 +87,7 @@ class Question:
     top_k: int | None = None
     samples: int = 1
     max_new_tokens: int = 20
+    turns: str | None = None
     max_length: int | None = None
     prepend_bos: bool = False
     batch_tokens: int = 8192

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from entangle.data import load_labelled, load_prompts, load_texts
+from entangle.data import load_labelled, load_prompts
 from entangle.errors import EntangleError
 from entangle.evaluation import ClassifierScorer, Scorer
 from entangle.storage.tables import build
@@ -68,7 +68,10 @@ class Settings:
     prompts: str | None = option(
         None, "Texts to continue or conversations (messages) to answer, with and without steering.", group=STEERING
     )
-    clean: str | None = option(None, "Clean text, on which the price is measured.", group=STEERING)
+    clean: str | None = option(None, "Clean text or conversations, on which the price is measured.", group=STEERING)
+    turns: str | None = option(
+        None, "Of clean conversations, measure only what this role says, such as assistant.", group=STEERING
+    )
     scorer: str | None = option(None, "A HuggingFace text classifier; else a linear scorer.", group=STEERING)
     scorer_labels: tuple[str, ...] = option(
         (), "The scorer's label that counts; repeatable.", group=STEERING, flag="--scorer-label"
@@ -162,6 +165,7 @@ class Settings:
             top_k=self.top_k,
             samples=self.samples,
             max_new_tokens=self.max_new_tokens,
+            turns=self.turns,
             max_length=self.max_length,
             prepend_bos=self.bos,
             batch_tokens=self.batch_tokens,
@@ -187,7 +191,7 @@ class Settings:
         if self.limit_prompts is not None and self.limit_prompts < len(prompts):
             drawn = np.random.default_rng(self.seed).permutation(len(prompts))[: self.limit_prompts]
             prompts = [prompts[i] for i in sorted(drawn)]
-        clean = load_texts(self.clean, limit=self.limit_clean) if self.clean is not None else []
+        clean = load_prompts(self.clean, limit=self.limit_clean) if self.clean is not None else []
         scorer = ClassifierScorer(self.scorer, labels=list(self.scorer_labels)) if self.scorer else None
         sources = {self.concept: self.data, **self.concepts}
         return StudyTexts(data, concepts, {"prompts": prompts} if prompts else {}, clean, sources), scorer

@@ -12,7 +12,7 @@ import torch
 
 from entangle.activations import Activations
 from entangle.concepts import EntanglementReport, entanglement_report
-from entangle.data import LabelledTexts
+from entangle.data import AnyPrompt, LabelledTexts
 from entangle.directions import Directions
 from entangle.errors import EntangleError
 from entangle.evaluation import (
@@ -24,7 +24,7 @@ from entangle.evaluation import (
     cross_entropy,
     tradeoff,
 )
-from entangle.evaluation.language.documents import document_rows
+from entangle.evaluation.language.documents import read_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
@@ -34,7 +34,7 @@ from entangle.probes.estimators import PROBES
 from entangle.storage.digest import digest
 from entangle.study.cache import captured
 from entangle.study.question import FROM_ROWS, Question
-from entangle.study.texts import StudyTexts, split_of
+from entangle.study.texts import StudyTexts, split_of, written
 
 BOS_DOCUMENTS = 32
 LEAST_PRICED = 4  # two clean documents to solve a price on, and two to report it on
@@ -109,7 +109,7 @@ class StudiedModel:
         sampling = Sampling(question.samples, question.max_new_tokens, prepend_bos=question.prepend_bos)
         prompt_rows(Subject(self.model, self.tokenizer), texts.every_prompt, sampling)
         reading: dict[str, Any] = {"max_length": question.max_length, "prepend_bos": question.prepend_bos}
-        document_rows(self.model, self.tokenizer, texts.clean, **reading)
+        read_rows(self.model, self.tokenizer, texts.clean, turns=question.turns, **reading)
 
     def _models_for(self, method: str) -> bool:
         kinds = ("expert",) if method == "expert" else ("expert", "anti_expert")
@@ -236,7 +236,7 @@ def methods_of(
         model=studied.model,
         tokenizer=studied.tokenizer,
         texts=texts.labelled.texts,
-        clean=shares(texts.clean, question)[0] if question.on_clean else None,
+        clean=written(shares(texts.clean, question)[0], studied.tokenizer) if question.on_clean else None,
         warn=False,  # a study tells it in `missing`
         progress=studied.progress,
         **studied.beside,
@@ -257,7 +257,7 @@ def scorer_of(data: LabelledTexts, split: Split, seed: int) -> LinearToxicitySco
     return LinearToxicityScorer.fit([data.texts[i] for i in fit], data.labels[fit], seed=seed)
 
 
-def shares(clean: Sequence[str], question: Question) -> list[list[str]]:
+def shares(clean: Sequence[AnyPrompt], question: Question) -> list[list[AnyPrompt]]:
     """The clean documents, dealt out: to fit on, where a method is; to solve prices on, where there are any; to report.
 
     Example:
@@ -291,6 +291,8 @@ def steer_out(
         "prepend_bos": question.prepend_bos,
         "seed": question.seed,
     }
+    if question.turns is not None:
+        settings["turns"] = question.turns
     if question.costs:
         if len(texts.clean) < LEAST_PRICED:
             raise EntangleError(
@@ -354,12 +356,14 @@ def massive_note(reports: Mapping[int, EntanglementReport], layer: int) -> list[
     ]
 
 
-def bos_note(clean: Sequence[str], studied: StudiedModel) -> list[str]:
+def bos_note(clean: Sequence[AnyPrompt], studied: StudiedModel) -> list[str]:
     """A warning when the model reads clean text clearly better with a beginning-of-text token that it was not given."""
     question = studied.question
     begin = studied.tokenizer.bos_token_id
     if question.prepend_bos or begin is None or not clean or begin in frame(studied.tokenizer).opening:
         return []  # with it, or both ways the same
+    if not all(isinstance(document, str) for document in clean):
+        return []  # the chat template writes it or does not
     some = list(clean[:BOS_DOCUMENTS])
     options: dict[str, Any] = {"max_length": question.max_length, "progress": False}
     without, with_bos = (

@@ -8,13 +8,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from entangle.activations import read_conversations
 from entangle.data import (
     AnyPrompt,
     LabelledTexts,
     is_table,
     load_labelled,
     load_prompts,
-    load_texts,
     prompts_of,
     read_labels,
 )
@@ -39,7 +39,7 @@ class StudyTexts:
         labelled: Texts with and without the concept; label 1 is the concept.
         concepts: Further concepts by name.
         prompts: Sets of texts to continue, or conversations to answer, by name; none where steering is not measured.
-        clean: Texts on which the price of steering is measured.
+        clean: Texts on which the price of steering is measured, or conversations.
         sources: Where each labelled file came from, by concept.
 
     Example:
@@ -53,7 +53,7 @@ class StudyTexts:
     labelled: LabelledTexts
     concepts: Mapping[str, LabelledTexts] = field(default_factory=dict)
     prompts: Mapping[str, Sequence[AnyPrompt]] = field(default_factory=dict)
-    clean: list[str] = field(default_factory=list)
+    clean: Sequence[AnyPrompt] = ()
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -66,7 +66,7 @@ class StudyTexts:
         positive: Any = None,
         concepts: Concepts | None = None,
         prompts: Prompts | None = None,
-        clean: Texts | None = None,
+        clean: Prompted | None = None,
     ) -> StudyTexts:
         """Texts as a notebook has them: lists, pairs of lists, files.
 
@@ -78,7 +78,7 @@ class StudyTexts:
             concepts: Further concepts: name -> `(texts, labels)`, `LabelledTexts` or a file; or a list of
                 `LabelledTexts`, which have names.
             prompts: Texts to continue or conversations to answer, a file of them, or several sets by name.
-            clean: Clean text, or a file of it.
+            clean: Clean texts, or conversations, or a file of either.
 
         Raises:
             EntangleError: One line for whatever cannot be used.
@@ -92,7 +92,7 @@ class StudyTexts:
             own,
             {other: labelled(other, data) for other, data in others.items()},
             {key: _prompts(of_set, f"the prompts {key!r}") for key, of_set in sets.items()},
-            [] if clean is None else _texts(clean, "clean text"),
+            [] if clean is None else _prompts(clean, "clean text"),
             sources,
         )
 
@@ -106,6 +106,14 @@ class StudyTexts:
         """Whether there is something to measure the price of steering on."""
         return bool(self.prompts)
 
+    def clean_texts(self, tokenizer: Any) -> list[str]:
+        """The clean texts, conversations as the tokenizer's chat template writes them.
+
+        Raises:
+            EntangleError: Conversations without a chat template, or such as it refuses.
+        """
+        return written(self.clean, tokenizer)
+
     def check(self) -> None:
         """Refuse texts that cannot be studied together, before a model is run on them.
 
@@ -117,6 +125,21 @@ class StudyTexts:
             raise EntangleError(
                 "the price of steering needs prompts and clean text; got prompts only: add clean text (--clean FILE)"
             )
+
+
+def written(documents: Sequence[AnyPrompt], tokenizer: Any) -> list[str]:
+    """Documents as text: conversations as the tokenizer's chat template writes them.
+
+    Args:
+        documents: Texts, or conversations.
+        tokenizer: The model's.
+
+    Raises:
+        EntangleError: Conversations without a chat template, or such as it refuses.
+    """
+    if all(isinstance(document, str) for document in documents):
+        return [str(document) for document in documents]
+    return list(read_conversations(tokenizer, documents).texts)
 
 
 def labelled(name: str, data: Any, positive: Any = None) -> LabelledTexts:
@@ -208,9 +231,7 @@ def _named(name: str, concepts: Concepts | None) -> list[tuple[str, Labelled]]:
     return pairs
 
 
-def _texts(texts: Texts, what: str) -> list[str]:
-    read: Any = Path(texts) if isinstance(texts, str | PathLike) else texts
-    listed = load_texts(read) if isinstance(read, Path) or is_table(read) else list(read)
+def _texts(listed: list[Any], what: str) -> list[AnyPrompt]:
     wrong = [i for i, text in enumerate(listed) if not isinstance(text, str) or not text.strip()]
     if wrong or not listed:
         got = f"number {wrong[0]} is {listed[wrong[0]]!r}" if wrong else "there are none"
@@ -225,7 +246,7 @@ def _prompts(prompts: Prompted, what: str) -> list[AnyPrompt]:
         return load_prompts(read)
     listed = list(read)
     if not listed or all(isinstance(prompt, str) for prompt in listed):
-        return list(_texts(listed, what))
+        return _texts(listed, what)
     try:
         return prompts_of(listed)
     except EntangleError as error:
