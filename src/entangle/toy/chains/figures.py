@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import pandas as pd
+from scipy import stats
 
 from entangle import plots
 from entangle.toy.chains.definitions import LITERAL, MOTIVATED
@@ -31,7 +32,7 @@ def data_share(study: _Study, table: pd.DataFrame) -> Figure:
         rows = study.of(definition)
         for column, colour, name in (("minority", ORANGE, "minority chain"), ("control", BLUE, "other chains")):
             spread = rows.groupby("share")[column]
-            mean, error = spread.mean(), 1.96 * spread.std() / spread.count() ** 0.5
+            mean, error = spread.mean(), spread.sem() * stats.t.ppf(0.975, spread.count() - 1)
             ax.plot(range(len(mean)), mean, "o-", color=colour, label=name)
             ax.fill_between(range(len(mean)), mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
         random = study.of(definition | {"direction": "random"})["minority"].mean()
