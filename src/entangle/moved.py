@@ -138,6 +138,7 @@ NAMES = {
         )
     },
     "probes.Comparison": "probes.GridComparison",
+    "evaluation.language.reading._kl": "metrics.kl_of",
 }
 PREFIX = "entangle."
 

@@ -24,7 +24,7 @@ from entangle.evaluation import (
     cross_entropy,
     tradeoff,
 )
-from entangle.evaluation.language.documents import read_rows
+from entangle.evaluation.language.documents import document_rows
 from entangle.evaluation.language.generation import Sampling, prompt_rows
 from entangle.evaluation.language.subject import Subject
 from entangle.interventions import ITI
@@ -109,7 +109,7 @@ class StudiedModel:
         sampling = Sampling(question.samples, question.max_new_tokens, prepend_bos=question.prepend_bos)
         prompt_rows(Subject(self.model, self.tokenizer), texts.every_prompt, sampling)
         reading: dict[str, Any] = {"max_length": question.max_length, "prepend_bos": question.prepend_bos}
-        read_rows(self.model, self.tokenizer, texts.clean, turns=question.turns, **reading)
+        document_rows(self.model, self.tokenizer, texts.clean, turns=question.turns, **reading)
 
     def _models_for(self, method: str) -> bool:
         kinds = ("expert",) if method == "expert" else ("expert", "anti_expert")

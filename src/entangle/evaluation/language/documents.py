@@ -238,9 +238,11 @@ def document_rows(
     *,
     max_length: int | None = None,
     prepend_bos: bool = False,
+    turns: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """Token ids of documents, all of them long enough to predict something and short enough to read.
+    """Token ids of documents, all of them long enough to predict something and short enough to read; with `turns`,
+    conversations in which that role says something.
 
     Example:
         >>> rows = en.evaluation.document_rows(model, tokenizer, clean[:2], max_length=8)
@@ -273,6 +275,10 @@ def document_rows(
                 f"document {i} has {len(row)} tokens, but 2 to {context} can be predicted; "
                 f"drop it, or keep its beginning with max_length={context} (--max-length {context})"
             )
+    if turns is not None:
+        turn_owners(
+            tokenizer, documents, rows, turns, prepend_bos=prepend_bos, chat_template_kwargs=chat_template_kwargs
+        )
     return rows
 
 
