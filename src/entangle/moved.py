@@ -138,7 +138,6 @@ NAMES = {
         )
     },
     "probes.Comparison": "probes.GridComparison",
-    "evaluation.language.reading._kl": "metrics.kl_of",
 }
 PREFIX = "entangle."
 

@@ -17,10 +17,12 @@ from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Method, Placed, Predictions, Subject, applied, check_finite
 from entangle.evaluation.language.turns import NOBODY, after_instruction
 from entangle.interventions import Edit
-from entangle.metrics import compared, nats_of
+from entangle.metrics import compared, kl_of, nats_of
 from entangle.models.readout import LOGITS, batch_budget, check_logits
 from entangle.models.rows import token_batches
 from entangle.progress import progress_bar
+
+_kl = kl_of  # its name before version 0.2, for code that reached this far in
 
 
 class LanguageShift(NamedTuple):
