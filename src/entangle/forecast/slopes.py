@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from entangle.errors import EntangleError
 from entangle.models.readout import logit_chunks
+
+BLOCK = 2**18
+"""Logits worked on at once: what a processor's cache holds."""
+RUN = 512
+"""Tokens that are drawn from together: a running sum is made over one such run alone."""
 
 
 def state_slopes(
@@ -47,11 +52,9 @@ def state_slopes(
     for part in logit_chunks(len(states), vocabulary, logits):
         x = states[part].detach().requires_grad_()
         outputs = head(x)
-        probabilities = outputs.detach().float().softmax(-1)
-        if not bool(torch.isfinite(probabilities.amax(-1)).all()):
-            raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
-        tokens = torch.cat([targets[part][None], _drawn(probabilities, uniform[part].to(states.device)).T])
-        (shared,) = torch.autograd.grad(outputs, x, probabilities.to(outputs.dtype), retain_graph=True)
+        probabilities, draws_of = _said(outputs.detach(), uniform[part].to(states.device))
+        tokens = torch.cat([targets[part][None], draws_of.T])
+        (shared,) = torch.autograd.grad(outputs, x, probabilities, retain_graph=True)
         for number, row in enumerate(_single(head, x, outputs, tokens)):
             slopes[number, part] = row.float() - shared.float()
     return slopes
@@ -82,17 +85,46 @@ def _uniform(counted: Bool[Tensor, " pos"], draws: int, seed: tuple[int, int]) -
     return torch.rand(int(places.max()) + 1, draws, generator=generator, dtype=torch.float64)[places]
 
 
+def _said(
+    logits: Float[Tensor, "token vocab"], uniform: Float[Tensor, "token draw"]
+) -> tuple[Float[Tensor, "token vocab"], Int[Tensor, "token draw"]]:
+    """Probabilities in the model's own type, and next tokens drawn from what they are in single precision.
+
+    As many positions at a time as stay in a cache: none of what is made on the way is as large as the logits.
+
+    Raises:
+        EntangleError: Logits that are not finite.
+    """
+    probabilities = torch.empty_like(logits)
+    size = max(1, BLOCK // logits.shape[-1])
+    tokens = []
+    for rows, own, values in zip(*(torch.split(x, size) for x in (logits, probabilities, uniform)), strict=True):
+        exact = rows.softmax(-1, dtype=torch.float32)
+        if not bool(torch.isfinite(exact.amax(-1)).all()):
+            raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
+        own.copy_(exact)
+        tokens.append(_drawn(exact, values))
+    return probabilities, torch.cat(tokens)
+
+
 def _drawn(
     probabilities: Float[Tensor, "token vocab"], uniform: Float[Tensor, "token draw"]
 ) -> Int[Tensor, "token draw"]:
-    """Next tokens by inverse transform, position by position: their cumulative sums fit in a cache."""
+    """Next tokens by inverse transform, in two steps: which run of `RUN` tokens, by the runs' sums, then which in it.
+
+    A running sum over a quarter of a million tokens takes as long as the head that made them; sums of runs do not.
+    """
+    token, vocabulary = probabilities.shape
     if not uniform.shape[1]:
-        return torch.zeros(len(probabilities), 0, dtype=torch.long, device=probabilities.device)
-    tokens = []
-    for p, u in zip(torch.split(probabilities, 64), torch.split(uniform, 64), strict=True):
-        cumulative = p.double().cumsum(-1)
-        tokens.append(torch.searchsorted(cumulative, u * cumulative[:, -1:]))
-    return torch.cat(tokens).clamp_(max=probabilities.shape[-1] - 1)
+        return torch.zeros(token, 0, dtype=torch.long, device=probabilities.device)
+    runs = nn.functional.pad(probabilities, (0, -vocabulary % RUN)).view(token, -1, RUN)
+    ends = runs.sum(-1).double().cumsum(-1)
+    target = uniform * ends[:, -1:]
+    run = torch.searchsorted(ends, target)
+    before = nn.functional.pad(ends, (1, 0)).gather(-1, run)
+    inside = runs[torch.arange(token, device=run.device)[:, None], run].double().cumsum(-1)
+    within = torch.minimum(target - before, inside[..., -1])  # which rounding may exceed, and no token is behind
+    return run * RUN + torch.searchsorted(inside, within[..., None])[..., 0]
 
 
 def mixed(seed: int, number: int, stream: int) -> int:

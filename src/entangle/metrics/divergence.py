@@ -46,7 +46,7 @@ def nats_of(logits: Float[Tensor, "token vocab"], targets: Int[Tensor, " token"]
         tensor([2.0794], dtype=torch.float64)
     """
     parts = [
-        rows.float().logsumexp(-1).double() - rows.gather(-1, ids[:, None])[:, 0].double()
+        _exponentials(rows.float())[1] - rows.gather(-1, ids[:, None])[:, 0].double()
         for rows, ids in _blocks(logits, targets)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
@@ -70,13 +70,13 @@ def compared(
     parts: list[list[Tensor]] = [[], [], [], []]
     for first, second, ids in _blocks(plain, changed, targets):
         p, q = first.float(), second.float()
-        sums = p.logsumexp(-1, keepdim=True), q.logsumexp(-1, keepdim=True)
+        weights, p_sum = _exponentials(p)
         nats = (
-            total[:, 0].double() - logits.gather(-1, ids[:, None])[:, 0].double()
-            for logits, total in ((q, sums[1]), (p, sums[0]))
+            total - logits.gather(-1, ids[:, None])[:, 0].double()
+            for logits, total in ((q, _exponentials(q)[1]), (p, p_sum))
         )
         same = (p.argmax(-1) == q.argmax(-1)).double()
-        for part, value in zip(parts, (*nats, _kl(p, q, *sums), same), strict=True):
+        for part, value in zip(parts, (*nats, _kl(p, q, weights), same), strict=True):
             part.append(value)
     return Compared(*(torch.cat(part) if part else torch.zeros(0, dtype=torch.float64) for part in parts))
 
@@ -106,20 +106,31 @@ def kl_of(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> F
     values = []
     for first, second in _blocks(p, q):
         one, other = first.float(), second.float()
-        values.append(_kl(one, other, one.logsumexp(-1, keepdim=True), other.logsumexp(-1, keepdim=True)))
+        values.append(_kl(one, other, _exponentials(one)[0]))
     return torch.cat(values)
 
 
 def _kl(
-    p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"], p_sum: Float[Tensor, "token 1"], q_sum: Tensor
+    p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"], weights: Float[Tensor, "token vocab"]
 ) -> Float[Tensor, " token"]:
-    """The same of rows that stay in a cache, with the logarithms of their sums."""
-    d = (q - p).sub_(q_sum - p_sum)
-    if not bool((d.amax(-1).abs() < _FAR).all()) or not bool(torch.isfinite(d.amin())):
+    """The same of rows that stay in a cache, with the first's probabilities."""
+    d = q - p
+    mean = (weights * d).sum(-1, keepdim=True)
+    x = d.sub_(mean)
+    most, least = x.amax(-1), x.amin()
+    nats = torch.expm1(x).sub_(x).clamp_(min=0).mul_(weights).sum(-1).double().log1p()
+    if not bool((most - nats < _FAR).all()) or not bool(torch.isfinite(least)):
         return _kl_double(p, q)
-    weights = (p - p_sum).exp_()
-    x = d.sub_((weights * d).sum(-1, keepdim=True))
-    return torch.expm1(x).sub_(x).clamp_(min=0).mul_(weights).sum(-1).double().log1p()
+    return nats
+
+
+def _exponentials(logits: Float[Tensor, "token vocab"]) -> tuple[Float[Tensor, "token vocab"], Float[Tensor, " token"]]:
+    """Probabilities, and the logarithm of the sum of exponentials: as exact as single precision, so that sums over
+    tokens do not depend on their order, and given in double."""
+    top = logits.amax(-1, keepdim=True)
+    weights = (logits - top).exp_()
+    total = weights.sum(-1, keepdim=True)
+    return weights.div_(total), (top.double() + total.double().log())[:, 0].float().double()
 
 
 def _kl_double(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:

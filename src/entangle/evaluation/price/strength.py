@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +20,10 @@ from entangle.models import own_tokenizer, underlying
 from entangle.storage.digest import digest
 
 FACTOR = 8.0
-"""How far one reading may lie from the one before."""
+"""How far one reading may lie from those before."""
+
+Point: TypeAlias = tuple[float, float]
+"""The logarithm of a strength, and of the nats per token that it was read to cost."""
 
 
 def strength_for(
@@ -92,6 +95,7 @@ def solved(
     kl: float,
     metric: ShiftMetric | None = None,
     start: float | None = None,
+    read: list[Point] | None = None,
     tolerance: float = 0.03,
     readings: int = 12,
 ) -> float:
@@ -103,6 +107,7 @@ def solved(
         kl: As for `strength_for`.
         metric: As for `strength_for`.
         start: A first strength to try, instead of the metric's.
+        read: What was read before of the edit on these texts, for other prices; what is read now is added.
         tolerance: As for `strength_for`.
         readings: As for `strength_for`.
     """
@@ -121,8 +126,12 @@ def solved(
         value = float(shift.kl.sum() / shift.tokens.sum())
         return value if math.isfinite(value) else math.inf
 
-    first = start if start is not None else _first(edit, metric, kl)
-    return _secant(price, kl, first, tolerance, readings, _strongest(edit))
+    first = _first(edit, metric, kl) if start is None else start
+    return _secant(price, kl, first, tolerance, readings, _strongest(edit), read)
+
+
+def _log(nats: float) -> float:
+    return math.log(nats) if nats > 0 else -math.inf
 
 
 def _strongest(edit: Method | Edit | Sequence[Edit]) -> float:
@@ -147,46 +156,62 @@ def _secant(
     tolerance: float,
     readings: int,
     most: float = math.inf,
+    read: list[Point] | None = None,
 ) -> float:
-    """The root of log price - log target in log alpha, up to `most`, between what is known to be below and above."""
-    low, high = -math.inf, math.inf  # in log alpha: the dearest that is too cheap, the cheapest that is too dear
-    known: list[tuple[float, float]] = []
-    x = math.log(min(first, most))
-    for _ in range(readings):
-        value = price(math.exp(x))
-        if abs(value / target - 1) <= tolerance:
+    """The root of log price - log target in log alpha, up to `most`, between what is known to be below and above.
+
+    Args:
+        price: Reads the nats per token at a strength.
+        target: The price.
+        first: A strength to try where nothing was read yet.
+        tolerance: As for `strength_for`.
+        readings: How many may be made.
+        most: The largest strength.
+        read: What was read before; what is read now is added.
+    """
+    goal, end, read = math.log(target), math.log(most), [] if read is None else read
+    for left in range(readings, -1, -1):
+        x, y = min(read, key=lambda point: _apart(point, goal), default=(math.log(first), math.inf))
+        if abs(math.expm1(y - goal)) <= tolerance:
             return math.exp(x)
-        low, high = (max(low, x), high) if value < target else (low, min(high, x))
-        y = math.log(value / target) if 0 < value < math.inf else math.copysign(math.inf, value - target)
-        known.append((x, y))
-        if low >= math.log(most):
+        cheap = max((x for x, y in read if y < goal), default=-math.inf)
+        if not left or cheap >= end:
             break  # the strongest there is costs less
-        x = min(_next(known, low, high), math.log(most))
-    tried = ", ".join(f"{math.exp(x):.3g}: {target * math.exp(min(y, 50)):.3g}" for x, y in known)
+        x = min(_next(read, goal, cheap) if read else x, end)
+        read.append((x, _log(price(math.exp(x)))))
+    tried = ", ".join(f"{math.exp(x):.3g}: {math.exp(min(y, 50)):.3g}" for x, y in read)
     raise EntangleError(
-        f"no strength was found that costs {target:g} nats per token in {readings} readings (alpha: nats; {tried}): "
+        f"no strength was found that costs {target:g} nats per token in {len(read)} readings (alpha: nats; {tried}): "
         "ask for a price that the edit reaches, or allow more readings"
     )
 
 
-def _next(known: Sequence[tuple[float, float]], low: float, high: float) -> float:
-    """By the last two readings' slope, or 2; never out of the bracket, nor further than `FACTOR`."""
-    x, y = known[-1]
+def _next(read: Sequence[Point], goal: float, low: float) -> float:
+    """By the slope through the two readings whose prices are nearest, or 2; between what is too cheap and too dear, and
+    no further than `FACTOR` from the nearest."""
+    high = min((x for x, y in read if y > goal and x > low), default=math.inf)
     step = math.log(FACTOR)
-    if math.isinf(y):
-        guess = x - math.copysign(step, y)
+    finite = sorted((point for point in read if math.isfinite(point[1])), key=lambda point: _apart(point, goal))
+    if finite:
+        x, y = finite[0]
+        slope = next(((y - other) / (x - at) for at, other in finite[1:] if at != x), 2.0)
+        guess = x + min(max((goal - y) / min(max(slope, 0.2), 20.0), -step), step)
     else:
-        finite = [(a, b) for a, b in known[:-1] if not math.isinf(b)]
-        slope = (y - finite[-1][1]) / (x - finite[-1][0]) if finite and x != finite[-1][0] else 2.0
-        guess = x - y / min(max(slope, 0.2), 20.0)
-        guess = min(max(guess, x - step), x + step)
-    if math.isfinite(low) and math.isfinite(high) and not low < guess < high:
-        guess = (low + high) / 2
-    return guess
+        x, y = read[-1]
+        guess = x + math.copysign(step, goal - y)
+    if low < guess < high:
+        return guess
+    return (low + high) / 2 if math.isfinite(high - low) else high - step if math.isfinite(high) else low + step
+
+
+def _apart(point: Point, goal: float) -> tuple[float, float]:
+    """How far a reading's price is from the one wanted; of equal ones, the inner is nearer."""
+    x, y = point
+    return abs(y - goal), x if y > goal else -x
 
 
 class Solver:
-    """Solves strengths of many methods on documents that are read once, each from where the last price was met.
+    """Solves strengths of many methods on documents that are read once, each by what was read of it for other prices.
 
     Attributes:
         texts: Digest of the documents.
@@ -195,14 +220,8 @@ class Solver:
     def __init__(self, plain: PlainReading, metric: ShiftMetric | None = None) -> None:
         self.texts = digest([list(row) for row in plain.rows])
         self._plain, self._metric = plain, metric
-        self._met: dict[str, tuple[float, float]] = {}
+        self._read: dict[str, list[Point]] = {}
 
     def strength(self, name: str, edit: Method | Edit | Sequence[Edit], cost: float) -> float:
         """The strength at which a method costs so much; see `strength_for`."""
-        start = None
-        if name in self._met:
-            alpha, before = self._met[name]
-            start = alpha * math.sqrt(cost / before)
-        alpha = solved(self._plain, edit, kl=cost, metric=self._metric, start=start)
-        self._met[name] = alpha, cost
-        return alpha
+        return solved(self._plain, edit, kl=cost, metric=self._metric, read=self._read.setdefault(name, []))
