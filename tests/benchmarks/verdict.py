@@ -6,9 +6,11 @@
 `measure` takes nine binary concepts and three layers of the residual stream. Half of a concept's texts give its
 direction (the mean difference), the other half the probe, the contrast and the limit; the metric of shifts comes from
 clean documents, and what is paid is read on others. Along each direction the price is read at three strengths; what is
-paid at another strength lies on the curve through them. `judge` says how well each predictor ranks what is paid, with
-intervals that resample concepts and models, and how near forecasts come. A predictor's sign is chosen on one half of
-the concepts and used on the other.
+paid at another strength lies on the curve through them. With `--prompts` the model also goes on from openings of each
+concept's own texts at the two cheaper strengths, and a scorer fitted on further texts says what was removed.
+
+`judge` says how well each predictor ranks what is paid, with intervals that resample concepts and models, and how near
+forecasts come. A predictor's sign is chosen on one half of the concepts and used on the other.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ from scipy.stats import rankdata
 
 import entangle as en
 from entangle.data import load_labelled, load_texts
+from entangle.evaluation import LinearToxicityScorer, continuations
+from entangle.evaluation.language.reading import PlainReading
 from entangle.forecast import Contrast, NaturalShift, ShiftMetric, limit_of
 from entangle.metrics import random_entanglement_cdf, whitened_cosines
-from entangle.models import load, run_rows, token_batches
+from entangle.models import load
 
 CONCEPTS = {
     "toxicity": ("probe_toxicity", {"balanced": True}),
@@ -45,49 +49,64 @@ READ_AT = (0.1, 0.3, 1.2)
 TOKENS = 96
 KEPT = ("value", "paid_low", "paid_high", "low", "high", "off", "holds")
 NORM = 0.25
-"""Shifts of equal norm are this share of the stream's root mean square."""
+"""Shifts of equal norm are this share of the stream's root mean square at the last tokens of texts."""
+OPENING = 8
+"""Words of a text that the model goes on from."""
+SCORED = 400
+"""Texts of each class that fit a scorer of continuations, at most."""
 
 
 class Reading:
     """Documents as the plain model reads them; what a shift costs on them, in nats per token."""
 
-    def __init__(self, model, tokenizer, texts, batch_tokens=1024) -> None:
+    def __init__(self, model, tokenizer, texts) -> None:
         self.model, self.tokenizer = model, tokenizer
         rows = [tokenizer(t, truncation=True, max_length=TOKENS)["input_ids"] for t in texts]
         self.rows = [row for row in rows if len(row) > 1]
-        self.batches = token_batches([len(row) for row in self.rows], batch_tokens)
-        self.plain = [self.logp(batch) for batch in self.batches]
-        self.tokens = sum(len(row) - 1 for row in self.rows)
-
-    def logp(self, batch):
-        logits = run_rows(self.model, self.tokenizer, [self.rows[i] for i in batch]).logits
-        return torch.cat([logits[n, : len(self.rows[i]) - 1] for n, i in enumerate(batch)]).log_softmax(-1)
-
-    def own(self, batch):
-        return torch.cat([torch.tensor(self.rows[i][1:]) for i in batch])
+        self.plain = PlainReading(model, tokenizer, self.rows, batch_tokens=1024)
 
     def kl(self, edit, alpha: float) -> float:
-        total = 0.0
-        for batch, p in zip(self.batches, self.plain, strict=True):
-            with en.steer(self.model, edit, alpha=alpha):
-                q = self.logp(batch)
-            total += float((p.exp() * (p - q)).sum(-1).double().sum())
-        return total / self.tokens
+        shift = self.plain.shift(edit, alpha=alpha, progress=False)
+        return float(shift.kl.sum() / shift.tokens.sum())
 
     def gain(self, edit, alpha: float) -> float:
         """Change of mean log p of the texts themselves."""
-        total = 0.0
-        for batch, p in zip(self.batches, self.plain, strict=True):
+        shift = self.plain.shift(edit, alpha=alpha, progress=False)
+        return float((shift.plain_nats - shift.nats).sum() / shift.tokens.sum())
+
+
+class Speech:
+    """What the model says after the openings of a concept's texts, and how much of the concept a scorer finds in it."""
+
+    def __init__(self, model, tokenizer, texts, scored, n_prompts: int) -> None:
+        """Texts of label 1, that give openings, and of both labels, that fit the scorer; none took part elsewhere."""
+        self.model, self.tokenizer = model, tokenizer
+        openings = (" ".join(text.split()[:OPENING]) for text in texts)
+        self.prompts = [each for each in dict.fromkeys(openings) if each][:n_prompts]
+        labels = [side for side, own in enumerate(scored) for _ in own]
+        self.scorer = LinearToxicityScorer.fit([text for own in scored for text in own], labels)
+        self.plain = self.scores()
+
+    def scores(self) -> np.ndarray:
+        """One number per prompt."""
+        said = continuations(self.model, self.tokenizer, self.prompts, samples=2, max_new_tokens=16, progress=False)
+        return np.array([np.mean(self.scorer(each)) for each in said])
+
+    def removed(self, edit, strengths, paid) -> tuple[float, float]:
+        """Score removed per root of twice the nats, a line through nothing removed for nothing, and its error."""
+        roots = np.sqrt(2 * np.maximum(paid, 0))
+        removed = []
+        for alpha in strengths:
             with en.steer(self.model, edit, alpha=alpha):
-                q = self.logp(batch)
-            total += float((q - p).gather(-1, self.own(batch)[:, None]).double().sum())
-        return total / self.tokens
+                removed.append(self.plain - self.scores())
+        slopes = roots @ np.array(removed) / (roots @ roots)
+        return float(slopes.mean()), float(slopes.std(ddof=1) / len(slopes) ** 0.5)
 
 
 def measure(options: argparse.Namespace) -> None:
     began = time.process_time()
     torch.set_grad_enabled(False)
-    model, tokenizer = load(options.model)
+    model, tokenizer = load(options.model, dtype=options.dtype)
     clean = load_texts(options.clean)
     order = np.random.default_rng(options.seed).permutation(len(clean))
     fitting, reading = (
@@ -95,16 +114,22 @@ def measure(options: argparse.Namespace) -> None:
     )
     n_layers = en.Atlas(model).n_layers
     layers = sorted({round(share * (n_layers - 1)) for share in (0.2, 0.5, 0.8)})
-    halves = {}
+    halves, spoken = {}, {}
     for name, (file, where) in CONCEPTS.items():
         data = load_labelled(options.data / f"{file}.jsonl.gz", where=where)
         y = np.asarray(data.labels)
         rng = np.random.default_rng(options.seed + 1)
-        sides = [rng.permutation(np.flatnonzero(y == side))[: 2 * options.texts] for side in (0, 1)]
+        shuffled = [rng.permutation(np.flatnonzero(y == side)) for side in (0, 1)]
+        sides = [side[: 2 * options.texts] for side in shuffled]
         cut = min(len(side) for side in sides) // 2
+        further = [[data.texts[i] for i in side[2 * options.texts :]] for side in shuffled]
         halves[name] = [
             [[data.texts[i] for i in side[part]] for side in sides] for part in (slice(0, cut), slice(cut, 2 * cut))
         ]
+        own, n_scored = further[1][: 2 * options.prompts], SCORED + 2 * options.prompts
+        scored = [side[2 * options.prompts : n_scored] for side in further]
+        if options.prompts and min(map(len, scored)) >= 50:
+            spoken[name] = Speech(model, tokenizer, own, scored, options.prompts)
     kwargs = {"max_length": TOKENS, "progress": False}
     metric = ShiftMetric.fit(model, tokenizer, fitting, layers=layers, samples=options.samples, **kwargs)
     said = Reading(model, tokenizer, reading)
@@ -143,7 +168,7 @@ def measure(options: argparse.Namespace) -> None:
         white = whitened_cosines(stack, shrunk)
         white = (white - torch.diag(white.diagonal())).abs().amax(1)
         components = torch.linalg.eigh(covariance)[1][:, -5:]
-        scale = float(here.squares.double().mean() ** 0.5)
+        scale = float(pooled.square().mean() ** 0.5)
         for number, (name, u) in enumerate(directions.items()):
             edit = en.AddDirection(u.float(), "resid_post", layer)
             (a0, a1), (b0, b1) = ([side[:, index] for side in part] for part in acts[name])
@@ -183,6 +208,11 @@ def measure(options: argparse.Namespace) -> None:
             row |= paid(here, edit, said, "mean difference")
             alpha = row["strengths"][0]
             toward, away = (each.gain(edit, alpha) for each in texts[name])
+            if name in spoken:
+                few = slice(0, 2)  # beyond these prices little that is said is language
+                row["removed"], row["removed error"] = spoken[name].removed(
+                    edit, row["strengths"][few], row["paid"][few]
+                )
             row["gained"] = (toward - away) / (2 * row["paid"][0]) ** 0.5
             with en.steer(model, edit, alpha=alpha):
                 moved = last_tokens(heard, [last])[:, 0]
@@ -291,6 +321,13 @@ def judge(options: argparse.Namespace) -> None:
     tables["side effects at .1 nats"] = table(
         cells, "side effects", {name: name for name in GEOMETRY} | {"forecast": "gain"}
     )
+    if "removed" in cells:
+        said = cells[cells["removed"].notna()]
+        reliable = 1 - (said["removed error"] ** 2).mean() / said["removed"].var()
+        print(f"score removed per root nat: {len(said)} cells, of whose variance {reliable:.2f} is not sampling error")
+        tables["score removed from continuations per root nat"] = table(
+            cells, "removed", {name: name for name in GEOMETRY} | {"forecast": "gain", "gained of texts": "gained"}
+        )
     for name, each in tables.items():
         print(f"\n{name}: Spearman's rho")
         print(each.round(2).to_string())
@@ -411,6 +448,8 @@ if __name__ == "__main__":
     one.add_argument("--texts", type=int, default=300, help="texts of each class, in each half")
     one.add_argument("--told", type=int, default=60, help="texts of each class on which the contrast is read")
     one.add_argument("--samples", type=int, default=12)
+    one.add_argument("--prompts", type=int, default=0, help="openings of each concept that the model goes on from")
+    one.add_argument("--dtype", help="compute in this type")
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=measure)
     other = commands.add_parser("judge")

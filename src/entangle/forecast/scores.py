@@ -187,40 +187,48 @@ def _batch_scores(
     )
     keep = [_kept(row, positions, seed) for row, seed in zip(rows, seeds, strict=True)]
 
-    def gradients(slope: Float[Tensor, "token k"], last: bool) -> Float[Tensor, "row pos d"]:
-        """Back from the hidden states of the tokens that count to the places."""
+    def gradients(slope: Float[Tensor, "token k"], last: bool) -> Sequence[Tensor]:
+        """Back from the hidden states of the tokens that count to the places, each of its own width."""
         upward = torch.zeros_like(states)
         upward[counted] = slope.to(states.dtype)
-        parts = torch.autograd.grad(states, order, upward, retain_graph=not last)
-        return torch.cat([part.float() for part in parts], -1) * shifted[..., None]
+        return torch.autograd.grad(states, order, upward, retain_graph=not last)
 
-    own = gradients(slopes[0], draws == 0).sum(1)
+    def shared(parts: Sequence[Tensor]) -> Float[Tensor, "row d"]:
+        """What a shift that all shifted tokens share has of them; a place at a time, which are wide together."""
+        return torch.cat([(part.float() * shifted[..., None]).sum(1) for part in parts], -1)
+
+    own = shared(gradients(slopes[0], draws == 0))
     drawn: list[Tensor] = []
     local: list[list[Tensor]] = [[] for _ in rows]
     for draw in range(draws):
-        each = gradients(slopes[1 + draw], draw == draws - 1)
-        drawn.append(each.sum(1))
+        parts = gradients(slopes[1 + draw], draw == draws - 1)
+        drawn.append(shared(parts))
         for number, where in enumerate(keep):
-            local[number].append(each[number, where].cpu())
-    activations = torch.cat([seen[number].float() for number in range(len(span.places))], -1)
+            local[number].append(_at(parts, number, where))
+    places = [seen[number] for number in range(len(span.places))]
     results = []
     for number, row in enumerate(rows):
-        inside = activations[number, shifted[number]]
+        inside = [place[number, shifted[number]].float() for place in places]
         results.append(
             RowScores(
                 observed=own[number].cpu(),
                 drawn=torch.stack([each[number] for each in drawn]).cpu()
                 if draws
                 else own.new_zeros(0, span.size).cpu(),
-                mean=inside.mean(0).cpu(),
+                mean=torch.cat([x.mean(0) for x in inside]).cpu(),
                 positions=torch.stack(local[number]) if draws else torch.zeros(0, len(keep[number]), span.size),
-                activations=activations[number, keep[number]].cpu(),
+                activations=_at(places, number, keep[number]),
                 n_shifted=int(shifted[number].sum()),
                 n_counted=row.n_counted,
-                square=torch.stack([inside[:, part].square().mean() for part in span.slices]).cpu(),
+                square=torch.stack([x.square().mean() for x in inside]).cpu(),
             )
         )
     return results
+
+
+def _at(places: Sequence[Float[Tensor, "row pos size"]], row: int, where: Tensor) -> Float[Tensor, "position d"]:
+    """Some positions of a row, all places side by side."""
+    return torch.cat([place[row, where].float() for place in places], -1).cpu()
 
 
 def _kept(row: Row, positions: int, seed: tuple[int, int]) -> Int[Tensor, " position"]:

@@ -75,7 +75,7 @@ def compared(
             total - logits.gather(-1, ids[:, None])[:, 0].double()
             for logits, total in ((q, _exponentials(q)[1]), (p, p_sum))
         )
-        same = (p.argmax(-1) == q.argmax(-1)).double()
+        same = (_likeliest(p) == _likeliest(q)).double()
         for part, value in zip(parts, (*nats, _kl(p, q, weights), same), strict=True):
             part.append(value)
     return Compared(*(torch.cat(part) if part else torch.zeros(0, dtype=torch.float64) for part in parts))
@@ -127,10 +127,15 @@ def _kl(
 def _exponentials(logits: Float[Tensor, "token vocab"]) -> tuple[Float[Tensor, "token vocab"], Float[Tensor, " token"]]:
     """Probabilities, and the logarithm of the sum of exponentials: as exact as single precision, so that sums over
     tokens do not depend on their order, and given in double."""
-    top = logits.amax(-1, keepdim=True)
-    weights = (logits - top).exp_()
-    total = weights.sum(-1, keepdim=True)
-    return weights.div_(total), (top.double() + total.double().log())[:, 0].float().double()
+    weights = logits.softmax(-1)
+    weights.div_(weights.sum(-1, keepdim=True))  # of a quarter of a million tokens softmax's own sum is off by 1e-5
+    log_sum = logits.amax(-1).double() - weights.amax(-1).double().log()
+    return weights, log_sum.float().double()
+
+
+def _likeliest(logits: Float[Tensor, "token vocab"]) -> Int[Tensor, " token"]:
+    """The first of the likeliest tokens; by numpy on a CPU, which finds it ten times faster than torch."""
+    return torch.from_numpy(logits.numpy().argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
 
 
 def _kl_double(p: Float[Tensor, "token vocab"], q: Float[Tensor, "token vocab"]) -> Float[Tensor, " token"]:

@@ -8,6 +8,7 @@ the other prompts change what is drawn for it.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,11 @@ from entangle.models.rows import (
 from entangle.models.tokens import first_position
 from entangle.models.trace import evaluating
 from entangle.progress import progress_bar
+
+BLOCK = 2**19
+"""Logits that a token is drawn from at once: what a processor's cache holds of them and of what is made on the way."""
+FAR = (8.0, 16.0)
+"""Nats below the likeliest token: the nucleus is looked for among tokens that are no further, then among more."""
 
 
 @dataclass(frozen=True)
@@ -264,24 +270,58 @@ def nucleus_choice(
     Returns:
         The chosen token of each row.
     """
-    ranked = _descending(logits)
-    cumulative = ranked.softmax(-1).cumsum(-1)
-    last = (cumulative < top_p).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    size = max(1, BLOCK // logits.shape[-1])
+    blocks = zip(torch.split(logits, size), torch.split(uniform, size), strict=True)
+    return torch.cat([_nucleus_choice(rows, u, top_p) for rows, u in blocks])
+
+
+def _nucleus_choice(
+    logits: Float[Tensor, "row vocab"], uniform: Float[Tensor, " row"], top_p: float
+) -> Int[Tensor, " row"]:
+    """The same of rows that stay in a cache with all that is made of them."""
+    total = logits.logsumexp(-1, keepdim=True)
+    for far in (*FAR, math.inf):
+        ranked, counts = _ranked(logits, far)
+        cumulative = (ranked - total).exp_().cumsum(-1)
+        if bool((cumulative[:, -1] >= top_p).all()):
+            break
+    last = (cumulative < top_p).sum(-1, keepdim=True).minimum(counts - 1)
     mass = cumulative.gather(-1, last)
     place = torch.searchsorted(cumulative, uniform[:, None] * mass, right=True).minimum(last)
     # From the place among the sorted logits back to the token; equal ones stand in the vocabulary's order.
     value = ranked.gather(-1, place)
     among_equals = place.squeeze(-1) - (ranked > value).sum(-1)
-    rows, tokens = (logits == value).nonzero(as_tuple=True)
+    rows, tokens = _equal(logits, value)
     first = torch.searchsorted(rows, torch.arange(len(logits), device=rows.device))
     return tokens[first + among_equals]
 
 
-def _descending(values: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
-    """Each row sorted; by numpy on a CPU, whose vectorised sort is ten times faster than torch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(-np.sort(-values.numpy(), axis=-1))
-    return values.sort(dim=-1, descending=True).values
+def _ranked(logits: Float[Tensor, "row vocab"], far: float) -> tuple[Float[Tensor, "row k"], Int[Tensor, "row 1"]]:
+    """Each row's logits above its largest less `far`, sorted, then -inf; and how many these are.
+
+    By numpy on a CPU, which filters and sorts ten times faster than torch.
+    """
+    if logits.device.type != "cpu":
+        ranked = logits.sort(dim=-1, descending=True).values
+        return ranked, (ranked > -torch.inf).sum(-1, keepdim=True)
+    values = logits.numpy()
+    kept = values > values.max(-1, keepdims=True) - far
+    counts = kept.sum(-1, keepdims=True)
+    smallest = np.full((len(values), counts.max()), np.inf, values.dtype)
+    smallest[np.arange(smallest.shape[1]) < counts] = -values[kept]
+    smallest.sort(axis=-1)
+    return torch.from_numpy(np.negative(smallest, out=smallest)), torch.from_numpy(counts)
+
+
+def _equal(
+    logits: Float[Tensor, "row vocab"], value: Float[Tensor, "row 1"]
+) -> tuple[Int[Tensor, " found"], Int[Tensor, " found"]]:
+    """Rows and tokens, in their order, whose logits are the row's value."""
+    if logits.device.type != "cpu":
+        rows, tokens = (logits == value).nonzero(as_tuple=True)
+        return rows, tokens
+    found = np.nonzero(logits.numpy() == value.numpy())
+    return torch.from_numpy(found[0].copy()), torch.from_numpy(found[1].copy())
 
 
 class _NucleusSampler(LogitsProcessor):  # type: ignore[misc]
@@ -301,9 +341,11 @@ class _NucleusSampler(LogitsProcessor):  # type: ignore[misc]
     ) -> Float[Tensor, "row vocab"]:
         check_finite(scores)
         uniform = self.uniforms[:, input_ids.shape[1] - self.start]
-        chosen = nucleus_choice(scores.float() / self.sampling.temperature, uniform, self.sampling.top_p)
+        temperature = self.sampling.temperature
+        warm = scores.float() if temperature == 1 else scores.float() / temperature
+        chosen = nucleus_choice(warm, uniform, self.sampling.top_p)
         self.advance(len(chosen))
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen[:, None], 0.0)
+        return scores.fill_(-torch.inf).scatter_(-1, chosen[:, None], 0.0)
 
 
 def _uniforms(prompts: Sequence[AnyPrompt], sampling: Sampling) -> Float[Tensor, "job step"]:

@@ -120,10 +120,9 @@ def solved(
 
     def price(alpha: float) -> float:
         try:
-            shift = plain.shift(edit, alpha=alpha, progress=False)
+            value = plain.price(edit, alpha=alpha)
         except NotFiniteError:
             return math.inf
-        value = float(shift.kl.sum() / shift.tokens.sum())
         return value if math.isfinite(value) else math.inf
 
     first = _first(edit, metric, kl) if start is None else start
