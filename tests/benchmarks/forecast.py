@@ -101,7 +101,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     frame["inside"] = (frame["low"] <= frame["paid"]) & (frame["paid"] <= frame["high"])
     grouped = frame.groupby(["kind", frame["foretold"].round(2)])
     table = grouped["ratio"].describe(percentiles=[0.05, 0.5, 0.95])[["count", "5%", "50%", "95%"]]
-    table["within 15 %"] = grouped["ratio"].apply(lambda ratio: (ratio - 1).abs().le(0.15).mean())
+    for near in (15, 20):
+        table[f"within {near} %"] = grouped["ratio"].apply(lambda ratio, n=near: (ratio - 1).abs().le(n / 100).mean())
     table["in the interval"] = grouped["inside"].mean()
     return table
 

@@ -38,7 +38,7 @@ def edits(model, tokenizer, given, metric, options) -> dict[str, en.intervention
     for layer in layers:
         x = acts["resid_post"][:, every.index(layer)].float()
         made[f"mean difference, {layer}"] = en.AddDirection.mean_difference(x, posts.labels, "resid_post", layer)
-        made[f"natural shift, {layer}"] = en.NaturalShift.fit(metric, contrast, layers=[layer])
+        made[f"natural shift, {layer}"] = en.NaturalShift.fit(metric.at("resid_post"), contrast, layers=[layer])
     x = acts["resid_post"][:, every.index(layers[1])].float()
     difference = x[posts.labels == 1].mean(0) - x[posts.labels == 0].mean(0)
     made[f"ablation, {layers[1]}"] = en.Ablate(difference, "resid_post", layers[1])

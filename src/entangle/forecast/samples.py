@@ -120,10 +120,13 @@ class Samples:
 
     def left_out(self, fold: int, folds: int, seed: int = 0) -> Self:
         """The metric without one of `folds` random groups of its texts."""
-        if (seed, fold, folds) not in self._parts:
-            group = torch.randperm(len(self.counted), generator=torch.Generator().manual_seed(seed)) % folds
-            self._parts[seed, fold, folds] = self.on((group != fold).nonzero()[:, 0])
-        part: Self = self._parts[seed, fold, folds]
+        if (seed, fold, folds) in self._parts:
+            kept: Self = self._parts[seed, fold, folds]
+            return kept
+        group = torch.randperm(len(self.counted), generator=torch.Generator().manual_seed(seed)) % folds
+        part = self.on((group != fold).nonzero()[:, 0])
+        if len(self.keys) == 1:  # for the next contrast; of many places each part is nearly as large as the model
+            self._parts[seed, fold, folds] = part
         return part
 
     def spectrum(self, shrinkage: float | None = None) -> Spectrum:
