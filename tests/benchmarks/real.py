@@ -122,7 +122,7 @@ def dtype(model: Any, tokenizer: Any, given: Any) -> None:
     rows = lines(given.data / "probe_toxicity.jsonl.gz", given.texts, balanced=True)
     texts, labels = [row["text"] for row in rows], [row["label"] for row in rows]
     narrow = copy.deepcopy(model).to(torch.bfloat16)
-    options = {"sites": "resid_post", "max_length": 256, "progress": False, "dtype": torch.float32}
+    options = {"sites": "resid_post", "max_length": 256, "progress": False, "store_dtype": torch.float32}
     print(f"bfloat16 against float32, capture of {len(texts)} posts")
     made = take_turns(
         {
@@ -221,7 +221,7 @@ def probes(model: Any, tokenizer: Any, given: Any) -> None:
         start = given.clock()
         grid = en.fit_probes(x, labels, n_permutations=0, n_resamples=100, progress=False)
         ours = given.clock() - start
-        fit, select, test = (part.numpy() for part in (grid.split.fit, grid.split.select, grid.split.test))
+        fit, select, test = (part.numpy() for part in (grid.split.fit, grid.split.select, grid.split.report))
         cells = list(np.ndindex(*grid.shape))
         chosen = [cells[i] for i in np.linspace(0, len(cells) - 1, min(given.peer_cells, len(cells))).astype(int)]
         theirs, picked, tested = 0.0, [], []

@@ -31,14 +31,15 @@ class _Minimiser(LinearProbe):
     def _objective(self, n_classes: int) -> tuple[Loss, float]:
         """The loss and the weight of its sum against half the squared norm."""
 
-    def solver(self, x: Rows, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
+    def solver(self, x: Rows | Design, classes: Classes, sample_weight: Tensor | None = None) -> Solver:
         loss, C = self._objective(len(classes))
         if not (np.isfinite(C) and C > 0):
             raise EntangleError(
                 "C and alpha must be positive and finite: without a penalty, separable data have no optimum; "
                 f"got {self.get_params()}"
             )
-        design = Design.of(x, None if sample_weight is None else sample_weight[:, None])
+        weights = None if sample_weight is None else sample_weight[:, None]
+        design = x if isinstance(x, Design) else Design.of(x, weights)
 
         def solve(labels: Labels, start: Solution | None = None) -> Solution:
             weighted = design

@@ -26,7 +26,7 @@ Solver = Callable[..., Solution]
 """Solves the same examples for any labellings of them, `[example, labelling]`; minimisers also take a solution to start
 from."""
 
-BLOCK_BYTES = 1 << 26  # of activations worked on at a time: a few cells, so that they stay in the processor's cache
+BLOCK_BYTES = 1 << 24  # of activations worked on at a time: a few cells, so that they stay in the processor's cache
 
 
 class LinearProbe(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from entangle.probes.judging.scores import area, correct
-from entangle.probes.solving.solvers import Rows, Solution
+from entangle.probes.solving.solvers import Design, Rows, Solution
 from entangle.probes.splits import Split
 
 SCORE = {"accuracy": lambda *args: correct(*args).mean(0), "auroc": area}
@@ -60,8 +60,9 @@ class Block:
         """
         labels = self.codes[self.split.fit].to(self.fitted.device)[:, None]
         solutions: list[Solution] = []
+        shared = Design.of(self.fitted) if len(probes) > 1 else self.fitted  # several penalties are of one design
         for probe in probes:
-            solve = probe.solver(self.fitted, self.classes)
+            solve = probe.solver(shared, self.classes)
             solutions.append(solve(labels, solutions[-1]) if solutions else solve(labels))
         raw = [self._raw(solution) for solution in solutions]
         merits = torch.stack([self._merit(solution) for solution in raw])

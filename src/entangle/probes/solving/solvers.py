@@ -3,13 +3,14 @@
 The smooth losses are minimised by L-BFGS, preconditioned by the bound `curvature * X'X` on their Hessian (Boehning &
 Lindsay 1988). The bound does not depend on the labels, so one Gram matrix and one factorisation per cell serve the true
 labels and all their permutations, and a step costs two products with the data. Only the gradient must be accurate, so
-`float32` data suffice.
+`float32` data suffice. Fewer examples than features are solved in the space that they span, where every minimum lies.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,6 +79,15 @@ class Design:
             gram.masked_fill_(constant.unsqueeze(1) | constant.unsqueeze(2), 0)
         return cls(rows, mean, gram, weights)
 
+    @cached_property
+    def narrowed(self) -> tuple[Design, Float[Tensor, "cell feature example"]]:
+        """Fewer examples than features in the space that they span, and its orthonormal basis."""
+        basis, triangle = torch.linalg.qr(self.rows.mT.double())
+        rows = triangle.mT.to(self.rows).contiguous()
+        weighted = rows * self.weights.mean(1).sqrt().unsqueeze(-1)
+        mean = rows.new_zeros(len(rows), rows.shape[2])
+        return Design(rows, mean, (weighted.mT @ weighted).double(), self.weights), basis
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -137,21 +147,29 @@ def minimise(
         (torch.Size([1, 1, 1, 32]), True)
     """
     tol = TOLERANCE[design.rows.dtype] if tol is None else tol
+    if design.rows.shape[1] < design.rows.shape[2]:
+        narrow, basis = design.narrowed
+        begun = None if start is None else _projected(start, basis, design.mean)
+        found = minimise(loss, narrow, labels, n_classes, C=C, tol=tol, max_iter=max_iter, memory=memory, start=begun)
+        return _lifted(found, basis, design.mean)
     rows, weights = design.rows, C * design.weights.unsqueeze(-1)
     n_cells, n_examples, n_features = rows.shape
     targets = loss.targets(labels, n_classes, rows.dtype)
     shape = (n_cells, n_features + 1, *targets.shape[1:])
     total = weights.sum((0, 2)).expand(shape[2])
     bound = C * loss.curvature * design.gram
-    inverse = _inverse_factor(bound, float(total.mean()) * loss.curvature, torch.finfo(rows.dtype).eps).to(rows)
+    inverse = _inverse_factor(bound, float(total.mean()) * loss.curvature, rows.dtype)
     ridge = torch.cat([rows.new_ones(n_features), rows.new_zeros(1)])[:, None, None]
 
     def precondition(g: Tensor) -> Tensor:
-        return (inverse.mT @ (inverse @ g.flatten(2))).view(shape)
+        flat = g.flatten(2)
+        if flat.shape[-1] == 1:
+            return ((flat.mT @ inverse.mT) @ inverse).mT.view(shape)  # as below
+        return (inverse.mT @ (inverse @ flat)).view(shape)
 
     def scores(v: Tensor) -> Tensor:
         coef, intercept = v[:, :-1].flatten(2), v[:, -1:].flatten(2)
-        # Transposed, a product with one column reads the rows as they lie, four times as fast.
+        # Transposed, a product with one column reads a matrix as it lies, many times as fast.
         product = (coef.mT @ rows.mT).mT if coef.shape[-1] == 1 else rows @ coef
         return product.add_(intercept).reshape(n_cells, n_examples, *shape[2:])
 
@@ -191,6 +209,19 @@ def minimise(
         1, dtype=torch.float64
     )
     return Solution(coef, intercept, objective, gap, n_iter, gap <= tol)
+
+
+def _projected(solution: Solution, basis: Tensor, mean: Tensor) -> Solution:
+    """A solution in the space that the examples span, about their mean: no penalised one has a part outside."""
+    about_mean = solution.intercept + torch.einsum("crod,cd->cro", solution.coef, mean.double())
+    return replace(solution, coef=torch.einsum("crod,cdk->crok", solution.coef, basis), intercept=about_mean)
+
+
+def _lifted(solution: Solution, basis: Tensor, mean: Tensor) -> Solution:
+    """Back from there."""
+    coef = torch.einsum("crok,cdk->crod", solution.coef, basis)
+    intercept = solution.intercept - torch.einsum("crod,cd->cro", coef, mean.double())
+    return replace(solution, coef=coef, intercept=intercept)
 
 
 def warn_unconverged(n: int, of: int, what: str) -> None:
@@ -293,17 +324,19 @@ def _inner(a: Tensor, b: Tensor) -> Float[Tensor, "cell response"]:
     return (a * b).sum((1, 3))
 
 
-def _inverse_factor(curvature: Tensor, intercept: float, eps: float) -> Tensor:
+def _inverse_factor(curvature: Tensor, intercept: float, dtype: torch.dtype) -> Tensor:
     """`inv(L)` for the bound `LL'` on the Hessian in coefficients and intercept, which centring makes independent."""
     n_cells, n_features, _ = curvature.shape
     bound = curvature.new_zeros(n_cells, n_features + 1, n_features + 1)
     bound[:, :-1, :-1] = curvature
     diagonal = bound.diagonal(dim1=-2, dim2=-1)
-    # Keep the rounding of the Gram matrix from making the bound indefinite: it need only be near.
-    diagonal *= 1 + 10 * n_features * eps
+    # Keep rounding, of the Gram matrix and of what follows, from making the bound indefinite: it need only be near.
+    diagonal *= 1 + 10 * n_features * torch.finfo(dtype).eps
     diagonal += 1
     diagonal[:, -1] = intercept
-    factor = torch.linalg.cholesky(bound)
-    identity = torch.eye(n_features + 1, dtype=bound.dtype, device=bound.device)
-    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(bound), upper=False)
+    factor, failed = torch.linalg.cholesky_ex(bound.to(dtype))
+    if bool(failed.any()):
+        factor = torch.linalg.cholesky(bound)
+    identity = torch.eye(n_features + 1, dtype=factor.dtype, device=bound.device)
+    inverse: Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).to(dtype)
     return inverse
