@@ -33,8 +33,8 @@ class Design:
     Attributes:
         rows: `x - mean`; features without variance are 0.
         mean: Weighted mean of each feature.
-        gram: Weighted `rows' rows` in float64.
         weights: Of the examples; each labelling may have its own, `[example, 1]` where all share them.
+        exact: Whether products are summed in float64.
 
     Example:
         >>> design = en.probes.Design.of(torch.randn(1, 20, 3))  # one cell
@@ -44,8 +44,8 @@ class Design:
 
     rows: Rows
     mean: Float[Tensor, "cell feature"]
-    gram: Float[Tensor, "cell feature feature"]
     weights: Weights
+    exact: bool = False
 
     @classmethod
     def of(cls, x: Rows, weights: Weights | None = None, *, exact: bool = False) -> Design:
@@ -62,31 +62,32 @@ class Design:
         if weights is None:
             weights = rows.new_ones(rows.shape[1], 1)
             mean = rows.mean(1)
-            rows -= mean.unsqueeze(1)
-            gram = _exact_gram(rows) if exact else (rows.mT @ rows).double()
         else:
             weights = weights.to(rows)
             weight = weights.mean(1)
             mean = torch.einsum("n,cnd->cd", weight / weight.sum(), rows)
-            rows -= mean.unsqueeze(1)
-            weighted = rows * weight.sqrt().unsqueeze(-1)
-            gram = _exact_gram(weighted) if exact else (weighted.mT @ weighted).double()
+        rows -= mean.unsqueeze(1)
+        power = torch.einsum("n,cnd->cd", weights.mean(1), rows.square()).double()
         # A constant feature leaves only the rounding of its mean.
         noise = 10 * torch.finfo(dtype).eps * mean.double().abs()
-        constant = gram.diagonal(dim1=-2, dim2=-1) <= noise.square() * float(weights.mean(1).sum())
+        constant = power <= noise.square() * float(weights.mean(1).sum())
         if bool(constant.any()):
             rows.masked_fill_(constant.unsqueeze(1), 0)
-            gram.masked_fill_(constant.unsqueeze(1) | constant.unsqueeze(2), 0)
-        return cls(rows, mean, gram, weights)
+        return cls(rows, mean, weights, exact)
+
+    @cached_property
+    def gram(self) -> Float[Tensor, "cell feature feature"]:
+        """Weighted `rows' rows` in float64, made when it is asked for: fewer examples than features do without."""
+        weight = self.weights.mean(1)
+        weighted = self.rows if bool((weight == 1).all()) else self.rows * weight.sqrt().unsqueeze(-1)
+        return _exact_gram(weighted) if self.exact else (weighted.mT @ weighted).double()
 
     @cached_property
     def narrowed(self) -> tuple[Design, Float[Tensor, "cell feature example"]]:
         """Fewer examples than features in the space that they span, and its orthonormal basis."""
         basis, triangle = torch.linalg.qr(self.rows.mT.double())
         rows = triangle.mT.to(self.rows).contiguous()
-        weighted = rows * self.weights.mean(1).sqrt().unsqueeze(-1)
-        mean = rows.new_zeros(len(rows), rows.shape[2])
-        return Design(rows, mean, (weighted.mT @ weighted).double(), self.weights), basis
+        return Design(rows, rows.new_zeros(len(rows), rows.shape[2]), self.weights), basis
 
 
 @dataclass(frozen=True)
