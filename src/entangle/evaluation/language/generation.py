@@ -283,7 +283,7 @@ def _nucleus_choice(
     for far in (*FAR, math.inf):
         ranked, counts = _ranked(logits, far)
         cumulative = (ranked - total).exp_().cumsum(-1)
-        if bool((cumulative[:, -1] >= top_p).all()):
+        if ranked.shape[-1] == logits.shape[-1] or bool((cumulative[:, -1] >= top_p).all()):
             break
     last = (cumulative < top_p).sum(-1, keepdim=True).minimum(counts - 1)
     mass = cumulative.gather(-1, last)

@@ -116,7 +116,7 @@ class PlainReading:
             for number, values in enumerate(compared(p, q, targets)):
                 np.add.at(sums[number], owners, values.cpu().numpy())
 
-        self._beside(edit, alpha, add, progress)
+        self._hand_over(edit, alpha, add, progress)
         return LanguageShift(tokens, *sums[:, :-1])
 
     def price(self, edit: Method | Edit | Sequence[Edit], *, alpha: float = 1.0) -> float:
@@ -126,7 +126,7 @@ class PlainReading:
         def add(owners: Owners, _: Tensor, p: Tensor, q: Tensor) -> None:
             sums.append(float(kl_of(p, q).cpu().numpy()[owners != NOBODY].sum()))
 
-        self._beside(edit, alpha, add, progress=False)
+        self._hand_over(edit, alpha, add, progress=False)
         return sum(sums) / int(self._tokens().sum())
 
     def _tokens(self) -> Int[np.ndarray, " document"]:
@@ -136,14 +136,14 @@ class PlainReading:
         return tokens
 
     @torch.no_grad()
-    def _beside(
+    def _hand_over(
         self,
         edit: Method | Edit | Sequence[Edit],
         alpha: float,
         take: Callable[[Owners, Tensor, Tensor, Tensor], None],
         progress: bool,
     ) -> None:
-        """Hand over some predicted tokens after the others: whose each is, which it is, and both models' logits."""
+        """Some predicted tokens after the others: whose each is, which it is, and both models' logits."""
         for batch in batches(self.rows, self.subject.model, self.batch_tokens, self.logits, progress):
             plain = self._plain(batch)
             owners = np.concatenate([self._owners[i] for i in batch])
