@@ -66,8 +66,7 @@ class Reading:
         self.plain = PlainReading(model, tokenizer, self.rows, batch_tokens=1024)
 
     def kl(self, edit, alpha: float) -> float:
-        shift = self.plain.shift(edit, alpha=alpha, progress=False)
-        return float(shift.kl.sum() / shift.tokens.sum())
+        return self.plain.price(edit, alpha=alpha)
 
     def gain(self, edit, alpha: float) -> float:
         """Change of mean log p of the texts themselves."""

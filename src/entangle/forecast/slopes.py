@@ -96,14 +96,13 @@ def _said(
         EntangleError: Logits that are not finite.
     """
     probabilities = torch.empty_like(logits)
-    size = max(1, BLOCK // logits.shape[-1])
     tokens = []
-    for rows, own, values in zip(*(torch.split(x, size) for x in (logits, probabilities, uniform)), strict=True):
-        exact = rows.softmax(-1, dtype=torch.float32)
+    for part in logit_chunks(len(logits), logits.shape[-1], BLOCK):
+        exact = logits[part].softmax(-1, dtype=torch.float32)
         if not bool(torch.isfinite(exact.amax(-1)).all()):
             raise EntangleError("the model's logits are not finite on these texts: load it in a wider dtype")
-        own.copy_(exact)
-        tokens.append(_drawn(exact, values))
+        probabilities[part] = exact
+        tokens.append(_drawn(exact, uniform[part]))
     return probabilities, torch.cat(tokens)
 
 

@@ -325,8 +325,7 @@ def _price(change: Change, strength: float, reading: PlainReading | None, kept: 
     priced = _everywhere(change)
 
     def read() -> list[float]:
-        shift = reading.shift(priced, alpha=strength, progress=False)
-        return [float(shift.kl.sum() / shift.tokens.sum())]
+        return [reading.price(priced, alpha=strength)]
 
     return float(kept.values(["price", digest(priced), strength, on], read)[0])
 

@@ -31,6 +31,7 @@ from entangle.data import AnyPrompt, prompt_key, prompts_of
 from entangle.errors import EntangleError
 from entangle.evaluation.language.subject import Placed, Subject, check_finite
 from entangle.models.loading.held import is_bridged, own_tokenizer, underlying
+from entangle.models.readout import logit_chunks
 from entangle.models.rows import (
     accepts,
     batch_of,
@@ -270,9 +271,8 @@ def nucleus_choice(
     Returns:
         The chosen token of each row.
     """
-    size = max(1, BLOCK // logits.shape[-1])
-    blocks = zip(torch.split(logits, size), torch.split(uniform, size), strict=True)
-    return torch.cat([_nucleus_choice(rows, u, top_p) for rows, u in blocks])
+    parts = logit_chunks(len(logits), logits.shape[-1], BLOCK)
+    return torch.cat([_nucleus_choice(logits[part], uniform[part], top_p) for part in parts])
 
 
 def _nucleus_choice(
